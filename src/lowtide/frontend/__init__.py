@@ -1,0 +1,1 @@
+"""Capture: PyTorch programs -> Graph. The only place, with runtime, that names torch."""

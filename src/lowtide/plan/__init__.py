@@ -1,0 +1,1 @@
+"""Packing: lifetimes -> bytes at offsets, with a proved lower bound; and the checkers. No torch."""

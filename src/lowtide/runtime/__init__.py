@@ -1,0 +1,1 @@
+"""Program -> something callable; slabs, measurement."""

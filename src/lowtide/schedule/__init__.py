@@ -1,0 +1,1 @@
+"""Graph -> Schedule: steps, phases, dependencies. No torch."""
