@@ -1,0 +1,117 @@
+"""``lowtide doctor``: what Lowtide finds on this machine, for people and for bug reports.
+
+Comes in: the machine. Goes out: one line per fact, or JSON. Promised: it changes nothing but a file in a temporary
+folder, and a part that is missing is a fact to print, not an error.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import lowtide
+from lowtide.core.folders import cache_folder
+
+_PROBE = """
+#include <cmath>
+extern "C" void probe(float* x, long n) {
+#pragma omp parallel for
+  for (long i = 0; i < n; ++i) x[i] = std::exp(x[i]);
+}
+"""
+
+
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
+    """Say what Lowtide finds on this machine: Python, torch, compiler, GPU, cache folder, entry point."""
+    facts = findings()
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    wide = max(map(len, facts))
+    for name, fact in facts.items():
+        print(f"{name:{wide}}  {fact}")
+
+
+def findings() -> dict[str, str]:
+    """Every fact by name, in the order of printing."""
+    torch, gpu = _torch()
+    return {
+        "lowtide": lowtide.__version__,
+        "python": f"{platform.python_version()} at {sys.executable}",
+        "machine": f"{platform.system()} {platform.machine()}, {len(os.sched_getaffinity(0))} cores to use",
+        "torch": torch,
+        "gpu": gpu,
+        "entry point": _entry_point(),
+        "compiler": _compiler(),
+        "cache": _cache(),
+        "solvers": _version("ortools", "missing; optional: pip install 'lowtide[solvers]'"),
+    }
+
+
+def _version(package: str, missing: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return missing
+
+
+def _torch() -> tuple[str, str]:
+    try:
+        torch = importlib.import_module("torch")
+    except ImportError as e:
+        return f"missing ({e}); to compile models: pip install 'lowtide[torch]'", "not looked for without torch"
+    if not torch.cuda.is_available():
+        return f"{torch.__version__}, {torch.get_num_threads()} threads", "none"
+    return f"{torch.__version__}, {torch.get_num_threads()} threads", torch.cuda.get_device_name()
+
+
+def _entry_point() -> str:
+    found = importlib.metadata.entry_points(group="torch_dynamo_backends", name="lowtide")
+    if not found:
+        return "missing: torch.compile(backend='lowtide') will not work; install the package (pip install -e .)"
+    (point,) = tuple(found)[:1]
+    try:
+        point.load()
+    except (ImportError, AttributeError) as e:
+        return f"{point.value} does not load: {e}"
+    return f"{point.value} loads"
+
+
+def _compiler() -> str:
+    """Which C++ compiler there is, and whether it makes a shared library with OpenMP."""
+    command = os.environ.get("CXX") or next((c for c in ("g++", "clang++", "c++") if shutil.which(c)), None)
+    if command is None:
+        return "missing: no g++, clang++ or c++ on PATH, and CXX is not set"
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "probe.cpp")
+        source.write_text(_PROBE)
+        flags = ["-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"]
+        try:
+            name = subprocess.run([command, "--version"], capture_output=True, text=True, check=True).stdout
+            words = [command, *flags, str(source), "-o", str(Path(folder, "probe.so"))]
+            subprocess.run(words, capture_output=True, text=True, check=True)
+        except OSError as e:
+            return f"{command} does not start: {e.strerror}"
+        except subprocess.CalledProcessError as e:
+            return f"{command} fails on a small OpenMP program: {e.stderr.strip().splitlines()[-1:]}"
+    return f"{name.splitlines()[0]}; builds with OpenMP"
+
+
+def _cache() -> str:
+    folder = cache_folder()
+    if not folder.exists():
+        return f"{folder} (made when first needed)"
+    files = [f for f in folder.rglob("*") if f.is_file()]
+    state = "writable" if os.access(folder, os.W_OK) else "NOT writable"
+    return f"{folder}, {len(files)} files, {sum(f.stat().st_size for f in files)} bytes, {state}"
