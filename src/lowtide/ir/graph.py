@@ -1,0 +1,217 @@
+"""The Graph: a program as operations on named values that have real layouts.
+
+Comes from ``frontend`` (or from text, ``ir.text``); goes to ``schedule``. Promised: frozen; every value is defined
+once, before it is used; a value knows the storage it stands on, so views, mutation and aliasing are explicit.
+
+A graph has one *section* per call: ``inference``, or ``forward`` and ``backward``. Sections share values: what the
+forward section returns in its ``saved`` positions are inputs of the backward section under the same name, so that both
+can be planned as one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from lowtide.ir.symbolic import Dim, Expr, evaluate
+
+ITEMSIZE: Mapping[str, int] = {
+    "bool": 1, "u8": 1, "i8": 1, "i16": 2, "u16": 2, "i32": 4, "u32": 4, "i64": 8, "u64": 8,
+    "f8e4m3": 1, "f8e5m2": 1, "f16": 2, "bf16": 2, "f32": 4, "f64": 8, "c32": 4, "c64": 8, "c128": 16,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the elements of a value lie in its storage: size and stride per dimension, offset, all in elements."""
+
+    dtype: str
+    device: str
+    size: tuple[Dim, ...]
+    stride: tuple[Dim, ...]
+    offset: Dim = 0
+
+    @property
+    def static(self) -> bool:
+        """No symbols left."""
+        return all(isinstance(d, int) for d in (*self.size, *self.stride, self.offset))
+
+    @property
+    def extent(self) -> int:
+        """Bytes from the start of the storage to the end of the furthest element; 0 without elements.
+
+        Raises:
+            ValueError: a dimension is symbolic; specialise the graph first.
+        """
+        if not self.static:
+            raise ValueError(f"extent of a symbolic layout: {self.size}")
+        if any(n == 0 for n in self.size):
+            return 0
+        reach = sum((int_of(n) - 1) * int_of(s) for n, s in zip(self.size, self.stride, strict=True))
+        return (int_of(self.offset) + reach + 1) * ITEMSIZE[self.dtype]
+
+
+def int_of(dim: Dim) -> int:
+    """A dimension known to be a plain int."""
+    assert isinstance(dim, int)
+    return dim
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where in the user's program a value comes from."""
+
+    file: str = ""
+    line: int = 0
+    module: str = ""
+
+    def __str__(self) -> str:
+        place = f"{self.file.rsplit('/', 1)[-1]}:{self.line}" if self.file else ""
+        return f"{place} {self.module}".strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A tensor. ``storage`` is the name of the value that owns its bytes (its own name, if it is not a view)."""
+
+    name: str
+    layout: Layout
+    storage: str
+    origin: Origin = Origin()
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """An argument that is a value of the graph."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"%{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Atom:
+    """An argument from a fixed vocabulary: ``kind`` is dtype, device, format, layout or constant."""
+
+    kind: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.text}"
+
+
+Arg = Ref | Atom | Expr | int | float | bool | str | None | tuple["Arg", ...]
+
+
+def refs_in(arg: Arg) -> Iterator[str]:
+    """Names of the values in an argument, in order, lists included."""
+    if isinstance(arg, Ref):
+        yield arg.name
+    elif isinstance(arg, tuple):
+        for a in arg:
+            yield from refs_in(a)
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One operation: an ATen overload (``target`` such as ``aten.add.Tensor``) on arguments.
+
+    ``outputs``: names it defines (None for a result that nobody uses). ``returns``: ``"one"`` value, a ``"tuple"`` of
+    them, or ``"none"`` that we look at. ``view``: every output stands on an argument's storage and nothing is computed.
+    ``mutates``: values whose bytes it changes. ``effect``: operations with the same effect keep their order.
+    """
+
+    name: str
+    target: str
+    args: tuple[Arg, ...]
+    kwargs: tuple[tuple[str, Arg], ...] = ()
+    outputs: tuple[str | None, ...] = ()
+    returns: str = "one"
+    view: bool = False
+    mutates: tuple[str, ...] = ()
+    effect: str | None = None
+    origin: Origin = Origin()
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of all values among the arguments, each once, in order of appearance."""
+        out = dict.fromkeys(n for a in self.args for n in refs_in(a))
+        out.update(dict.fromkeys(n for _, a in self.kwargs for n in refs_in(a)))
+        return tuple(out)
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One call of the program. ``inputs`` in calling order: a value's name, or a symbol (an int argument);
+    ``returns`` in order; ``saved``: positions of ``returns`` that only a later section receives."""
+
+    name: str
+    inputs: tuple[Ref | Expr | None, ...]
+    ops: tuple[Op, ...]
+    returns: tuple[Arg, ...]
+    saved: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A program. ``values`` in order of definition; ``constants`` are inputs that the program owns."""
+
+    name: str
+    values: tuple[Value, ...]
+    sections: tuple[Section, ...]
+    constants: tuple[str, ...] = ()
+    symbols: tuple[str, ...] = ()
+
+    @cached_property
+    def value(self) -> Mapping[str, Value]:
+        """Name -> value."""
+        return {v.name: v for v in self.values}
+
+    @cached_property
+    def ops(self) -> tuple[Op, ...]:
+        """All operations in program order."""
+        return tuple(op for s in self.sections for op in s.ops)
+
+    @cached_property
+    def caller_owned(self) -> frozenset[str]:
+        """Storages that belong to the caller for the whole program: inputs that no section of ours produced, and constants."""
+        made = {n for op in self.ops for n in op.outputs if n is not None}
+        given = {i.name for s in self.sections for i in s.inputs if isinstance(i, Ref)}
+        return frozenset(self.value[n].storage for n in (*given, *self.constants) if n not in made)
+
+    @cached_property
+    def nbytes(self) -> Mapping[str, int]:
+        """Storage -> bytes: the furthest reach of any value that stands on it. Static graphs only."""
+        out: dict[str, int] = {}
+        for v in self.values:
+            out[v.storage] = max(out.get(v.storage, 0), v.layout.extent)
+        return out
+
+
+def specialise(graph: Graph, bindings: Mapping[str, int]) -> Graph:
+    """The graph with every symbol replaced by its size. The same object where there is no symbol."""
+    if not graph.symbols:
+        return graph
+
+    def dims(given: tuple[Dim, ...]) -> tuple[Dim, ...]:
+        return tuple(evaluate(d, bindings) for d in given)
+
+    def arg(a: Arg) -> Arg:
+        if isinstance(a, Expr):
+            return evaluate(a, bindings)
+        return tuple(arg(x) for x in a) if isinstance(a, tuple) else a
+
+    def op(o: Op) -> Op:
+        return replace(o, args=tuple(map(arg, o.args)), kwargs=tuple((k, arg(a)) for k, a in o.kwargs))
+
+    values = tuple(
+        replace(v, layout=replace(v.layout, size=dims(v.layout.size), stride=dims(v.layout.stride),
+                                  offset=evaluate(v.layout.offset, bindings)))
+        for v in graph.values
+    )  # fmt: skip
+    sections = tuple(
+        replace(s, ops=tuple(map(op, s.ops)), returns=tuple(map(arg, s.returns))) for s in graph.sections
+    )
+    return Graph(graph.name, values, sections, graph.constants, ())
