@@ -1,3 +1,34 @@
-"""Lowtide: a memory-planning compiler for PyTorch."""
+"""Lowtide: a memory-planning compiler for PyTorch.
+
+``torch.compile(model, backend="lowtide")`` needs no import of this package. Its names are loaded when first used, so
+that ``import lowtide`` costs next to nothing and the planners work without torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lowtide.core.options import Options
 
 __version__ = "0.1.0"
+
+# Public name -> module that defines it.
+_HOME = {
+    "Options": "lowtide.core.options",
+}
+
+__all__ = ["Options", "__version__"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'lowtide' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -49,7 +49,7 @@ def findings() -> dict[str, str]:
     return {
         "lowtide": lowtide.__version__,
         "python": f"{platform.python_version()} at {sys.executable}",
-        "machine": f"{platform.system()} {platform.machine()}, {len(os.sched_getaffinity(0))} cores to use",
+        "machine": f"{platform.system()} {platform.machine()}, {_cores()} cores to use",
         "torch": torch,
         "gpu": gpu,
         "entry point": _entry_point(),
@@ -57,6 +57,11 @@ def findings() -> dict[str, str]:
         "cache": _cache(),
         "solvers": _version("ortools", "missing; optional: pip install 'lowtide[solvers]'"),
     }
+
+
+def _cores() -> int:
+    """Cores this process may use, where the system can say."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _version(package: str, missing: str) -> str:
