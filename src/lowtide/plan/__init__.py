@@ -1,1 +1,1 @@
-"""Packing: lifetimes -> bytes at offsets, with a proved lower bound; and the checkers. No torch."""
+"""Placement of bytes: packers with a lower bound beside every height, an independent checker, and the plan as data."""
