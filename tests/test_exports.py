@@ -24,8 +24,8 @@ def test_every_public_name_loads(name: str):
 
 
 def test_unknown_name_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="no attribute 'Optoins'"):
-        _ = lowtide.Optoins
+    with pytest.raises(AttributeError, match="no attribute 'Opsions'"):
+        _ = lowtide.Opsions
 
 
 def test_importing_the_package_imports_next_to_nothing():
