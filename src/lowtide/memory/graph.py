@@ -7,7 +7,9 @@ The rules, in full:
 
 * A *buffer* is bytes to account for. ``alias_of`` names a buffer declared earlier whose storage it stands on: an alias
   costs nothing itself and keeps that storage alive. A mutation is a node that reads ``x`` and writes ``y`` where ``y``
-  is an alias of ``x``; nodes that must see the old value are listed in its ``after``.
+  is an alias of ``x``; nodes that must see the old value are listed in its ``after``. An alias that no node writes is
+  another name for what is there. Bytes written only through aliases (the parts of a concatenation) begin with the
+  first of their writers.
 * A node allocates what it writes at the start of its step, runs (its ``workspace`` bytes are alive only then), and what
   is no longer needed is freed at the end of its step.
 * An ``input`` belongs to the caller and is not counted, unless it is ``freeable``: then its bytes are alive from the
@@ -16,7 +18,8 @@ The rules, in full:
 * ``inplace`` pairs ``(read, written)`` are permitted, not ordered. One is taken where the storage of ``read`` dies at
   that node, is ours to end (not a plain input, not an output) and is at least as large as ``written``: then ``written``
   occupies the front of the same bytes and costs nothing at its start, and what is left over behind it is freed at the
-  end of that step. Each storage is taken over at most once per node.
+  end of that step. Each storage is taken over at most once per node; where pairs compete, the choice that saves most
+  bytes is made. Both storages stand on the same device.
 """
 
 from __future__ import annotations
@@ -74,14 +77,32 @@ class MemoryGraph:
 
     @cached_property
     def predecessors(self) -> tuple[tuple[int, ...], ...]:
-        """For each node the indices of nodes that must run before it: writers of what it reads, and its ``after``."""
+        """For each node the indices of nodes that must run before it, never itself.
+
+        These are the writers of what it reads (an alias that no node writes is there as soon as what it stands on is),
+        the writer of the bytes under an alias that it writes, as far as that stands earlier in the program, and its
+        ``after``.
+        """
+        alias = {b.name: b.alias_of for b in self.buffers if b.alias_of is not None}
         writer: dict[str, int] = {}
         at = {n.name: i for i, n in enumerate(self.nodes)}
         out: list[tuple[int, ...]] = []
         for i, node in enumerate(self.nodes):
-            before = {writer[r] for r in node.reads if r in writer} | {at[a] for a in node.after}
+            before = {at[a] for a in node.after}
+            for name in node.reads:
+                under: str | None = name
+                while under is not None and under not in writer:
+                    under = alias.get(under)
+                if under is not None:
+                    before.add(writer[under])
+            for name in node.writes:
+                under = alias.get(name)
+                while under is not None and under not in writer:
+                    under = alias.get(under)
+                if under is not None:
+                    before.add(writer[under])
             before.discard(i)
             out.append(tuple(sorted(before)))
-            for w in node.writes:
-                writer[w] = i
+            for name in node.writes:
+                writer[name] = i
         return tuple(out)

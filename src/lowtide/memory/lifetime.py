@@ -81,8 +81,7 @@ def lifetimes(graph: MemoryGraph, order: Sequence[int] | None = None) -> tuple[L
 def _taken_over(
     graph: MemoryGraph, order: Sequence[int], first: dict[str, int], last: dict[str, int], outputs: set[str]
 ) -> dict[str, str]:
-    """written storage -> storage that it takes over. Per node the largest written buffer chooses first, and takes the
-    smallest dying storage that holds it, so that larger ones stay for others (ties: declared order)."""
+    """written storage -> storage that it takes over, so that each node saves the most bytes it can."""
     taken: dict[str, str] = {}
     storage, buffer = graph.storage, graph.buffer
     for t, i in enumerate(order):
@@ -93,15 +92,42 @@ def _taken_over(
         for read, written in pairs:
             r, w = storage[read], storage[written]
             ours = (not buffer[r].input or buffer[r].freeable) and r not in outputs
-            if r != w and ours and last[r] == t and first[w] == t and buffer[r].nbytes >= buffer[w].nbytes:
+            fits = buffer[r].nbytes >= buffer[w].nbytes and buffer[r].device == buffer[w].device
+            if r != w and ours and fits and not buffer[w].input and last[r] == t and first[w] == t:
                 options.setdefault(w, []).append(r)
-        used: set[str] = set()
-        for w in sorted(options, key=lambda n: -buffer[n].nbytes):
-            free = [r for r in options[w] if r not in used and buffer[r].device == buffer[w].device]
-            if free:
-                taken[w] = min(free, key=lambda n: buffer[n].nbytes)
-                used.add(taken[w])
+        for choice in options.values():
+            choice.sort(key=lambda name: buffer[name].nbytes)  # the tightest first, so that large ones stay for others
+        taken |= _matched(options, sorted(options, key=lambda name: -buffer[name].nbytes))
     return taken
+
+
+def _matched(options: dict[str, list[str]], largest_first: list[str]) -> dict[str, str]:
+    """Each of ``largest_first`` with one of its options, no option twice. Whoever can still be served by moving others
+    is served (augmenting paths), which is the most bytes in all: the sets that can be served together form a matroid.
+    """
+    holder: dict[str, str] = {}
+    for start in largest_first:
+        came_from: dict[str, str] = {}  # option -> who asked for it
+        asking, free = [start], None
+        for w in asking:
+            for r in options[w]:
+                if r in came_from:
+                    continue
+                came_from[r] = w
+                if r not in holder:
+                    free = r
+                    break
+                asking.append(holder[r])
+            if free is not None:
+                break
+        while free is not None:
+            w = came_from[free]
+            previous = next((r for r, who in holder.items() if who == w), None)
+            holder[free] = w
+            free = previous
+            if w == start:
+                break
+    return {w: r for r, w in holder.items()}
 
 
 def timeline(

@@ -1,0 +1,67 @@
+"""The independent checker of an order: shares no code with the orders, the searches or the flat form.
+
+Comes in: a MemoryGraph and an order. Goes out: nothing, or a VerifyError that names the clause, the nodes and their
+positions. It derives what must precede what by walking the program once, name by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lowtide.core.errors import VerifyError
+from lowtide.memory.graph import MemoryGraph
+
+
+def check_order(graph: MemoryGraph, order: Sequence[int]) -> None:
+    """Every node exactly once, after everything that it needs.
+
+    Raises:
+        VerifyError: ``permutation`` (a node missing, twice, or unknown), ``read`` (a value read before it is written),
+            ``alias`` (bytes written through an alias before those under it), ``after`` (a declared constraint).
+    """
+    position: dict[int, int] = {}
+    for at, i in enumerate(order):
+        if not 0 <= i < len(graph.nodes):
+            raise VerifyError("permutation", f"position {at} holds {i}, there are {len(graph.nodes)} nodes")
+        if i in position:
+            raise VerifyError("permutation", f"{graph.nodes[i].name} stands at {position[i]} and at {at}")
+        position[i] = at
+    for i, node in enumerate(graph.nodes):
+        if i not in position:
+            raise VerifyError("permutation", f"{node.name} is missing")
+    index = {node.name: i for i, node in enumerate(graph.nodes)}
+    base = {b.name: b.alias_of for b in graph.buffers}
+    written_by: dict[str, int] = {}
+    for i, node in enumerate(graph.nodes):
+        for name in node.reads:
+            source = _writer_of(name, base, written_by)
+            _need(graph, position, source, i, "read", f"reads {name}")
+        for name in node.writes:
+            under = base[name]
+            if under is not None:
+                source = _writer_of(under, base, written_by)
+                _need(graph, position, source, i, "alias", f"writes {name} over {under}")
+        for name in node.after:
+            _need(graph, position, index[name], i, "after", f"comes after {name}")
+        for name in node.writes:
+            written_by[name] = i
+
+
+def _writer_of(name: str, base: dict[str, str | None], written_by: dict[str, int]) -> int | None:
+    at: str | None = name
+    while at is not None:
+        if at in written_by:
+            return written_by[at]
+        at = base[at]
+    return None
+
+
+def _need(graph: MemoryGraph, position: dict[int, int], first: int | None, then: int, clause: str, why: str) -> None:
+    if first is None or first == then:
+        return
+    if position[first] > position[then]:
+        raise VerifyError(
+            clause,
+            f"{graph.nodes[then].name} at {position[then]} {why}, "
+            f"but {graph.nodes[first].name} runs later, at {position[first]}",
+        )
