@@ -23,6 +23,7 @@ import lowtide
 from lowtide.core.errors import BugError, LowtideError, OverBudget
 
 VERBS: dict[str, str] = {
+    "demo": "Train a small model eagerly and under Lowtide, side by side.",
     "order": "Order the nodes of a memory graph for the least peak.",
     "pack": "Place buffers with sizes and lifetimes in the fewest bytes.",
     "doctor": "Say what Lowtide finds on this machine.",

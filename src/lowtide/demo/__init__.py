@@ -1,0 +1,1 @@
+"""What ``lowtide demo`` trains and measures."""
