@@ -11,12 +11,14 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, cast
 
 from lowtide.core.errors import FileError
 
 VERSION = 1
-_KINDS = {dict: "an object", list: "a list", str: "a text", int: "a whole number", bool: "true or false", float: "a number"}
+_KINDS = {
+    dict: "an object", list: "a list", str: "a text", int: "a whole number", bool: "true or false", float: "a number",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ class Cursor:
         """The members of a list."""
         value = self._as(list)
         assert isinstance(value, list)
-        for i, member in enumerate(value):  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+        for i, member in enumerate(cast("list[object]", value)):
             yield Cursor(member, self.file, f"{self.path}[{i}]")
 
     def fields(self, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, Cursor]:
@@ -70,10 +72,10 @@ class Cursor:
         assert isinstance(value, dict)
         dot = f"{self.path}." if self.path else ""
         out: dict[str, Cursor] = {}
-        for key, member in value.items():  # pyright: ignore[reportUnknownVariableType]
+        for key, member in cast("dict[str, object]", value).items():
             if key not in required and key not in optional:
                 self.fail(f"unknown field {json.dumps(key)}; known: {', '.join(required + optional)}")
-            out[str(key)] = Cursor(member, self.file, f"{dot}{key}")  # pyright: ignore[reportUnknownArgumentType]
+            out[key] = Cursor(member, self.file, f"{dot}{key}")
         for key in required:
             if key not in out:
                 self.fail(f"field {json.dumps(key)} is missing")

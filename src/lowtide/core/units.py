@@ -6,11 +6,13 @@ import re
 
 from lowtide.core.errors import OptionError
 
-_FACTORS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "kb": 10**3, "mb": 10**6, "gb": 10**9}
-_FACTORS |= {"k": 2**10, "m": 2**20, "g": 2**30}
+_FACTORS = {
+    "": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "kb": 10**3, "mb": 10**6, "gb": 10**9,
+    "k": 2**10, "m": 2**20, "g": 2**30,
+}  # fmt: skip
 
 
-def parse_bytes(text: str | int) -> int:
+def parse_bytes(text: object) -> int:
     """Bytes of ``"6GiB"``, ``"512 MB"``, ``"4096"`` or ``4096``.
 
     Raises:

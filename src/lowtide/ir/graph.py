@@ -144,8 +144,9 @@ class Op:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One call of the program. ``inputs`` in calling order: a value's name, or a symbol (an int argument);
-    ``returns`` in order; ``saved``: positions of ``returns`` that only a later section receives."""
+    """One call of the program. ``inputs`` in calling order: a value's name, a size (an int argument), or None for an
+    argument that is not looked at; ``returns`` in order; ``saved``: positions of ``returns`` that only a later section
+    receives."""
 
     name: str
     inputs: tuple[Ref | Expr | None, ...]
@@ -176,7 +177,7 @@ class Graph:
 
     @cached_property
     def caller_owned(self) -> frozenset[str]:
-        """Storages that belong to the caller for the whole program: inputs that no section of ours produced, and constants."""
+        """Storages that are the caller's for the whole program: inputs that no section produced, and constants."""
         made = {n for op in self.ops for n in op.outputs if n is not None}
         given = {i.name for s in self.sections for i in s.inputs if isinstance(i, Ref)}
         return frozenset(self.value[n].storage for n in (*given, *self.constants) if n not in made)
@@ -191,12 +192,21 @@ class Graph:
 
 
 def specialise(graph: Graph, bindings: Mapping[str, int]) -> Graph:
-    """The graph with every symbol replaced by its size. The same object where there is no symbol."""
+    """The graph with every symbol replaced by its size; an input that was a size becomes one that is not looked at.
+
+    The same object where there is no symbol.
+
+    Raises:
+        VerifyError: ``symbol``, one has no binding; ``expression``, a size has no whole value.
+    """
     if not graph.symbols:
         return graph
 
     def dims(given: tuple[Dim, ...]) -> tuple[Dim, ...]:
         return tuple(evaluate(d, bindings) for d in given)
+
+    def layout(y: Layout) -> Layout:
+        return replace(y, size=dims(y.size), stride=dims(y.stride), offset=evaluate(y.offset, bindings))
 
     def arg(a: Arg) -> Arg:
         if isinstance(a, Expr):
@@ -206,12 +216,9 @@ def specialise(graph: Graph, bindings: Mapping[str, int]) -> Graph:
     def op(o: Op) -> Op:
         return replace(o, args=tuple(map(arg, o.args)), kwargs=tuple((k, arg(a)) for k, a in o.kwargs))
 
-    values = tuple(
-        replace(v, layout=replace(v.layout, size=dims(v.layout.size), stride=dims(v.layout.stride),
-                                  offset=evaluate(v.layout.offset, bindings)))
-        for v in graph.values
-    )  # fmt: skip
-    sections = tuple(
-        replace(s, ops=tuple(map(op, s.ops)), returns=tuple(map(arg, s.returns))) for s in graph.sections
-    )
-    return Graph(graph.name, values, sections, graph.constants, ())
+    def section(s: Section) -> Section:
+        inputs = tuple(i if isinstance(i, Ref) else None for i in s.inputs)
+        return replace(s, inputs=inputs, ops=tuple(map(op, s.ops)), returns=tuple(map(arg, s.returns)))
+
+    values = tuple(v if v.layout.static else replace(v, layout=layout(v.layout)) for v in graph.values)
+    return Graph(graph.name, values, tuple(map(section, graph.sections)), graph.constants, ())
