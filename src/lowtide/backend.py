@@ -1,0 +1,147 @@
+"""The entry point of ``torch.compile(model, backend="lowtide")``: options -> capture -> pipeline -> callables.
+
+Comes in: a Dynamo graph and example inputs. Goes out: a callable for Dynamo. Promised: what cannot be compiled runs as
+PyTorch captured it, with the reason in the log and in ``lowtide.memory_analysis``; forward and backward are planned
+together, when the joint graph is split.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from lowtide.core.errors import Unsupported
+from lowtide.core.options import Options
+from lowtide.frontend.fx_import import import_graph
+from lowtide.ir.graph import Graph
+from lowtide.pipeline import compile_graph
+from lowtide.runtime.dispatch import Dispatch
+from lowtide.runtime.load import LoadedSection, load, release_retained
+from lowtide.runtime.probe import probe
+from lowtide.runtime.records import Record, forget, note_fallback, note_program
+from lowtide.torch_compat import aot_backend, boxed, min_cut_partition
+
+log = logging.getLogger(__name__)
+_numbers = itertools.count()
+_PLAN = "lowtide"
+
+
+def lowtide(
+    gm: torch.fx.GraphModule, example_inputs: Sequence[Any], *, options: Mapping[str, object] | None = None
+) -> Callable[..., Any]:
+    """Compile one Dynamo graph.
+
+    Raises:
+        OptionError: an option is unknown or wrong.
+        OverBudget: the promised peak is above ``options["budget"]``.
+    """
+    unit = _Unit(f"graph{next(_numbers)}", Options.of(options))
+    compiled = aot_backend(
+        fw_compiler=unit.forward,
+        bw_compiler=unit.backward,
+        inference_compiler=unit.inference,
+        partition_fn=unit.partition,
+    )(gm, example_inputs)
+    unit.record.capture_seconds = time.perf_counter() - unit.started - unit.record.compile_seconds
+    return compiled
+
+
+def _reset() -> None:
+    """``torch.compiler.reset()``: give back what is held and forget all programs."""
+    release_retained()
+    forget()
+
+
+lowtide.reset = _reset  # type: ignore[attr-defined]
+
+
+class _Unit:
+    """The compilers that AOTAutograd calls for one Dynamo graph, and what they share (short-lived)."""
+
+    def __init__(self, name: str, options: Options) -> None:
+        self.name, self.options = name, options
+        self.started = time.perf_counter()
+        self.record = Record(name)
+        self.parts: list[tuple[Dispatch, int, tuple[tuple[str, str], ...]]] = []
+
+    def partition(self, joint: torch.fx.GraphModule, inputs: Any, **given: Any) -> tuple[Any, Any]:
+        """Split the joint graph, and plan both halves as one program."""
+        fw, bw = min_cut_partition(joint, inputs, **given)
+        calls = [("forward", fw), ("backward", bw)]
+        dispatch = self._dispatch(calls, given["num_fwd_outputs"])
+        for i, (_, module) in enumerate(calls):
+            if dispatch is not None:
+                module.meta[_PLAN] = len(self.parts)  # a number, since the meta of a graph may be copied deeply
+                self.parts.append((dispatch, i, _fingerprint(module)))
+        return fw, bw
+
+    def forward(self, gm: torch.fx.GraphModule, _inputs: Sequence[Any]) -> Callable[..., Any]:
+        """The forward call of the program that ``partition`` planned."""
+        return self._planned(gm, "forward")
+
+    def backward(self, gm: torch.fx.GraphModule, _inputs: Sequence[Any]) -> Callable[..., Any]:
+        """The backward call of the program that ``partition`` planned."""
+        return self._planned(gm, "backward")
+
+    def inference(self, gm: torch.fx.GraphModule, _inputs: Sequence[Any]) -> Callable[..., Any]:
+        """A call without a backward."""
+        return self._alone(gm, "inference")
+
+    def _planned(self, gm: torch.fx.GraphModule, section: str) -> Callable[..., Any]:
+        if _PLAN not in gm.meta:
+            return _as_captured(gm)
+        dispatch, index, fingerprint = self.parts[gm.meta[_PLAN]]
+        if fingerprint != _fingerprint(gm):
+            return self._alone(gm, section)
+        return boxed(dispatch.section(index))
+
+    def _alone(self, gm: torch.fx.GraphModule, section: str) -> Callable[..., Any]:
+        dispatch = self._dispatch([(section, gm)], None)
+        return _as_captured(gm) if dispatch is None else boxed(dispatch.section(0))
+
+    def _dispatch(self, calls: list[tuple[str, torch.fx.GraphModule]], kept: int | None) -> Dispatch | None:
+        """Import and compile; None, with the reason recorded, where we do not support it."""
+        started = time.perf_counter()
+        try:
+            graph, constants = import_graph(self.name, calls, kept=kept)
+            dispatch = Dispatch(graph, self._builder(constants), self.options.recent_shapes)
+            if not graph.symbols:
+                dispatch.variant((None, ()))
+        except Unsupported as e:
+            note_fallback(self.record, e.reason)
+            log.warning("%s runs as captured, unplanned: %s", self.name, e.reason)
+            return None
+        finally:
+            self.record.compile_seconds += time.perf_counter() - started
+        return dispatch
+
+    def _builder(self, constants: Mapping[str, torch.Tensor]) -> Callable[[Graph], list[LoadedSection]]:
+        options, record = self.options, self.record
+
+        def build(graph: Graph) -> list[LoadedSection]:
+            compiled = compile_graph(graph, probe, options)
+            note_program(record, compiled.schedule, compiled.plan, compiled.program)
+            return load(compiled.program, constants, retain=options.retain, poison=options.verify)
+
+        return build
+
+
+def _fingerprint(gm: torch.fx.GraphModule) -> tuple[tuple[str, str], ...]:
+    """Tells whether a graph was changed after it was planned."""
+    return tuple((n.name, str(n.target)) for n in gm.graph.nodes)
+
+
+def _as_captured(gm: torch.fx.GraphModule) -> Callable[..., Any]:
+    """Run the captured graph as it is."""
+
+    def call(args: list[Any]) -> Any:
+        given = list(args)
+        args.clear()
+        return gm(*given)
+
+    return boxed(call)

@@ -1,0 +1,298 @@
+"""Schedule + MemoryPlan -> Program: the host code, short to read, one line per operation.
+
+Comes in: a static schedule in its final order and the plan of its storages. Goes out: Python source with a function per
+section. Promised: a name is bound before it is used and deleted after its last use, so that Python's reference counts
+free every allocation exactly where the plan says; views are made right before their first use; a slab is taken where
+its first storage begins and given back where its last one ends.
+
+    def forward(args, run):
+        x, w = args                             # the list is emptied: inputs can die early
+        h0 = run.take(0); t1, t2 = h0           # headers over slab 0
+        addmm_out(b, x, w, out=t1)              # model.py:41 layers.0.fc1
+        gelu_out(t1, out=t1); g = t1; del t1
+        ...
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from lowtide.core.errors import BugError
+from lowtide.ir.graph import ITEMSIZE, Arg, Atom, Expr, Graph, Op, Ref, Section, Value, int_of, refs_in
+from lowtide.plan.plan import OVER, MemoryPlan, Place
+from lowtide.program import Entry, Header, Program, SlabUse
+from lowtide.schedule.schedule import CALL, Schedule, Step, memory_graph
+
+
+class _Names:
+    """Identifiers of a program: values keep their names, everything bound from outside gets one of its own."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.taken = {v.name for v in graph.values} | {"args", "run", "exact"}
+        self.bound: dict[str, str] = {}
+        self.known: dict[str, str] = {}
+
+    def of(self, kind: str, what: str) -> str:
+        key = f"{kind}:{what}"
+        if key not in self.known:
+            base = re.sub(r"\W", "_", what.split(".", 1)[1] if kind == "op" else what).removesuffix("_default")
+            name, n = f"{kind}_{base}" if kind != "op" else base, 1
+            while name in self.taken or not name.isidentifier():
+                n += 1
+                name = f"op_{base}_{n}" if kind == "op" else f"{kind}_{base}_{n}"
+            self.taken.add(name)
+            self.known[key] = name
+            self.bound[name] = key
+        return self.known[key]
+
+
+def emit(schedule: Schedule, plan: MemoryPlan) -> Program:
+    """The program of a schedule under a plan."""
+    names = _Names(schedule.graph)
+    entries: list[Entry] = []
+    source: list[str] = []
+    for i, section in enumerate(schedule.graph.sections):
+        writer = _Section(schedule, plan, i, section, names)
+        source.extend([*writer.lines(), "", ""])
+        entries.append(Entry(writer.function, tuple(writer.uses), writer.consumed()))
+    for c in schedule.graph.constants:
+        names.bound[c] = f"constant:{c}"
+    return Program("\n".join(source).rstrip() + "\n", tuple(entries), names.bound)
+
+
+class _Section:
+    """Writes one function; short-lived."""
+
+    def __init__(self, schedule: Schedule, plan: MemoryPlan, index: int, section: Section, names: _Names) -> None:
+        self.graph, self.plan, self.section, self.names = schedule.graph, plan, section, names
+        self.function = re.sub(r"\W", "_", section.name)
+        nodes = memory_graph(schedule).nodes
+        at = {n.name: t for t, n in enumerate(nodes)}
+        self.steps = [(at[s.op.name], s) for s in schedule.steps if s.section == index]
+        borders = [t for t, n in enumerate(nodes) if n.name.startswith(CALL)]
+        self.span = ([0, *borders][index], [*borders, len(nodes)][index])
+        self.inputs = [i.name for i in section.inputs if isinstance(i, Ref)]
+        self.views = {o: op for op in self._reachable_views() for o in op.outputs if o is not None}
+        self.sequence = self._sequence()
+        self.last = self._last_uses()
+        self.uses: list[SlabUse] = []
+        self.slab_values: dict[str, int] = {}
+
+    # -- what runs, views included, in order -------------------------------------------------------------------------
+
+    def _reachable_views(self) -> list[Op]:
+        return [op for op in self.section.ops if op.view]
+
+    def _in_slab(self, value: Value) -> Place | None:
+        place = self.plan.place.get(value.storage)
+        return place if place is not None and place.slab is not None else None
+
+    def _sequence(self) -> list[tuple[int, Op, Step | None]]:
+        """(position, op, its step or None for a view): each view right before the first operation that reads it."""
+        out: list[tuple[int, Op, Step | None]] = []
+        done: set[str] = set()
+
+        def need(names: Sequence[str], t: int) -> None:
+            stack = list(reversed(names))
+            while stack:
+                name = stack[-1]
+                op = self.views.get(name)
+                if name in done or op is None or self._in_slab(self.graph.value[name]):
+                    stack.pop()
+                    continue
+                missing = [r for r in op.reads if r not in done and r in self.views]
+                missing = [r for r in missing if not self._in_slab(self.graph.value[r])]
+                if missing:
+                    stack.extend(reversed(missing))
+                    continue
+                stack.pop()
+                done.update(o for o in op.outputs if o is not None)
+                out.append((t, op, None))
+
+        for t, step in self.steps:
+            need(step.op.reads, t)
+            out.append((t, step.op, step))
+        end = self.span[1]
+        need([n for a in self.section.returns for n in refs_in(a)], end)
+        return out
+
+    def _last_uses(self) -> dict[str, int]:
+        """Name -> index into ``sequence`` of its last use; what is returned has none."""
+        last: dict[str, int] = {}
+        for i, (_, op, _) in enumerate(self.sequence):
+            for n in (*op.reads, *(o for o in op.outputs if o is not None)):
+                last[n] = i
+        for a in self.section.returns:
+            for n in refs_in(a):
+                last.pop(n, None)
+        return last
+
+    # -- slabs -------------------------------------------------------------------------------------------------------
+
+    def _slab_uses(self) -> None:
+        """Which slabs this section touches, and the headers it needs in each."""
+        lo, hi = self.span
+        touched = [n for _, op, _ in self.sequence for n in (*op.reads, *(o for o in op.outputs if o is not None))]
+        touched += [n for a in self.section.returns for n in refs_in(a)]
+        wanted: dict[int, dict[str, Header]] = {}
+        given = set(self.inputs)
+        for n in touched:
+            place = self._in_slab(self.graph.value[n]) if n in self.graph.value else None
+            if place is not None and place.slab is not None and n not in given:
+                wanted.setdefault(place.slab, {})[n] = _header(self.graph.value[n], place)
+        for k, headers in sorted(wanted.items()):
+            slab = self.plan.slabs[k]
+            found_by = None
+            if slab.first < lo:
+                found_by = self._found_by(k)
+            leaves = slab.end > hi
+            self.slab_values.update(dict.fromkeys(headers, len(self.uses)))
+            self.uses.append(
+                SlabUse(k, slab.nbytes, slab.device, tuple(headers.values()), slab.kept, found_by, leaves)
+            )
+
+    def _found_by(self, k: int) -> tuple[int, int]:
+        for i, given in enumerate(self.section.inputs):
+            if isinstance(given, Ref):
+                value = self.graph.value[given.name]
+                place = self._in_slab(value)
+                if place is not None and place.slab == k:
+                    return i, _header(value, place).offset
+        raise BugError(f"slab {k} reaches section {self.section.name}, but none of its inputs lies in it")
+
+    def consumed(self) -> tuple[tuple[int, int], ...]:
+        """Inputs whose bytes this section overwrites or reuses, with the number of inputs that stand on their storage."""
+        taken = {p.over for p in self.plan.places if self.span[0] <= p.first < self.span[1]}
+        storages = [self.graph.value[i.name].storage if isinstance(i, Ref) else None for i in self.section.inputs]
+        seen: dict[str, tuple[int, int]] = {}
+        for i, s in enumerate(storages):
+            if s is not None and s not in self.graph.caller_owned and s not in seen:
+                place = self.plan.place[s]
+                if place.slab is not None:
+                    sharing = [x for x in storages if x and x in self.plan.place and self.plan.place[x].slab == place.slab]
+                    seen[s] = (i, len(sharing))
+                elif s in taken:
+                    seen[s] = (i, storages.count(s))
+        return tuple(seen.values())
+
+    # -- text --------------------------------------------------------------------------------------------------------
+
+    def lines(self) -> list[str]:
+        """The function's source."""
+        self._slab_uses()
+        parameters = [self._parameter(i, a) for i, a in enumerate(self.section.inputs)]
+        out = [f"def {self.function}(args, run):"]
+        if parameters:
+            out.append(f"    {', '.join(parameters)}{',' if len(parameters) == 1 else ''} = args")
+        out.append("    args.clear()")
+        first, final = self._slab_spans()
+        out.extend(self._take(u) for u in first.pop(-1, ()))
+        dead = [n for n in dict.fromkeys(self.inputs) if n not in self.last and not self._returned(n)]
+        dead += [p for p in parameters if p.startswith("_unused")]
+        if dead:
+            out.append(f"    del {', '.join(dead)}")
+        for i, (_, op, step) in enumerate(self.sequence):
+            for u in first.get(i, ()):
+                out.append(self._take(u))
+            out.extend(f"    {line}" for line in self._call(op, step, i))
+            for u in final.get(i, ()):
+                out.append(f"    run.give({u}, h{u}); del h{u}")
+        for u in first.get(len(self.sequence), ()):
+            out.append(self._take(u))
+        out.append(f"    return [{', '.join(self._text(a) for a in self.section.returns)}]")
+        return out
+
+    def _take(self, u: int) -> str:
+        names = ", ".join(h.name for h in self.uses[u].headers)
+        comma = "," if len(self.uses[u].headers) == 1 else ""
+        use = self.uses[u]
+        found = self._parameter(use.found_by[0], self.section.inputs[use.found_by[0]]) if use.found_by else "None"
+        return f"    h{u} = run.take({u}, {found}); {names}{comma} = h{u}"
+
+    def _parameter(self, i: int, given: Ref | Expr | None) -> str:
+        return given.name if isinstance(given, Ref) else f"_unused{i}"
+
+    def _returned(self, name: str) -> bool:
+        return any(name in refs_in(a) for a in self.section.returns)
+
+    def _slab_spans(self) -> tuple[dict[int, list[int]], dict[int, list[int]]]:
+        """Index into ``sequence`` before which a slab is taken (-1: at once), and after which it is given back."""
+        first: dict[int, list[int]] = {}
+        final: dict[int, list[int]] = {}
+        for u, use in enumerate(self.uses):
+            names = {h.name for h in use.headers}
+            at = [
+                i for i, (_, op, _) in enumerate(self.sequence)
+                if names & {*op.reads, *(o for o in op.outputs if o is not None)}
+            ]  # fmt: skip
+            begin = -1 if use.found_by is not None else at[0] if at else len(self.sequence)
+            first.setdefault(begin, []).append(u)
+            if at and not use.leaves:
+                final.setdefault(at[-1], []).append(u)
+        return first, final
+
+    def _call(self, op: Op, step: Step | None, i: int) -> list[str]:
+        args = [self._text(a) for a in op.args]
+        args += [f"{k}={self._text(a)}" for k, a in op.kwargs]
+        origin = str(op.origin)
+        note = f"  # {origin}" if origin else ""
+        deaths = [n for n in dict.fromkeys((*op.reads, *(o for o in op.outputs if o))) if self.last.get(n) == i]
+        line = self._assignment(op, step, args)
+        drop = [f"del {', '.join(deaths)}"] if deaths else []
+        return [f"{'; '.join([line, *drop])}{note}"]
+
+    def _assignment(self, op: Op, step: Step | None, args: list[str]) -> str:
+        plain = self.names.of("op", op.target)
+        targets = [o if o is not None else "_" for o in op.outputs]
+        if step is None:
+            return f"{_targets(targets, op)}{plain}({', '.join(args)})"
+        places = [self.plan.place[o] for o in op.outputs if o is not None and o in self.plan.place]
+        if len(places) == 1 and len(op.outputs) == 1:
+            place, result = places[0], str(op.outputs[0])
+            if place.how == OVER:
+                return self._over(op, step, args, place, result)
+            if place.slab is not None and step.facts.out is not None:
+                return f"{self.names.of('op', step.facts.out)}({', '.join(args)}, {step.facts.out_name}={result})"
+        call = f"{_targets(targets, op)}{plain}({', '.join(args)})"
+        for r in step.facts.restride:
+            value = self.graph.value[targets[r]]
+            call += f"; {targets[r]} = exact({targets[r]}, {value.layout.size}, {value.layout.stride})"
+        return call
+
+    def _over(self, op: Op, step: Step, args: list[str], place: Place, result: str) -> str:
+        """The result continues in the bytes of a dying operand of the same layout."""
+        dying = next(r for r in op.reads if self.graph.value[r].storage == place.over)
+        into = result if place.slab is not None else dying
+        if step.facts.out is not None:
+            call = f"{self.names.of('op', step.facts.out)}({', '.join(args)}, {step.facts.out_name}={into})"
+        else:
+            call = f"{self.names.of('op', str(step.facts.overwrite))}({', '.join(args)})"
+        return call if place.slab is not None else f"{call}; {result} = {dying}"
+
+    def _text(self, a: Arg) -> str:
+        if isinstance(a, Ref):
+            return a.name
+        if isinstance(a, Atom):
+            return self.names.of(a.kind, a.text)
+        if isinstance(a, tuple):
+            return f"[{', '.join(self._text(x) for x in a)}]"
+        if isinstance(a, Expr):
+            raise BugError(f"a symbolic size reached code generation: {a}")
+        if isinstance(a, float) and (a != a or a in (float("inf"), float("-inf"))):
+            return f"float('{a}')"
+        return repr(a)
+
+
+def _targets(targets: list[str], op: Op) -> str:
+    if op.returns == "none" or not targets:
+        return ""
+    if op.returns == "one":
+        return f"{targets[0]} = "
+    return f"{', '.join(targets)}{',' if len(targets) == 1 else ''} = "
+
+
+def _header(value: Value, place: Place) -> Header:
+    x = value.layout
+    size, stride = tuple(int_of(n) for n in x.size), tuple(int_of(n) for n in x.stride)
+    return Header(value.name, x.dtype, size, stride, place.offset + int_of(x.offset) * ITEMSIZE[x.dtype])

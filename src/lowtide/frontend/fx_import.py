@@ -1,0 +1,236 @@
+"""ATen fx graphs -> Graph.
+
+Comes in: the fx graph of an inference call, or of a forward and a backward call that belong together, as AOTAutograd
+makes them (functional but for input mutations). Goes out: one Graph with a section per call, and the constants that it
+names. Promised: no guard is installed; every value carries the user's line and module; what cannot be expressed raises
+Unsupported with the node and the line.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from lowtide.core.errors import Unsupported
+from lowtide.core.reason import Reason
+from lowtide.frontend.sizes import dim_of
+from lowtide.ir.graph import Arg, Atom, Graph, Layout, Op, Origin, Ref, Section, Value, refs_in
+from lowtide.ir.symbolic import Expr, symbols_of
+from lowtide.torch_compat import schema_views, unbacked
+
+DTYPES = {
+    torch.bool: "bool", torch.uint8: "u8", torch.int8: "i8", torch.int16: "i16", torch.int32: "i32",
+    torch.int64: "i64", torch.uint16: "u16", torch.uint32: "u32", torch.uint64: "u64", torch.float8_e4m3fn: "f8e4m3",
+    torch.float8_e5m2: "f8e5m2", torch.float16: "f16", torch.bfloat16: "bf16", torch.float32: "f32",
+    torch.float64: "f64", torch.complex32: "c32", torch.complex64: "c64", torch.complex128: "c128",
+}  # fmt: skip
+
+# Views by what they do, though their schema declares a new tensor.
+_UNDECLARED_VIEWS = {"aten._unsafe_view.default": 0}
+_RANDOM = torch.Tag.nondeterministic_seeded
+
+
+class _Importer:
+    """Builds one Graph; used once (``import_graph``)."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Value] = {}
+        self.constants: dict[str, torch.Tensor] = {}
+        self.symbols: dict[str, None] = {}
+        self.env: dict[fx.Node, Arg] = {}
+        self.saved: dict[str, Arg] = {}
+        self.taken: set[str] = set()
+
+    def section(self, name: str, gm: fx.GraphModule, kept: int | None) -> Section:
+        """``kept``: how many of the returned positions the caller gets; the rest is saved for the next section."""
+        self.env = {}
+        inputs: list[Ref | Expr | None] = []
+        ops: list[Op] = []
+        returns: tuple[Arg, ...] = ()
+        for node in gm.graph.nodes:
+            if node.op == "placeholder":
+                inputs.append(self._input(node))
+            elif node.op == "get_attr":
+                self._constant(gm, node)
+            elif node.op == "call_function":
+                ops.extend(self._call(node))
+            elif node.op == "output":
+                returns = tuple(self._arg(a, node) for a in node.args[0])
+                saved = node.args[0][kept:] if kept is not None else ()
+                self.saved = {n.name: self.env[n] for n in saved if isinstance(n, fx.Node)}
+            else:
+                raise Unsupported(Reason(str(node), f"fx node kind {node.op!r}"))
+        first_saved = len(returns) if kept is None else kept
+        return Section(name, tuple(inputs), tuple(ops), returns, tuple(range(first_saved, len(returns))))
+
+    def _name(self, wanted: str) -> str:
+        name = base = re.sub(r"\W", "_", wanted)
+        while name in self.taken:
+            name = base = f"{base}_r"
+        self.taken.add(name)
+        return name
+
+    def _define(self, node: fx.Node, val: torch.Tensor, storage: str | None, suffix: str = "") -> Ref:
+        if type(val).__name__ != "FakeTensor" or val.layout is not torch.strided or val.is_quantized:
+            kind = type(val).__name__ if val.layout is torch.strided else str(val.layout)
+            raise Unsupported(Reason(f"{node}", f"{kind} values are not planned", _origin(node).file or None))
+        if unbacked(val):
+            raise Unsupported(Reason(f"{node.target}", f"the size of its result depends on data ({_origin(node)})"))
+        name = self._name(node.name + suffix)
+        size, stride = tuple(map(dim_of, val.size())), tuple(map(dim_of, val.stride()))
+        offset = dim_of(val.storage_offset())
+        for d in (*size, *stride, offset):
+            self.symbols.update(dict.fromkeys(sorted(symbols_of(d))))
+        layout = Layout(DTYPES[val.dtype], str(val.device), size, stride, offset)
+        self.values[name] = Value(name, layout, storage or name, _origin(node))
+        return Ref(name)
+
+    def _input(self, node: fx.Node) -> Ref | Expr | None:
+        val = node.meta.get("val")
+        if node.name in self.saved:
+            known = self.saved[node.name]
+            self.env[node] = known
+            return known if isinstance(known, Ref | Expr) else None
+        if isinstance(val, torch.Tensor):
+            self.env[node] = ref = self._define(node, val, None)
+            return ref
+        if isinstance(val, torch.SymInt):
+            if unbacked(val):
+                raise Unsupported(Reason(f"{node}", "a size that depends on data"))
+            expr = dim_of(val)
+            self.env[node] = expr
+            for s in sorted(symbols_of(expr)):
+                self.symbols[s] = None
+            return expr if isinstance(expr, Expr) else None
+        if val is None or isinstance(val, int):
+            self.env[node] = val
+            return None
+        raise Unsupported(Reason(f"input {node}", f"is a {type(val).__name__}"))
+
+    def _constant(self, gm: fx.GraphModule, node: fx.Node) -> None:
+        held: Any = gm
+        for part in str(node.target).split("."):
+            held = getattr(held, part)
+        if not isinstance(held, torch.Tensor) or not isinstance(node.meta.get("val"), torch.Tensor):
+            raise Unsupported(Reason(f"attribute {node.target}", f"is a {type(held).__name__}"))
+        self.env[node] = ref = self._define(node, node.meta["val"], None)
+        self.constants[ref.name] = held
+
+    def _call(self, node: fx.Node) -> Iterator[Op]:
+        val, target = node.meta.get("val"), node.target
+        if isinstance(val, torch.SymInt):
+            self.env[node] = dim_of(val)
+            return
+        if target is operator.getitem:
+            whole = self.env[node.args[0]]
+            assert isinstance(whole, tuple)
+            self.env[node] = whole[node.args[1]]
+            return
+        if not isinstance(target, torch._ops.OpOverload):
+            raise Unsupported(Reason(f"{getattr(target, '__name__', target)}", f"is not an operator ({_origin(node)})"))
+        if isinstance(val, torch.SymFloat | torch.SymBool | bool | float | int):
+            raise Unsupported(Reason(f"{target}", f"gives a scalar that depends on data ({_origin(node)})"))
+        yield self._operator(node, target, val)
+
+    def _operator(self, node: fx.Node, target: torch._ops.OpOverload, val: Any) -> Op:
+        schema = target._schema
+        arguments = self._bound(node, schema)
+        args = tuple(self._arg(a, node) for a in node.args)
+        kwargs = tuple((k, self._arg(a, node)) for k, a in sorted(node.kwargs.items()))
+        views = schema_views(target)
+        if str(target) in _UNDECLARED_VIEWS:
+            views = (_UNDECLARED_VIEWS[str(target)],)
+        mutates = tuple(
+            n
+            for a, given in zip(schema.arguments, arguments, strict=True)
+            if a.alias_info is not None and a.alias_info.is_write
+            for n in refs_in(self._arg(given, node))
+        )
+        bases = [None if v is None else next(iter(refs_in(self._arg(arguments[v], node))), None) for v in views]
+        outputs, returns = self._results(node, val, bases)
+        view = bool(views) and all(v is not None for v in views) and not mutates
+        effect = "random" if _RANDOM in target.tags else None
+        name = self._name(node.name) if returns != "one" else str(outputs[0])
+        return Op(name, str(target), args, kwargs, outputs, returns, view, mutates, effect, _origin(node))
+
+    def _results(
+        self, node: fx.Node, val: Any, bases: Sequence[str | None]
+    ) -> tuple[tuple[str | None, ...], str]:
+        """Define what a call returns. A list result (``Tensor[]``) is all views of one base or all new."""
+        def storage(i: int) -> str | None:
+            base = bases[i] if i < len(bases) else bases[-1] if bases else None
+            return self.values[base].storage if base is not None else None
+
+        if val is None:
+            self.env[node] = None
+            return (), "none"
+        if isinstance(val, torch.Tensor):
+            self.env[node] = ref = self._define(node, val, storage(0))
+            return (ref.name,), "one"
+        if isinstance(val, tuple | list):
+            used = {u.args[1] for u in node.users if u.target is operator.getitem}
+            refs = tuple(
+                self._define(node, v, storage(i), f"_{i}") if isinstance(v, torch.Tensor) and i in used else None
+                for i, v in enumerate(val)
+            )
+            self.env[node] = refs
+            return tuple(r.name if r is not None else None for r in refs), "tuple"
+        raise Unsupported(Reason(f"{node.target}", f"returns a {type(val).__name__}"))
+
+    def _bound(self, node: fx.Node, schema: Any) -> list[Any]:
+        """The node's arguments in schema order, absent ones as None."""
+        given = list(node.args)
+        return [
+            given[i] if i < len(given) else node.kwargs.get(a.name) for i, a in enumerate(schema.arguments)
+        ]
+
+    def _arg(self, a: Any, node: fx.Node) -> Arg:
+        if isinstance(a, fx.Node):
+            return self.env[a]
+        if a is None or isinstance(a, bool | int | float | str):
+            return a
+        if isinstance(a, list | tuple):
+            return tuple(self._arg(x, node) for x in a)
+        if isinstance(a, torch.dtype):
+            return Atom("dtype", DTYPES[a])
+        if isinstance(a, torch.device):
+            return Atom("device", str(a))
+        if isinstance(a, torch.layout):
+            return Atom("layout", str(a).removeprefix("torch."))
+        if isinstance(a, torch.memory_format):
+            return Atom("format", str(a).removeprefix("torch."))
+        raise Unsupported(Reason(f"{node.target}", f"takes a {type(a).__name__} argument ({_origin(node)})"))
+
+
+def _origin(node: fx.Node) -> Origin:
+    """The user's innermost line and the module path of a node."""
+    trace = node.meta.get("stack_trace") or ""
+    places = re.findall(r'File "([^"]+)", line (\d+)', trace)
+    file, line = places[-1] if places else ("", "0")
+    stack = list((node.meta.get("nn_module_stack") or node.meta.get("fwd_nn_module_stack") or {}).values())
+    path = str(stack[-1][0]) if stack else ""
+    path = re.sub(r"\[['\"]?(\w+)['\"]?\]", r".\1", re.sub(r"^L\['\w+'\]\.?|_modules", "", path)).replace("..", ".").strip(".")
+    return Origin(file, int(line), path)
+
+
+def import_graph(
+    name: str, calls: Sequence[tuple[str, fx.GraphModule]], *, kept: int | None = None
+) -> tuple[Graph, dict[str, torch.Tensor]]:
+    """One Graph for ``calls`` (section name, fx graph), and its constants by name.
+
+    ``kept``: of the first call's results, how many the caller gets; the others are saved for the second call.
+
+    Raises:
+        Unsupported: with the node, why, and the user's line.
+    """
+    importer = _Importer()
+    sections = tuple(
+        importer.section(section, gm, kept if i == 0 else None) for i, (section, gm) in enumerate(calls)
+    )
+    graph = Graph(name, tuple(importer.values.values()), sections, tuple(importer.constants), tuple(importer.symbols))
+    return graph, importer.constants

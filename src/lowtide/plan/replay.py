@@ -1,0 +1,198 @@
+"""The independent checker of plans: replays a schedule over byte ranges and refuses what would give a wrong number.
+
+Comes in: a Schedule and a MemoryPlan. Goes out: nothing, or VerifyError with a clause. Promised: shares no code with
+lifetimes, packers or the order engine, and is quadratic on purpose: for every step it looks at every storage.
+
+Clauses: ``missing`` (a storage has no place), ``undefined`` (read before it is written), ``freed`` (read after its end),
+``overwritten`` (its bytes belong to another storage by now), ``overlap`` (written over a live storage), ``inplace`` (takes
+over a storage that is not its to take), ``bounds`` (outside its slab, or misaligned), ``held`` (slab not held at the
+time), ``escape`` (the caller would keep part of a slab), ``input`` (writes to what the caller owns), ``order`` (two
+operations that touch the same mutated bytes, or share an effect, changed places), ``section``, ``promise`` (the bytes
+held at some step differ from the plan's).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lowtide.core.errors import VerifyError
+from lowtide.ir.graph import Graph, Op, Ref
+from lowtide.plan.plan import MemoryPlan, Place
+from lowtide.schedule.schedule import Schedule, Step
+
+
+@dataclass(frozen=True, slots=True)
+class _Moment:
+    """One position: a step, or the border between two sections (no step)."""
+
+    step: Step | None
+
+
+def replay(schedule: Schedule, plan: MemoryPlan, *, alignment: int = 64) -> None:
+    """Raise VerifyError unless ``plan`` is right for ``schedule``. ``alignment`` of slab offsets in bytes."""
+    graph = schedule.graph
+    _check_order(schedule)
+    moments = _moments(schedule)
+    last_read = _last_reads(graph, moments)
+    owner: dict[str, tuple[object, int, int]] = {}  # storage -> container, from, to: what it wrote and still owns
+    container_of: dict[str, object] = {}
+    gone: dict[str, str] = {}
+    for t, moment in enumerate(moments):
+        if moment.step is None:
+            continue
+        op = moment.step.op
+        for storage in _storages(graph, op.reads):
+            _check_read(graph, plan, storage, t, op, owner, gone)
+        for storage in _storages(graph, op.mutates):
+            if storage not in graph.caller_owned and storage not in owner:
+                raise VerifyError("undefined", f"{op.name} changes %{storage}, which nothing has written")
+        for storage in _made(graph, op):
+            place = plan.place.get(storage)
+            if place is None:
+                raise VerifyError("missing", f"%{storage}, made by {op.name}, has no place")
+            _check_write(graph, plan, moment.step, place, t, owner, container_of, gone, last_read, alignment)
+    for section in schedule.graph.sections:
+        for i, arg in enumerate(section.returns):
+            if isinstance(arg, Ref) and i not in section.saved:
+                _check_returned(graph, plan, graph.value[arg.name].storage, owner, gone)
+    _check_promise(schedule, plan, moments, container_of)
+
+
+def _moments(schedule: Schedule) -> list[_Moment]:
+    out: list[_Moment] = []
+    section = 0
+    for step in schedule.steps:
+        if step.section < section:
+            raise VerifyError("section", f"{step.op.name} of an earlier section runs after one of a later section")
+        while section < step.section:
+            out.append(_Moment(None))
+            section += 1
+        out.append(_Moment(step))
+    return out
+
+
+def _storages(graph: Graph, names: tuple[str, ...]) -> list[str]:
+    return sorted({graph.value[n].storage for n in names})
+
+
+def _made(graph: Graph, op: Op) -> list[str]:
+    return [o for o in op.outputs if o is not None and graph.value[o].storage == o]
+
+
+def _last_reads(graph: Graph, moments: list[_Moment]) -> dict[str, int]:
+    out: dict[str, int] = {}
+    for t, m in enumerate(moments):
+        if m.step is not None:
+            for storage in _storages(graph, (*m.step.op.reads, *m.step.op.mutates)):
+                out[storage] = t
+    for section in graph.sections:
+        for i, arg in enumerate(section.returns):
+            if isinstance(arg, Ref) and i not in section.saved:
+                out[graph.value[arg.name].storage] = len(moments)
+    return out
+
+
+def _check_read(
+    graph: Graph, plan: MemoryPlan, storage: str, t: int, op: Op,
+    owner: dict[str, tuple[object, int, int]], gone: dict[str, str],
+) -> None:  # fmt: skip
+    if storage in graph.caller_owned:
+        return
+    if storage in gone:
+        raise VerifyError("overwritten", f"{op.name} ({op.origin}) reads %{storage}, but {gone[storage]} wrote over it")
+    if storage not in owner:
+        raise VerifyError("undefined", f"{op.name} reads %{storage} before it is written")
+    if t >= plan.place[storage].end:
+        raise VerifyError("freed", f"{op.name} ({op.origin}) reads %{storage} in step {t}, freed after {plan.place[storage].end - 1}")
+
+
+def _check_write(
+    graph: Graph, plan: MemoryPlan, step: Step, place: Place, t: int, owner: dict[str, tuple[object, int, int]],
+    container_of: dict[str, object], gone: dict[str, str], last_read: dict[str, int], alignment: int,
+) -> None:  # fmt: skip
+    storage = place.storage
+    if storage in graph.caller_owned:
+        raise VerifyError("input", f"{step.op.name} writes %{storage}, which the caller owns")
+    if place.first != t:
+        raise VerifyError("undefined", f"%{storage} is written in step {t}, but its place begins in step {place.first}")
+    if place.nbytes < graph.nbytes[storage]:
+        raise VerifyError("bounds", f"%{storage} needs {graph.nbytes[storage]} bytes and has {place.nbytes}")
+    if place.over is not None:
+        if place.over in graph.caller_owned:
+            raise VerifyError("input", f"%{storage} takes over %{place.over}, which the caller owns")
+        allowed = (place.over, storage) in step.inplace and last_read.get(place.over, -1) == t and place.over in owner
+        if not allowed or place.over in gone:
+            raise VerifyError("inplace", f"%{storage} may not take over %{place.over} in step {t} ({step.op.origin})")
+        container, low, _ = owner[place.over]
+    elif place.slab is not None:
+        container, low = place.slab, place.offset
+    else:
+        container, low = f"own {storage}", 0
+    high = low + place.nbytes
+    if isinstance(container, int):
+        slab = plan.slabs[container]
+        if place.slab != container or place.offset != low or low % alignment or high > slab.nbytes:
+            raise VerifyError("bounds", f"%{storage} at {low}..{high} of a slab of {slab.nbytes} bytes")
+        if not slab.first <= place.first < place.end <= slab.end:
+            raise VerifyError("held", f"%{storage} lives in steps {place.first}..{place.end} of a slab held {slab.first}..{slab.end}")
+        if place.escapes:
+            raise VerifyError("escape", f"%{storage} is returned, but lies in a slab")
+    for other, (where, lo, hi) in list(owner.items()):
+        if where == container and lo < high and low < hi and other not in gone:
+            if other != place.over and last_read.get(other, -1) >= t:
+                raise VerifyError("overlap", f"%{storage} is written over %{other}, which is read in step {last_read[other]}")
+            gone[other] = f"%{storage}"
+    owner[storage] = (container, low, high)
+    container_of[storage] = container
+
+
+def _check_returned(
+    graph: Graph, plan: MemoryPlan, storage: str, owner: dict[str, tuple[object, int, int]], gone: dict[str, str]
+) -> None:
+    if storage in graph.caller_owned:
+        return
+    if storage in gone or storage not in owner:
+        raise VerifyError("overwritten", f"%{storage} is returned, but {gone.get(storage, 'nothing')} wrote it last")
+    if isinstance(owner[storage][0], int) or not plan.place[storage].escapes:
+        raise VerifyError("escape", f"%{storage} is returned, but its place is not its own for good")
+
+
+def _check_order(schedule: Schedule) -> None:
+    """Program order wherever one of two operations changes what the other touches, or both have one effect."""
+    graph = schedule.graph
+    now = {s.op.name: t for t, s in enumerate(schedule.steps)}
+    ops = [op for op in graph.ops if not op.view]
+    if sorted(now) != sorted(op.name for op in ops):
+        raise VerifyError("order", "the schedule's steps are not the graph's operations")
+    special = [op for op in ops if op.mutates or op.effect is not None]
+    at = {op.name: i for i, op in enumerate(ops)}
+    for a in special:
+        changed = set(_storages(graph, a.mutates))
+        for b in ops:
+            touched = set(_storages(graph, (*b.reads, *b.mutates)))
+            bound = bool(changed & touched) or (a.effect is not None and a.effect == b.effect)
+            if a is not b and bound and (at[a.name] < at[b.name]) != (now[a.name] < now[b.name]):
+                raise VerifyError("order", f"{a.name} and {b.name} changed places")
+
+
+def _check_promise(
+    schedule: Schedule, plan: MemoryPlan, moments: list[_Moment], container_of: dict[str, object]
+) -> None:
+    held = [0] * len(moments)
+    on_device = {p.storage for p in plan.places if schedule.graph.value[p.storage].layout.device == plan.device}
+    spans: dict[object, tuple[int, int, int]] = {}
+    for p in plan.places:
+        container = container_of.get(p.storage)
+        if p.storage in on_device and container is not None and not isinstance(container, int):
+            first, end, nbytes = spans.get(container, (p.first, p.end, 0))
+            spans[container] = min(first, p.first), max(end, p.end), max(nbytes, p.nbytes)
+    for slab in plan.slabs:
+        spans[object()] = (0, len(moments), slab.nbytes) if slab.kept else (slab.first, slab.end, slab.nbytes)
+    for first, end, nbytes in spans.values():
+        for t in range(first, end):
+            held[t] += nbytes
+    for t, moment in enumerate(moments):
+        if moment.step is not None:
+            held[t] += max(moment.step.facts.workspace, moment.step.facts.out_workspace)
+        if held[t] != plan.live[t]:
+            raise VerifyError("promise", f"step {t} holds {held[t]} bytes, the plan says {plan.live[t]}")

@@ -1,0 +1,93 @@
+"""Program: what code generation returns and the runtime runs, as data.
+
+Promised: frozen; ``source`` is plain Python with one function per section, which names nothing but its parameters and
+the ``bound`` names; every name in it is an identifier that we made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lowtide.core.codec import VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A tensor header over a slab. ``offset`` in bytes from the slab's start; stride in elements."""
+
+    name: str
+    dtype: str
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class SlabUse:
+    """A slab as one section sees it: the headers it needs, in the order in which the code unpacks them.
+
+    found_by: where the bytes were leased by an earlier section: position among this section's inputs of a tensor that
+        lies in the slab, and the byte offset of its first element.
+    leaves: headers go out to the caller as saved tensors, so they stand on a storage of this call's own.
+    """
+
+    slab: int
+    nbytes: int
+    device: str
+    headers: tuple[Header, ...]
+    kept: bool
+    found_by: tuple[int, int] | None = None
+    leaves: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One section's function in ``source``: its name, and the slabs that ``run`` hands it, in order.
+
+    consumed: inputs whose bytes it overwrites, as (position, how many inputs stand on the same storage). Where anyone
+        else holds such a storage, this section must not run; its stand-alone program must.
+    """
+
+    function: str
+    slabs: tuple[SlabUse, ...]
+    consumed: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Program:
+    """Generated code. ``bound``: identifier -> what it stands for, as ``op:aten.add.out``, ``dtype:f32``, ``device:cpu``,
+    ``constant:name``, ``layout:strided`` or ``format:contiguous_format``."""
+
+    source: str
+    entries: tuple[Entry, ...]
+    bound: Mapping[str, str]
+
+    def to_json(self) -> dict[str, object]:
+        """The version-1 JSON form."""
+        return {
+            "version": VERSION,
+            "source": self.source,
+            "bound": dict(self.bound),
+            "entries": [
+                {
+                    "function": e.function,
+                    "consumed": [list(c) for c in e.consumed],
+                    "slabs": [
+                        {
+                            "slab": u.slab, "nbytes": u.nbytes, "device": u.device, "kept": u.kept,
+                            "found_by": list(u.found_by) if u.found_by else None, "leaves": u.leaves,
+                            "headers": [
+                                {
+                                    "name": h.name, "dtype": h.dtype, "size": list(h.size),
+                                    "stride": list(h.stride), "offset": h.offset,
+                                }
+                                for h in u.headers
+                            ],
+                        }
+                        for u in e.slabs
+                    ],
+                }
+                for e in self.entries
+            ],
+        }  # fmt: skip

@@ -1,0 +1,49 @@
+"""Operations of a Graph as calls into torch: targets by name, arguments from their frozen form, tensors from layouts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from lowtide.core.errors import BugError
+from lowtide.ir.graph import Arg, Atom, Layout, Ref
+
+DTYPES: Mapping[str, torch.dtype] = {
+    "bool": torch.bool, "u8": torch.uint8, "i8": torch.int8, "i16": torch.int16, "i32": torch.int32,
+    "i64": torch.int64, "u16": torch.uint16, "u32": torch.uint32, "u64": torch.uint64, "f8e4m3": torch.float8_e4m3fn,
+    "f8e5m2": torch.float8_e5m2, "f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32,
+    "f64": torch.float64, "c32": torch.complex32, "c64": torch.complex64, "c128": torch.complex128,
+}  # fmt: skip
+
+
+def overload(target: str) -> Any:
+    """The operator named ``namespace.name.overload``."""
+    namespace, name, which = target.split(".", 2)
+    return getattr(getattr(getattr(torch.ops, namespace), name), which)
+
+
+def atom(a: Atom) -> Any:
+    """The torch object that an Atom names."""
+    if a.kind == "dtype":
+        return DTYPES[a.text]
+    if a.kind == "device":
+        return torch.device(a.text)
+    if a.kind in ("layout", "format"):
+        return getattr(torch, a.text)
+    raise BugError(f"argument of kind {a.kind!r}")
+
+
+def python_of(arg: Arg, tensor: Callable[[str], Any]) -> Any:
+    """An argument as torch takes it; ``tensor`` gives the tensor of a value's name."""
+    if isinstance(arg, Ref):
+        return tensor(arg.name)
+    if isinstance(arg, tuple):
+        return [python_of(a, tensor) for a in arg]
+    return atom(arg) if isinstance(arg, Atom) else arg
+
+
+def empty(layout: Layout) -> torch.Tensor:
+    """A fresh tensor with a static layout's size and stride (offset 0), its contents unset."""
+    return torch.empty_strided(layout.size, layout.stride, dtype=DTYPES[layout.dtype], device=layout.device)

@@ -1,0 +1,93 @@
+"""A captured program as callables: picks, or builds at first need, the variant for the sizes of each call.
+
+Comes in: a Graph (sizes may be symbols), its constants, and a function that compiles a static graph. Goes out: one
+callable per section. Promised: every call runs code that was planned for exactly its sizes; the least recently used
+variants are dropped first; a backward call whose saved tensors must survive it, or are not as the forward call left
+them, runs a stand-alone program that destroys nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from lowtide.core.errors import Unsupported
+from lowtide.core.reason import Reason
+from lowtide.ir.graph import Graph, Ref, specialise
+from lowtide.runtime.load import LoadedSection
+from lowtide.torch_compat import keeps_graph
+
+Build = Callable[[Graph], list[LoadedSection]]
+Binding = tuple[str, int, int | None]
+
+
+class Dispatch:
+    """Variants of one program by its sizes. Safe from several threads."""
+
+    def __init__(self, graph: Graph, build: Build, recent: int) -> None:
+        self.graph, self.build, self.recent = graph, build, recent
+        self.bindings = [_bindings(graph, i) for i in range(len(graph.sections))]
+        self.lock = threading.RLock()
+        self.variants: OrderedDict[tuple[Any, ...], list[LoadedSection]] = OrderedDict()
+
+    def variant(self, key: tuple[Any, ...]) -> list[LoadedSection]:
+        """The sections for sizes ``key[1]``; ``key[0]`` is None for the whole program or the index of a lone section."""
+        with self.lock:
+            found = self.variants.get(key)
+            if found is None:
+                graph = specialise(self.graph, dict(key[1]))
+                found = self.build(graph if key[0] is None else alone(graph, key[0]))
+                self.variants[key] = found
+                while len(self.variants) > 2 * self.recent:
+                    self.variants.popitem(last=False)
+            else:
+                self.variants.move_to_end(key)
+            return found
+
+    def section(self, index: int) -> Callable[[list[Any]], list[Any]]:
+        """The callable of one section; takes a list of arguments and empties it."""
+        bindings = self.bindings[index]
+
+        def call(args: list[Any]) -> list[Any]:
+            sizes = tuple((name, args[i] if dim is None else args[i].shape[dim]) for name, i, dim in bindings)
+            if index == 0:
+                return self.variant((None, sizes))[0](args)
+            joint = self.variant((None, sizes))[index]
+            if not keeps_graph() and joint.owns(args):
+                return joint(args)
+            return self.variant((index, sizes))[0](args)
+
+        return call
+
+
+def alone(graph: Graph, index: int) -> Graph:
+    """One section as a program of its own: all its inputs, saved tensors included, belong to the caller."""
+    section = graph.sections[index]
+    named = {i.name for i in section.inputs if isinstance(i, Ref)} | set(graph.constants)
+    named |= {o for op in section.ops for o in op.outputs if o is not None}
+    storages = {graph.value[n].storage for n in named}
+    values = tuple(v for v in graph.values if v.name in named or v.name in storages)
+    return Graph(f"{graph.name}.{section.name}", values, (section,), graph.constants, graph.symbols)
+
+
+def _bindings(graph: Graph, index: int) -> list[Binding]:
+    """How to read every symbol's size off a section's arguments: (symbol, argument, its dimension or None for an int).
+
+    Raises:
+        Unsupported: a symbol stands nowhere by itself.
+    """
+    out: dict[str, Binding] = {}
+    for i, given in enumerate(graph.sections[index].inputs):
+        dims: Sequence[Any] = graph.value[given.name].layout.size if isinstance(given, Ref) else [given]
+        for d, dim in enumerate(dims):
+            if getattr(dim, "op", "") == "sym":
+                name = str(dim.args[0])
+                out.setdefault(name, (name, i, d if isinstance(given, Ref) else None))
+    missing = [s for s in graph.symbols if s not in out]
+    if missing:
+        raise Unsupported(Reason(f"size {missing[0]}", f"cannot be read off the inputs of {graph.sections[index].name}"))
+    return [out[s] for s in graph.symbols]
+
+

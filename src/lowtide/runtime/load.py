@@ -1,0 +1,155 @@
+"""Program -> callables: binds the generated functions to torch and hands them their slabs.
+
+Comes in: a Program and its constants. Goes out: one callable per section, which takes its arguments as a list that it
+empties. Promised: slabs that the plan keeps are held for the next call up to the process's limit, everything else is
+freed where the plan says; a call that raises gives nothing back and leaks nothing; calls may run side by side.
+"""
+
+from __future__ import annotations
+
+import itertools
+import linecache
+import threading
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from lowtide.core.errors import BugError
+from lowtide.ir.graph import Atom
+from lowtide.program import Header, Program, SlabUse
+from lowtide.runtime.calls import DTYPES, atom, overload
+from lowtide.torch_compat import storage_uses
+
+Headers = tuple[torch.Tensor, ...]
+_numbers = itertools.count()
+
+
+class _Retained:
+    """Slabs held between calls, for the whole process: who holds them and how many bytes."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.holders: weakref.WeakSet[Slabs] = weakref.WeakSet()
+        self.nbytes = 0
+
+
+_retained = _Retained()
+
+
+def release_retained() -> int:
+    """Free all slabs that are held for a next call. Returns the number of bytes."""
+    with _retained.lock:
+        freed, _retained.nbytes = _retained.nbytes, 0
+        for holder in list(_retained.holders):
+            for idle in holder.idle:
+                idle.clear()
+    return freed
+
+
+def retained_nbytes() -> int:
+    """Bytes of slabs held for a next call."""
+    return _retained.nbytes
+
+
+class Slabs:
+    """What generated code calls ``run``: takes and gives back the slabs of one section. Safe from several threads."""
+
+    def __init__(self, uses: Sequence[SlabUse], retain: int, poison: bool) -> None:
+        self.uses, self.retain, self.poison = uses, retain, poison
+        self.idle: list[list[Headers]] = [[] for _ in uses]
+        _retained.holders.add(self)
+
+    def take(self, index: int, found: torch.Tensor | None) -> Headers:
+        """Headers of slab use ``index``; ``found`` is an input that lies in the slab, if an earlier section leased it."""
+        use = self.uses[index]
+        if found is not None:
+            return _headers(found.untyped_storage(), use)
+        with _retained.lock:
+            headers = self.idle[index].pop() if self.idle[index] else None
+            if headers is not None:
+                _retained.nbytes -= use.nbytes
+        if headers is None:
+            headers = _headers(torch.empty(use.nbytes, dtype=torch.uint8, device=use.device).untyped_storage(), use)
+        if self.poison and headers:
+            headers[0].untyped_storage().fill_(0xFF)
+        return headers
+
+    def give(self, index: int, headers: Headers) -> None:
+        """End of the slab's use in this call."""
+        use = self.uses[index]
+        if not use.kept:
+            return
+        with _retained.lock:
+            if _retained.nbytes + use.nbytes <= self.retain:
+                self.idle[index].append(headers)
+                _retained.nbytes += use.nbytes
+
+
+def _headers(storage: torch.UntypedStorage, use: SlabUse) -> Headers:
+    return tuple(_header(storage, h, use.device) for h in use.headers)
+
+
+def _header(storage: torch.UntypedStorage, h: Header, device: str) -> torch.Tensor:
+    dtype = DTYPES[h.dtype]
+    empty = torch.empty(0, dtype=dtype, device=device)
+    return empty.set_(storage, h.offset // dtype.itemsize, h.size, h.stride)  # type: ignore[call-overload]
+
+
+def exact(t: torch.Tensor, size: Sequence[int], stride: Sequence[int]) -> torch.Tensor:
+    """A copy of ``t`` with exactly that size and stride, on memory of its own."""
+    return torch.empty_strided(size, stride, dtype=t.dtype, device=t.device).copy_(t)
+
+
+class LoadedSection:
+    """One section, ready to run."""
+
+    def __init__(self, function: Callable[[list[Any], Slabs], list[Any]], slabs: Slabs, program: Program, i: int) -> None:
+        self.function, self.slabs = function, slabs
+        entry = program.entries[i]
+        self.consumed = entry.consumed
+        self.found = [(u.found_by, u.nbytes) for u in entry.slabs if u.found_by is not None]
+
+    def __call__(self, args: list[Any]) -> list[Any]:
+        """Run; empties ``args``."""
+        return self.function(args, self.slabs)
+
+    def owns(self, args: Sequence[Any]) -> bool:
+        """Whether the inputs that this section overwrites are as its earlier section left them, and nobody else's.
+
+        False where saved tensors were replaced by copies (hooks, offloading) or are held elsewhere.
+        """
+        for position, sharing in self.consumed:
+            if storage_uses(args[position]) != sharing:
+                return False
+        for (position, offset), nbytes in self.found:
+            t = args[position]
+            if t.untyped_storage().nbytes() != nbytes or t.storage_offset() * t.element_size() != offset:
+                return False
+        return True
+
+
+def load(program: Program, constants: Mapping[str, torch.Tensor], *, retain: int, poison: bool = False) -> list[LoadedSection]:
+    """One callable per section. ``retain``: bytes that may be held between calls, for the whole process.
+
+    ``poison``: fill slabs with 0xFF before they are handed out, so that a read of what was never written shows.
+    """
+    names: dict[str, Any] = {"exact": exact}
+    for name, what in program.bound.items():
+        kind, _, text = what.partition(":")
+        if not name.isidentifier():
+            raise BugError(f"{name!r} is not an identifier")
+        if kind == "op":
+            names[name] = overload(text)
+        elif kind == "constant":
+            names[name] = constants[text]
+        else:
+            names[name] = atom(Atom(kind, text))
+    filename = f"<lowtide program {next(_numbers)}>"
+    linecache.cache[filename] = (len(program.source), None, program.source.splitlines(keepends=True), filename)
+    exec(compile(program.source, filename, "exec"), names)
+    return [
+        LoadedSection(names[e.function], Slabs(e.slabs, retain, poison), program, i)
+        for i, e in enumerate(program.entries)
+    ]

@@ -1,0 +1,222 @@
+"""What an operation really does on its actual layouts: measured once, before the first step, and cached.
+
+Comes in: a static Graph. Goes out: ``OpFacts`` by operation name. Each distinct (operator, layouts, arguments, threads)
+is run once on tensors of its own under the framework allocator's counter: how many bytes it allocates beyond its
+results, whether its ``out=`` form truly writes into given memory, whether its results have the strides that the graph
+expects and memory of their own. Promised: the caller's tensors and random state are untouched; an operation that cannot
+be tried alone keeps safe facts and a Reason.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lowtide.core.folders import cache_folder
+from lowtide.core.reason import Reason
+from lowtide.ir.graph import Atom, Graph, Layout, Op, Ref
+from lowtide.runtime.calls import empty, overload, python_of
+from lowtide.schedule.schedule import OpFacts
+from lowtide.torch_compat import memory_events, real_tensors
+
+# Operators from elsewhere may do anything when run on made-up inputs, so only these are tried.
+_TRIED = ("aten", "prims")
+
+
+def probe(graph: Graph) -> dict[str, OpFacts]:
+    """Facts for every operation that is not a view."""
+    known = _Known()
+    facts: dict[str, OpFacts] = {}
+    with real_tensors(), torch.random.fork_rng(devices=[]), torch.no_grad():
+        for op in graph.ops:
+            if not op.view:
+                facts[op.name] = known.of(graph, op)
+    known.store()
+    return facts
+
+
+def signature(graph: Graph, op: Op) -> str:
+    """Text that two operations share exactly when they behave alike: operator, arguments, layouts, which are the same
+    tensor, and which results are used."""
+    seen: dict[str, int] = {}
+
+    def show(arg: Any) -> str:
+        if isinstance(arg, Ref):
+            number = seen.setdefault(arg.name, len(seen))
+            return f"#{number}{_layout(graph.value[arg.name].layout)}"
+        if isinstance(arg, tuple):
+            return f"[{','.join(map(show, arg))}]"
+        return str(arg) if isinstance(arg, Atom) else repr(arg)
+
+    args = ";".join((*map(show, op.args), *(f"{k}={show(a)}" for k, a in op.kwargs)))
+    results = ",".join(_layout(graph.value[o].layout) if o else "-" for o in op.outputs)
+    return f"{op.target}({args})->{results}"
+
+
+def _layout(x: Layout) -> str:
+    return f"{x.dtype}{list(x.size)}{list(x.stride)}{x.device}"
+
+
+class _Known:
+    """Facts by signature: this process's, and those of a file in the cache folder (short-lived)."""
+
+    def __init__(self) -> None:
+        machine = f"{torch.__version__}-{torch.get_num_threads()}-{torch.backends.cpu.get_cpu_capability()}"
+        self.path = cache_folder() / f"facts-1-{machine.replace(' ', '_')}.json"
+        self.stored = _read(self.path)
+        self.fresh: dict[str, dict[str, Any]] = {}
+
+    def of(self, graph: Graph, op: Op) -> OpFacts:
+        key = signature(graph, op)
+        record = self.stored.get(key) or self.fresh.get(key)
+        if record is None:
+            record = self.fresh[key] = _try(graph, op)
+        return _facts(op, record)
+
+    def store(self) -> None:
+        """Add what is new to the file; losing a race costs a later process some measuring, nothing else."""
+        if not self.fresh:
+            return
+        merged = _read(self.path) | self.fresh
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fd, name = tempfile.mkstemp(dir=self.path.parent)
+            with os.fdopen(fd, "w", encoding="utf-8") as f:
+                json.dump(merged, f)
+            Path(name).replace(self.path)
+        except OSError:
+            return  # a cache that cannot be written is no cache: everything is measured again next time
+
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    fields = {"out", "out_name", "workspace", "out_workspace", "overwrite", "pointwise", "restride", "note"}
+    if not isinstance(found, dict):
+        return {}
+    return {k: r for k, r in found.items() if isinstance(r, dict) and set(r) == fields}
+
+
+def _facts(op: Op, record: Mapping[str, Any]) -> OpFacts:
+    note = record["note"]
+    return OpFacts(
+        out=record["out"],
+        out_name=record["out_name"],
+        workspace=record["workspace"],
+        out_workspace=record["out_workspace"],
+        overwrite=record["overwrite"],
+        pointwise=record["pointwise"],
+        restride=tuple(record["restride"]),
+        note=Reason(f"{op.target} ({op.origin})", note) if note else None,
+    )
+
+
+def _peak(events: list[int]) -> int:
+    live = peak = 0
+    for e in events:
+        live += e
+        peak = max(peak, live)
+    return peak
+
+
+def _try(graph: Graph, op: Op) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "out": None, "out_name": "out", "workspace": 0, "out_workspace": 0, "overwrite": None, "pointwise": False, "restride": [], "note": None
+    }  # fmt: skip
+    if op.target.split(".", 1)[0] not in _TRIED:
+        record["note"] = "an operator from outside torch is not tried alone; its workspace is taken as 0 bytes"
+        return record
+    call = overload(op.target)
+    record["pointwise"] = torch.Tag.pointwise in call.tags
+    tensors = {name: _filled(graph.value[name].layout) for name in op.reads}
+    args = [python_of(a, tensors.__getitem__) for a in op.args]
+    kwargs = {k: python_of(a, tensors.__getitem__) for k, a in op.kwargs}
+    try:
+        results, events = memory_events(lambda: call(*args, **kwargs))
+    except (RuntimeError, IndexError, ValueError, NotImplementedError) as e:
+        record["note"] = f"could not be tried alone ({str(e).splitlines()[0][:120]}); its workspace is taken as 0 bytes"
+        return record
+    if op.mutates or op.returns == "none":
+        record["workspace"] = _peak(events)
+        return record
+    flat = [results] if op.returns == "one" else list(results)
+    used = [(i, graph.value[o].layout, flat[i]) for i, o in enumerate(op.outputs) if o is not None]
+    record["restride"] = [i for i, layout, t in used if not _as_expected(layout, t, tensors.values())]
+    nbytes = sum(layout.extent for _, layout, _ in used)
+    again = sum(layout.extent for i, layout, _ in used if i in record["restride"])
+    record["workspace"] = max(0, _peak(events) - nbytes) + again
+    del results, flat, used
+    _try_out(graph, op, record, args, kwargs)
+    return record
+
+
+def _filled(layout: Layout) -> torch.Tensor:
+    t = empty(layout)
+    return t.fill_(0.5) if t.is_floating_point() else t.zero_()
+
+
+def _as_expected(layout: Layout, t: torch.Tensor, operands: Any) -> bool:
+    """Strides as the graph says (dimensions of one element or less aside), and memory of its own."""
+    pairs = zip(t.shape, t.stride(), layout.stride, strict=True)
+    strides = tuple(t.shape) == layout.size and all(n <= 1 or a == b for n, a, b in pairs)
+    own = all(t.untyped_storage().data_ptr() != x.untyped_storage().data_ptr() for x in operands) or layout.extent == 0
+    return strides and own
+
+
+def _try_out(graph: Graph, op: Op, record: dict[str, Any], args: list[Any], kwargs: dict[str, Any]) -> None:
+    """Find the overload that writes into given tensors, and keep it if it allocates no more than the plain call."""
+    if record["restride"] or any(o is None for o in op.outputs):
+        return
+    if record["pointwise"]:
+        record["overwrite"] = _overwriting(op, args, kwargs)
+    found = _out_overload(op)
+    if found is None:
+        return
+    target, names = found
+    into = [empty(graph.value[o].layout) for o in op.outputs if o is not None]
+    kwargs = kwargs | dict(zip(names, into, strict=True))
+    try:
+        _, events = memory_events(lambda: overload(target)(*args, **kwargs))
+    except (RuntimeError, IndexError, ValueError, NotImplementedError):
+        return
+    peak = _peak(events)
+    if peak <= record["workspace"]:
+        record.update(out=target, out_name=names[0], out_workspace=peak)
+
+
+def _overwriting(op: Op, args: list[Any], kwargs: dict[str, Any]) -> str | None:
+    """Name of the overload that overwrites its first argument (``relu_`` for ``relu``), if it does so without memory."""
+    namespace, name, which = op.target.split(".", 2)
+    packet = getattr(getattr(torch.ops, namespace), f"{name}_", None)
+    if packet is None or which not in packet.overloads() or not args or not isinstance(args[0], torch.Tensor):
+        return None
+    target = f"{namespace}.{name}_.{which}"
+    try:
+        _, events = memory_events(lambda: overload(target)(args[0].clone(), *args[1:], **kwargs))
+    except (RuntimeError, IndexError, ValueError, NotImplementedError):
+        return None
+    return target if _peak(events) <= args[0].nbytes + 64 else None
+
+
+def _out_overload(op: Op) -> tuple[str, list[str]] | None:
+    """Name and out-argument names of the overload with the same inputs whose results are all given by the caller."""
+    namespace, name, _ = op.target.split(".", 2)
+    packet = getattr(getattr(torch.ops, namespace), name)
+    wanted = [(a.name, str(a.type)) for a in overload(op.target)._schema.arguments]
+    for candidate in packet.overloads():
+        given = getattr(packet, candidate)._schema.arguments
+        outs = [a.name for a in given if a.is_out]
+        inputs = [(a.name, str(a.type)) for a in given if not a.is_out]
+        factory = [w for w in wanted if w[0] not in ("dtype", "layout", "device", "pin_memory", "memory_format")]
+        if len(outs) == len(op.outputs) and (inputs == wanted or (inputs == factory and not op.reads)):
+            return f"{namespace}.{name}.{candidate}", outs
+    return None
+

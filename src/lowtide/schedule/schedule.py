@@ -1,0 +1,202 @@
+"""Graph + facts about its operations -> Schedule: the steps that run, in order, each with how it is called.
+
+Comes in: a static Graph and, per operation, what was measured of it (``OpFacts``). Goes out: a Schedule, and from it
+the MemoryGraph that the order and plan engines work on. Promised: views are not steps (they cost nothing and are made
+where they are used); the sections stay apart; a step's permitted in-place pairs are safe whatever the order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from lowtide.core.reason import Reason
+from lowtide.ir.graph import Graph, Op, Ref, Value
+from lowtide.memory.graph import Buffer, MemoryGraph, Node
+
+
+@dataclass(frozen=True, slots=True)
+class OpFacts:
+    """What is known of one operation on its actual layouts.
+
+    out: the overload that writes every result into given tensors and allocates no more than ``target`` does; None where
+        the callee must allocate its results. ``out_name``: what it calls the parameter of its one result.
+    workspace: bytes that the call allocates beyond its results and gives back before it returns.
+    out_workspace: the same for ``out``.
+    overwrite: the overload that puts its one result in the place of its first argument, where there is no ``out``.
+    pointwise: element i of the result depends on elements i alone, so that the result may overwrite an operand.
+    restride: positions of results whose strides differ from the graph's, or that alias an operand: these are copied.
+    note: why something is not as one would wish.
+    """
+
+    out: str | None = None
+    out_name: str = "out"
+    workspace: int = 0
+    out_workspace: int = 0
+    overwrite: str | None = None
+    pointwise: bool = False
+    restride: tuple[int, ...] = ()
+    note: Reason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One operation that runs. ``section`` is the index of its section; ``inplace`` are permitted (read, written) storages."""
+
+    op: Op
+    section: int
+    facts: OpFacts
+    inplace: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Steps in the order in which they run, sections one after the other."""
+
+    graph: Graph
+    steps: tuple[Step, ...]
+    reasons: tuple[Reason, ...] = ()
+
+    @cached_property
+    def boundaries(self) -> tuple[int, ...]:
+        """For each section the index of the first step behind it."""
+        counts = [0] * len(self.graph.sections)
+        for s in self.steps:
+            counts[s.section] += 1
+        return tuple(sum(counts[: i + 1]) for i in range(len(counts)))
+
+
+def schedule(graph: Graph, facts: Mapping[str, OpFacts], *, inplace: bool = True) -> Schedule:
+    """Steps in program order. ``facts`` by operation name; what is missing is called plainly. ``inplace``: permit it."""
+    steps: list[Step] = []
+    reasons: list[Reason] = []
+    for i, section in enumerate(graph.sections):
+        for op in section.ops:
+            if op.view:
+                continue
+            known = facts.get(op.name, OpFacts())
+            pairs = _inplace_pairs(graph, op, known) if inplace else ()
+            steps.append(Step(op, i, known, pairs))
+            if known.note is not None:
+                reasons.append(known.note)
+    return Schedule(graph, tuple(steps), tuple(reasons))
+
+
+def _inplace_pairs(graph: Graph, op: Op, facts: OpFacts) -> tuple[tuple[str, str], ...]:
+    """Operands whose storage the one result may take over if it dies here: same extent, element on element."""
+    possible = facts.pointwise and (facts.out is not None or facts.overwrite is not None)
+    if not possible or len(op.outputs) != 1 or op.outputs[0] is None or op.mutates or facts.restride:
+        return ()
+    out = graph.value[op.outputs[0]]
+    reads = [graph.value[r] for r in op.reads]
+    first = op.args[0].name if op.args and isinstance(op.args[0], Ref) else None
+    pairs: list[tuple[str, str]] = []
+    for r in reads:
+        sharing = [x for x in reads if x.storage == r.storage]
+        if (
+            (facts.out is not None or r.name == first)
+            and r.storage not in graph.caller_owned
+            and graph.nbytes[r.storage] == graph.nbytes[out.storage] > 0
+            and all(_same_place(x, out) for x in sharing)
+            and (r.storage, out.storage) not in pairs
+        ):
+            pairs.append((r.storage, out.storage))
+    return tuple(pairs)
+
+
+def _same_place(a: Value, b: Value) -> bool:
+    x, y = a.layout, b.layout
+    return (x.dtype, x.device, x.size, x.stride, x.offset) == (y.dtype, y.device, y.size, y.stride, y.offset)
+
+
+CALL = "call:"
+
+
+def memory_graph(schedule: Schedule) -> MemoryGraph:
+    """What the order and plan engines see: storages as buffers, steps as nodes, and a ``call:`` node where a section ends.
+
+    Read/write order on mutated storages and the order of operations with one effect become ``after``.
+    """
+    graph = schedule.graph
+    returned = _returned(graph)
+    names = dict.fromkeys(v.storage for v in graph.values)
+    buffers = tuple(
+        Buffer(
+            s,
+            graph.nbytes[s],
+            graph.value[s].layout.device,
+            input=s in graph.caller_owned,
+            output=s in returned and s not in graph.caller_owned,
+        )
+        for s in names
+    )
+    nodes: list[Node] = []
+    hazards = _Hazards(graph)
+    section, since = 0, []
+    for step in schedule.steps:
+        if step.section != section:
+            nodes.append(Node(f"{CALL}{graph.sections[step.section].name}", after=tuple(since)))
+            section, since = step.section, [nodes[-1].name]
+            hazards = _Hazards(graph)
+        node = _node(graph, step, hazards)
+        if section:
+            node = replace(node, after=(*node.after, since[0]))
+        nodes.append(node)
+        since.append(node.name)
+    return MemoryGraph(buffers, tuple(nodes))
+
+
+def _returned(graph: Graph) -> frozenset[str]:
+    """Storages that the caller gets to keep: everything returned but what is only saved for a later section."""
+    out: set[str] = set()
+    for s in graph.sections:
+        for i, arg in enumerate(s.returns):
+            if i not in s.saved and (name := getattr(arg, "name", None)) is not None:
+                out.add(graph.value[name].storage)
+    return frozenset(out)
+
+
+class _Hazards:
+    """Remembers readers, writers and effects while nodes are made in program order (short-lived)."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.storage = {v.name: v.storage for v in graph.values}
+        self.mutated = {self.storage[m] for op in graph.ops for m in op.mutates}
+        self.readers: dict[str, list[str]] = {}
+        self.writer: dict[str, str] = {}
+        self.effect: dict[str, str] = {}
+
+    def before(self, op: Op) -> tuple[str, ...]:
+        """Names of operations that must run before this one and are not its producers."""
+        out: dict[str, None] = {}
+        for r in (self.storage[r] for r in op.reads):
+            if r in self.mutated:
+                if r in self.writer:
+                    out[self.writer[r]] = None
+                self.readers.setdefault(r, []).append(op.name)
+        for m in (self.storage[m] for m in op.mutates):
+            out.update(dict.fromkeys(n for n in self.readers.get(m, ()) if n != op.name))
+            self.writer[m], self.readers[m] = op.name, []
+        if op.effect is not None:
+            if op.effect in self.effect:
+                out[self.effect[op.effect]] = None
+            self.effect[op.effect] = op.name
+        return tuple(out)
+
+
+def _node(graph: Graph, step: Step, hazards: _Hazards) -> Node:
+    op = step.op
+    reads = dict.fromkeys(graph.value[r].storage for r in (*op.reads, *op.mutates))
+    writes = tuple(dict.fromkeys(graph.value[o].storage for o in op.outputs if o and graph.value[o].storage not in reads))
+    workspace = max(step.facts.workspace, step.facts.out_workspace)
+    device = graph.value[writes[0]].layout.device if writes else "cpu"
+    return Node(op.name, tuple(reads), writes, hazards.before(op), workspace, step.inplace, device)
+
+
+def reordered(given: Schedule, order: Sequence[int]) -> Schedule:
+    """The schedule with its steps in ``order`` (indices of ``memory_graph(given).nodes``; ``call:`` nodes are dropped)."""
+    nodes = memory_graph(given).nodes
+    by_name = {s.op.name: s for s in given.steps}
+    steps = tuple(by_name[nodes[i].name] for i in order if not nodes[i].name.startswith(CALL))
+    return replace(given, steps=steps)

@@ -1,0 +1,116 @@
+"""The one place that names torch's private parts (torch 2.11 to 2.13), each behind a function of our own.
+
+Comes in and goes out: torch objects. Promised: nothing else in the package touches ``torch._*``; the contract test
+``tests/unit/test_torch_compat.py`` fails where a release moves one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+import torch._functorch.config as _functorch_config
+from torch._dynamo.backends.common import aot_autograd as _aot_autograd
+from torch._functorch.partitioners import min_cut_rematerialization_partition as _min_cut
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+from torch.utils._python_dispatch import _disable_current_modes
+
+__all__ = [
+    "FakeTensor",
+    "aot_backend",
+    "boxed",
+    "keeps_graph",
+    "memory_events",
+    "min_cut_partition",
+    "real_tensors",
+    "schema_views",
+    "storage_uses",
+    "sym_expr",
+    "unbacked",
+]
+
+Boxed = Callable[[list[Any]], Sequence[Any]]
+
+
+def boxed(call: Callable[[list[Any]], Sequence[Any]]) -> Boxed:
+    """Mark a callable as taking its arguments as one list that it may empty."""
+    call._boxed_call = True  # type: ignore[attr-defined]
+    return call
+
+
+def aot_backend(**compilers: Any) -> Callable[[torch.fx.GraphModule, Sequence[Any]], Callable[..., Any]]:
+    """AOTAutograd around our compilers; input mutations stay in the graph."""
+    return _aot_autograd(keep_inference_input_mutations=True, **compilers)
+
+
+def min_cut_partition(joint: torch.fx.GraphModule, inputs: Any, **given: Any) -> tuple[Any, Any]:
+    """torch's min-cut partitioner with its bans on recomputing pointwise values lifted."""
+    lifted = {
+        "ban_recompute_used_far_apart": False,
+        "ban_recompute_long_fusible_chains": False,
+        "ban_recompute_materialized_backward": False,
+    }
+    with _functorch_config.patch(lifted):
+        return _min_cut(joint, inputs, **given)
+
+
+def keeps_graph() -> bool:
+    """Inside a backward call: whether autograd keeps the graph, so that saved tensors must survive it."""
+    return bool(torch._C._autograd._get_current_graph_task_keep_graph())
+
+
+def real_tensors() -> AbstractContextManager[Any]:
+    """Inside a compiler call: step out of fake tensors and every other dispatch mode, to run operators for real."""
+    return _disable_current_modes()
+
+
+def storage_uses(t: torch.Tensor) -> int:
+    """How many tensors stand on a tensor's storage, itself included."""
+    return int(torch._C._storage_Use_Count(t.untyped_storage()._cdata)) - 1
+
+
+def sym_expr(value: torch.SymInt | int) -> Any:
+    """The sympy expression of a size, without asking for its value (that would install a guard)."""
+    return value.node.expr if isinstance(value, torch.SymInt) else int(value)
+
+
+def unbacked(value: Any) -> bool:
+    """Whether a size or tensor depends on data that only exists at run time."""
+    return bool(free_unbacked_symbols(value))
+
+
+def schema_views(op: torch._ops.OpOverload) -> tuple[int | None, ...]:
+    """Per result the position of the argument whose storage it stands on, by the operator's schema; None for new ones.
+
+    A list result (``Tensor(a)[]``) has one entry, which holds for all its members.
+    """
+    infos = [a.alias_info for a in op._schema.arguments]
+    out: list[int | None] = []
+    for r in op._schema.returns:
+        if r.alias_info is None:
+            out.append(None)
+        elif r.alias_info.before_set:
+            names = r.alias_info.before_set
+            out.append(next((i for i, s in enumerate(infos) if s is not None and names & s.before_set), None))
+        else:
+            out.append(next((i for i, s in enumerate(infos) if s is not None and not s.is_write), None))
+    return tuple(out)
+
+
+def memory_events(run: Callable[[], Any]) -> tuple[Any, list[int]]:
+    """Run something and count: its result, and the bytes of every allocation (positive) and free (negative) that the
+    framework's CPU allocator made meanwhile on this thread, in order. Costs microseconds and prints nothing."""
+    profiler = torch._C._profiler
+    config = profiler.ProfilerConfig(
+        profiler.ProfilerState.CPU, False, True, False, False, False, profiler._ExperimentalConfig()
+    )
+    torch._C._autograd._enable_profiler_legacy(config)
+    try:
+        result = run()
+    finally:
+        records = torch._C._autograd._disable_profiler_legacy()
+    events = [e.cpu_memory_usage() for thread in records for e in thread if e.kind() == "memory_alloc"]
+    return result, events
