@@ -9,12 +9,11 @@ from __future__ import annotations
 import contextlib
 import datetime
 import importlib
-import importlib.metadata
 import json
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -86,7 +85,7 @@ def compare(backends: Sequence[str | None], steps: int, **size: int) -> tuple[li
 
 
 @contextlib.contextmanager
-def _cold_caches() -> Iterator[None]:
+def _cold_caches() -> Generator[None]:
     """Every compiler starts from an empty cache, and leaves the user's alone."""
     names = ("LOWTIDE_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR")
     before = {name: os.environ.get(name) for name in names}
@@ -103,7 +102,7 @@ def _cold_caches() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _progress(steps: int, count: int) -> Iterator[Callable[[str], Callable[[int, float], None]]]:
+def _progress(steps: int, count: int) -> Generator[Callable[[str], Callable[[int, float], None]]]:
     """On a terminal bars on stderr; elsewhere a line per run when it ends."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn

@@ -18,6 +18,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from types import TracebackType
+from typing import Protocol, cast
 
 import lowtide
 from lowtide.core.errors import BugError, LowtideError, OverBudget
@@ -78,6 +79,18 @@ def _run(verb: str, words: list[str]) -> None:
         command.invoke(context)
 
 
+class _HasCode(Protocol):
+    """typer's way to end early; the class itself moves with typer's versions."""
+
+    exit_code: int
+
+
+class _HasMessage(Protocol):
+    """typer's usage errors, likewise."""
+
+    def format_message(self) -> str: ...
+
+
 class _Usage(LowtideError):
     """The words of the command line do not fit."""
 
@@ -101,8 +114,8 @@ class _ExitCode:
             _mute_stdout()
         elif isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":
             self.code = INTERRUPTED
-        elif type(error).__name__ == "Exit" and hasattr(error, "exit_code"):  # typer's; its home moves with versions
-            self.code = error.exit_code
+        elif type(error).__name__ == "Exit" and hasattr(error, "exit_code"):
+            self.code = cast(_HasCode, error).exit_code
             self._flush()
         else:
             self._flush()
@@ -119,9 +132,9 @@ class _ExitCode:
     def _say(self, error: BaseException) -> int:
         if isinstance(error, LowtideError) and not isinstance(error, BugError):
             code, text = (BUDGET if isinstance(error, OverBudget) else USER), str(error)
-        elif hasattr(error, "format_message"):  # typer's usage errors
+        elif hasattr(error, "format_message"):
             verb = next(iter(self.words), "")
-            code, text = USER, f"{error.format_message().rstrip('.')}; see lowtide {verb} --help"
+            code, text = USER, f"{cast(_HasMessage, error).format_message().rstrip('.')}; see lowtide {verb} --help"
         elif isinstance(error, OSError) and error.filename is not None:
             code, text = USER, f"{error.filename}: {error.strerror}"
         else:

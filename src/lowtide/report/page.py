@@ -110,14 +110,12 @@ def _drawn(chart: Chart) -> dict[str, object]:
     def py(y: float) -> float:
         return round(_HEIGHT - _BOTTOM - (y - y0) / (y1 - y0) * (_HEIGHT - _TOP - _BOTTOM), 1)
 
-    curves = []
+    curves: list[dict[str, object]] = []
     for c in chart.curves:
         points = thinned(c.points)
         level = None if c.level is None else {"y": py(c.level), "text": c.level_name}
-        curves.append(
-            {"name": c.name, "path": _path([(px(x), py(y)) for x, y in points], c.steps), "level": level}
-            | {"data": [[px(x), round(y, 4)] for x, y in points]}
-        )
+        drawn: dict[str, object] = {"name": c.name, "path": _path([(px(x), py(y)) for x, y in points], c.steps)}
+        curves.append(drawn | {"level": level, "data": [[px(x), round(y, 4)] for x, y in points]})
     return {
         "chart": chart,
         "curves": curves,
