@@ -14,12 +14,14 @@ import torch
 import torch._functorch.config as _functorch_config
 from torch._dynamo.backends.common import aot_autograd as _aot_autograd
 from torch._functorch.partitioners import min_cut_rematerialization_partition as _min_cut
+from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils._python_dispatch import _disable_current_modes
 
 __all__ = [
     "FakeTensor",
+    "OpOverload",
     "aot_backend",
     "boxed",
     "keeps_graph",
@@ -82,7 +84,7 @@ def unbacked(value: Any) -> bool:
     return bool(free_unbacked_symbols(value))
 
 
-def schema_views(op: torch._ops.OpOverload) -> tuple[int | None, ...]:
+def schema_views(op: OpOverload) -> tuple[int | None, ...]:
     """Per result the position of the argument whose storage it stands on, by the operator's schema; None for new ones.
 
     A list result (``Tensor(a)[]``) has one entry, which holds for all its members.

@@ -21,7 +21,7 @@ from lowtide.core.reason import Reason
 from lowtide.frontend.sizes import dim_of
 from lowtide.ir.graph import Arg, Atom, Graph, Layout, Op, Origin, Ref, Section, Value, refs_in
 from lowtide.ir.symbolic import Expr, symbols_of
-from lowtide.torch_compat import schema_views, unbacked
+from lowtide.torch_compat import OpOverload, schema_views, unbacked
 
 DTYPES = {
     torch.bool: "bool", torch.uint8: "u8", torch.int8: "i8", torch.int16: "i16", torch.int32: "i32",
@@ -131,13 +131,13 @@ class _Importer:
             assert isinstance(whole, tuple)
             self.env[node] = whole[node.args[1]]
             return
-        if not isinstance(target, torch._ops.OpOverload):
+        if not isinstance(target, OpOverload):
             raise Unsupported(Reason(f"{getattr(target, '__name__', target)}", f"is not an operator ({_origin(node)})"))
         if isinstance(val, torch.SymFloat | torch.SymBool | bool | float | int):
             raise Unsupported(Reason(f"{target}", f"gives a scalar that depends on data ({_origin(node)})"))
         yield self._operator(node, target, val)
 
-    def _operator(self, node: fx.Node, target: torch._ops.OpOverload, val: Any) -> Op:
+    def _operator(self, node: fx.Node, target: OpOverload, val: Any) -> Op:
         schema = target._schema
         arguments = self._bound(node, schema)
         args = tuple(self._arg(a, node) for a in node.args)
