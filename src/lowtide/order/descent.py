@@ -1,0 +1,264 @@
+"""Exact decision: is there an order whose peak is at most a limit? Depth-first over sets of nodes that have run.
+
+Comes in: ``Masks`` and a limit in bytes. Goes out: an order within the limit, a proof that none exists (with the next
+limit that could work), or "out of steps". One step is one set that is expanded.
+
+Why so few sets are visited: when from a set S some set D can be reached within the limit, with no more alive after D
+than after S and no set between them cheaper than D, then every order that continues from S can be changed to go
+through D first without a higher peak. So D replaces S and all other ways on from S are dropped, and if D fails, so
+does S. On the stack of sets the bytes alive hence grow strictly from bottom to top. (The idea of hills and valleys:
+Liu 1987 for trees; here for every DAG, through submodularity of the bytes alive; see docs/design/order.md.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from lowtide.memory.flat import saved_bytes
+from lowtide.order.masks import Masks, alive_after, bits, lowest, set_of
+
+_NEVER = 1 << 200
+
+
+@dataclass(slots=True)
+class _Level:
+    """A set on the stack: bytes alive after it, its ready nodes, the nodes run since the level below, ways on."""
+
+    done: int
+    alive: int
+    ready: int
+    path: list[int]
+    ways: list[_Level] = field(default_factory=list["_Level"])
+
+
+class Descent:
+    """One search at one limit between two sets, forward from the lower or backward from the upper one.
+
+    Backward, nodes are taken away from the upper set one by one, and "done" means taken away; the bytes alive are the
+    same function of what has run, so everything said above holds with the roles of the two ends exchanged.
+    ``failed`` may be shared between searches of one direction as limits go down.
+    """
+
+    def __init__(
+        self, masks: Masks, limit: int, low: int, high: int, *, backward: bool = False, failed: set[int] | None = None
+    ) -> None:
+        self.masks, self.limit, self.backward = masks, limit, backward
+        self.failed: set[int] = set() if failed is None else failed
+        self.over = _NEVER  # least bytes seen above the limit: no order has a peak strictly between the two
+        self.steps = 0
+        self.path: list[int] | None = None
+        self.stack: list[_Level] = []
+        self.finished = False
+        self.pred = [set_of(x) for x in masks.succ] if backward else masks.pred
+        self.succ = [bits(x) for x in masks.pred] if backward else masks.succ
+        start, end = (masks.full ^ high, masks.full ^ low) if backward else (low, high)
+        self.goal = end
+        ready = 0
+        for v in bits(end & ~start):
+            if not self.pred[v] & ~start:
+                ready |= 1 << v
+        alive = alive_after(masks, high if backward else low)
+        if alive > limit:
+            self.over, self.finished = alive, True
+            return
+        level = _Level(start, alive, ready, [])
+        self._settle(level)
+        self._enter(level)
+
+    @property
+    def root(self) -> int:
+        """The set (of nodes that have run) that every order may be assumed to pass; starts as the end searched from."""
+        done = self.stack[0].done if self.stack else (self.masks.full ^ self.goal if self.backward else 0)
+        return self.masks.full ^ done if self.backward else done
+
+    def run(self, steps: int) -> bool:
+        """Search for at most ``steps`` more steps; True once the answer is known (``path`` is None: there is none)."""
+        end = self.steps + steps
+        while not self.finished and self.steps < end:
+            if not self.stack:
+                self.finished = True
+                break
+            top = self.stack[-1]
+            if top.ways:
+                way = top.ways.pop()
+                if way.done not in self.failed:
+                    self._enter(way)
+            else:
+                self.failed.add(top.done)
+                self.stack.pop()
+        return self.finished
+
+    def _enter(self, level: _Level) -> None:
+        """Put a settled set on the stack, in the place of every set below that it makes needless, and expand it."""
+        while True:
+            at = len(self.stack)
+            while at and self.stack[at - 1].alive >= level.alive:
+                at -= 1
+            if at < len(self.stack):
+                level = self._replace(at, level)
+            self.stack.append(level)
+            if level.done == self.goal:
+                self.path = [v for x in self.stack for v in x.path]
+                self.finished = True
+                return
+            if level.done in self.failed:
+                return
+            self.steps += 1
+            better = self._expand(level)
+            if better is None:
+                return
+            level = better
+
+    def _replace(self, at: int, level: _Level) -> _Level:
+        """The level that stands for ``stack[at]`` and all above it, now that ``level`` is known to be no dearer."""
+        base = self.stack[at]
+        path = [v for x in self.stack[at + 1 :] for v in x.path] + level.path
+        target = level.done
+        if len(path) > 2:
+            target = self._lowest(base.done, level.done, path)
+        del self.stack[at:]
+        if target != level.done:
+            cheaper = self._follow(base, [v for v in path if target >> v & 1])
+            if cheaper.alive < level.alive:
+                cheaper.path = base.path + cheaper.path
+                self._settle(cheaper)
+                return cheaper
+        level.path = base.path + path
+        return level
+
+    def _lowest(self, below: int, above: int, path: list[int]) -> int:
+        if not self.backward:
+            return lowest(self.masks, below, path)
+        full = self.masks.full
+        return full ^ lowest(self.masks, full ^ above, path[::-1])
+
+    def _follow(self, base: _Level, path: list[int]) -> _Level:
+        done, alive, ready = base.done, base.alive, base.ready
+        for v in path:
+            alive += self._cost(v, done)[1]
+            done |= 1 << v
+            ready = self._ready(ready, v, done)
+        return _Level(done, alive, ready, path)
+
+    def _ready(self, ready: int, v: int, done: int) -> int:
+        pred = self.pred
+        ready &= ~(1 << v)
+        for s in self.succ[v]:
+            if not pred[s] & ~done:
+                ready |= 1 << s
+        return ready & self.goal
+
+    def _cost(self, v: int, done: int) -> tuple[int, int]:
+        masks = self.masks
+        if self.backward:
+            done = masks.full ^ done ^ (0 if done >> v & 1 else 1 << v)
+        begun = masks.alloc[v]
+        for others, nbytes in masks.begins[v]:
+            if not others & done:
+                begun += nbytes
+        hill = begun + masks.extra[v]
+        for others, nbytes in masks.dies[v]:
+            if others & done == others:
+                begun -= nbytes
+        if masks.pairs[v]:
+            possible = [(r, w) for held, made, r, w in masks.pairs[v] if held & done == held and not made & done]
+            if possible:
+                hill -= saved_bytes(possible, masks.flat.size)
+        return (hill - begun, -begun) if self.backward else (hill, begun)
+
+    def _settle(self, level: _Level) -> list[tuple[int, int]]:
+        """Run whatever fits and adds nothing, until nothing does; what fits then is returned as (node, bytes added)."""
+        done, alive, ready, cost = level.done, level.alive, level.ready, self._cost
+        while True:
+            fits: list[tuple[int, int]] = []
+            todo = ready
+            while todo:
+                low = todo & -todo
+                todo ^= low
+                v = low.bit_length() - 1
+                hill, net = cost(v, done)
+                if alive + hill > self.limit:
+                    self.over = min(self.over, alive + hill)
+                    continue
+                if net <= 0:
+                    done |= low
+                    alive += net
+                    level.path.append(v)
+                    ready = self._ready(ready, v, done)
+                    break
+                fits.append((v, net))
+            else:
+                level.done, level.alive, level.ready = done, alive, ready
+                return fits
+
+    def _expand(self, level: _Level) -> _Level | None:
+        """Find the ways on from ``level``; one that leaves no more alive is returned at once, to take its place."""
+        ways: list[_Level] = []
+        seen: set[int] = set()
+        for v, net in self._settle(level):
+            done = level.done | 1 << v
+            way = _Level(done, level.alive + net, self._ready(level.ready, v, done), [v])
+            self._settle(way)
+            if way.alive <= level.alive:
+                return way
+            if way.done not in seen and way.done not in self.failed:
+                seen.add(way.done)
+                ways.append(way)
+        ways.sort(key=lambda w: (-w.alive, w.done))
+        level.ways = ways
+        return None
+
+
+class Decision:
+    """Whether ``masks`` has an order with a peak of at most ``limit``: both directions in turn, each narrowing the other.
+
+    What one direction finds that every order may pass becomes the end that the other one aims at.
+    """
+
+    def __init__(self, masks: Masks, limit: int, failed: tuple[set[int], set[int]] | None = None) -> None:
+        self.masks, self.limit = masks, limit
+        self.failed: tuple[set[int], set[int]] = (set(), set()) if failed is None else failed
+        self.low, self.high = 0, masks.full
+        self.prefix: list[int] = []
+        self.suffix: list[int] = []
+        self.over = _NEVER
+        self.steps = 0
+        self.order: list[int] | None = None
+        self.finished = False
+        self.sides: list[Descent | None] = [None, None]
+
+    def run(self, steps: int) -> bool:
+        """Search for at most about ``steps`` more steps; True once the answer is known (``order`` None: there is none)."""
+        end, turn = self.steps + steps, 16
+        while not self.finished and self.steps < end:
+            for side in (0, 1):
+                if not self.finished:
+                    self._advance(side, min(turn, max(1, end - self.steps)))
+            turn = min(2 * turn, 4096)
+        return self.finished
+
+    def _advance(self, side: int, steps: int) -> None:
+        search = self.sides[side]
+        if search is None:
+            search = Descent(
+                self.masks, self.limit, self.low, self.high, backward=side == 1, failed=self.failed[side]
+            )
+            self.sides[side] = search
+        before = search.steps
+        over = search.run(steps)
+        self.steps += search.steps - before + 1
+        self.over = min(self.over, search.over)
+        if over:
+            self.finished = True
+            if search.path is not None:
+                middle = search.path[::-1] if side else search.path
+                self.order = self.prefix + middle + self.suffix
+            return
+        path = search.stack[0].path if search.stack else []
+        if path:
+            search.stack[0].path = []
+            if side:
+                self.high, self.suffix = search.root, path[::-1] + self.suffix
+            else:
+                self.low, self.prefix = search.root, self.prefix + path
+            self.sides[1 - side] = None

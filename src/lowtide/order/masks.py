@@ -1,0 +1,251 @@
+"""A small Flat graph as bit sets: sets of nodes are Python ints, and the cost of a step is a function of such a set.
+
+Comes in: ``memory.flat.Flat`` of at most a few hundred nodes. Goes out: ``Masks``, and the two functions that the exact
+search rests on: what running a node after a set of nodes costs, and the cheapest set between two sets.
+
+Facts used (M(S) = bytes alive once exactly the nodes of S have run): M is submodular on sets closed under
+predecessors, a node frees no less and saves no less in place the more has run before it, and begins no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lowtide.memory.flat import Flat, saved_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Masks:
+    """Bit sets over the nodes of ``flat``.
+
+    pred, succ: direct edges; before, behind: all ancestors, all descendants (self excluded).
+    held: per storage all its holders.
+    dies: per node (all other holders, bytes) of each storage that may end at it.
+    begins: per node (all other makers, bytes) of each storage that it or another may begin.
+    alloc: per node bytes that it alone begins; extra: its workspace.
+    pairs: per node (other holders of the dying one, other makers of the begun one, dying, begun).
+    """
+
+    flat: Flat
+    full: int
+    pred: list[int]
+    succ: list[list[int]]
+    before: list[int]
+    behind: list[int]
+    held: list[int]
+    dies: list[list[tuple[int, int]]]
+    begins: list[list[tuple[int, int]]]
+    alloc: list[int]
+    extra: list[int]
+    pairs: list[list[tuple[int, int, int, int]]]
+
+    @property
+    def n(self) -> int:
+        """Number of nodes."""
+        return len(self.pred)
+
+
+def masks_of(flat: Flat) -> Masks:
+    """The bit sets of ``flat``; memory grows with the square of its nodes."""
+    n = flat.n
+    holders, makers = [0] * flat.m, [0] * flat.m
+    for i in range(n):
+        for b in flat.holds[i]:
+            holders[b] |= 1 << i
+    for b, nodes in enumerate(flat.makers):
+        for i in nodes:
+            makers[b] |= 1 << i
+    pred = [sum(1 << p for p in before) for before in flat.preds]
+    before, behind = [0] * n, [0] * n
+    for i in topological(flat):
+        for p in flat.preds[i]:
+            before[i] |= before[p] | 1 << p
+    for i in reversed(topological(flat)):
+        for s in flat.succs[i]:
+            behind[i] |= behind[s] | 1 << s
+    dies = [
+        [(holders[b] & ~(1 << i), flat.size[b]) for b in flat.holds[i] if not flat.outlives[b]] for i in range(n)
+    ]
+    begins = [[(makers[b] & ~(1 << i), flat.size[b]) for b in flat.shared[i]] for i in range(n)]
+    pairs = [
+        [(holders[r] & ~(1 << i), makers[w] & ~(1 << i), r, w) for r, w in flat.pairs[i] if not flat.outlives[r]]
+        for i in range(n)
+    ]
+    return Masks(
+        flat, (1 << n) - 1, pred, flat.succs, before, behind, holders, dies, begins, flat.alloc, flat.workspace, pairs
+    )
+
+
+def topological(flat: Flat) -> list[int]:
+    """Some topological order (program order where that is one)."""
+    waiting = [len(p) for p in flat.preds]
+    out = [i for i in range(flat.n) if not waiting[i]]
+    for i in out:
+        for s in flat.succs[i]:
+            waiting[s] -= 1
+            if not waiting[s]:
+                out.append(s)
+    return out
+
+
+def bits(mask: int) -> list[int]:
+    """The members of a set, ascending."""
+    out: list[int] = []
+    while mask:
+        low = mask & -mask
+        out.append(low.bit_length() - 1)
+        mask ^= low
+    return out
+
+
+def set_of(members: Sequence[int]) -> int:
+    """The set with these members."""
+    out = 0
+    for v in members:
+        out |= 1 << v
+    return out
+
+
+def cost(masks: Masks, v: int, done: int) -> tuple[int, int]:
+    """(bytes above the present while ``v`` runs after the set ``done``, bytes above the present once it has run)."""
+    begun = masks.alloc[v]
+    for others, nbytes in masks.begins[v]:
+        if not others & done:
+            begun += nbytes
+    hill = begun + masks.extra[v]
+    for others, nbytes in masks.dies[v]:
+        if not others & ~done:
+            begun -= nbytes
+    if masks.pairs[v]:
+        possible = [(r, w) for held, made, r, w in masks.pairs[v] if not held & ~done and not made & done]
+        if possible:
+            hill -= saved_bytes(possible, masks.flat.size)
+    return hill, begun
+
+
+def alive_after(masks: Masks, done: int) -> int:
+    """Bytes alive once exactly the nodes of ``done`` have run."""
+    flat = masks.flat
+    total = flat.base
+    for b, held in enumerate(masks.held):
+        begun = any(done >> p & 1 for p in flat.makers[b])
+        if begun:
+            total += flat.size[b]
+        if not held & ~done and not flat.outlives[b]:
+            total -= flat.size[b]
+    return total
+
+
+def lowest(masks: Masks, done: int, path: Sequence[int], bonus: Sequence[tuple[int, int]] = ()) -> int:
+    """The smallest set E with done ⊆ E ⊆ done + path, closed under predecessors, after which least is alive.
+
+    ``path`` is in running order. ``bonus``: (nodes, bytes) that count as saved where E holds those nodes. A minimum
+    closure: what a node begins is paid by running it, what ends pays back once all its holders have run; solved as a
+    flow from pay-backs to costs (Picard 1976).
+    """
+    within = 0
+    for v in path:
+        within |= 1 << v
+    supply, reach, pays, index = _closure(masks, done, path, within, bonus)
+    flow: list[dict[int, int]] = [{} for _ in supply]
+    into: list[set[int]] = [set() for _ in pays]
+    room = list(pays)
+    for b, _ in enumerate(supply):
+        while supply[b] and _push(b, supply, reach, room, flow, into):
+            pass
+    chosen = done
+    todo = [b for b, left in enumerate(supply) if left]
+    seen = set(todo)
+    while todo:
+        b = todo.pop()
+        for x in reach[b]:
+            chosen |= index[x]
+            for c in into[x]:
+                if c not in seen:
+                    seen.add(c)
+                    todo.append(c)
+    return chosen
+
+
+def _closure(
+    masks: Masks, done: int, path: Sequence[int], within: int, bonus: Sequence[tuple[int, int]]
+) -> tuple[list[int], list[list[int]], list[int], list[int]]:
+    """Pay-backs (bytes; the cost items that each needs) and cost items (bytes; the nodes that they stand for)."""
+    flat = masks.flat
+    item: dict[int, int] = {}
+    pays: list[int] = []
+    index: list[int] = []
+    for v in path:
+        item[v] = len(pays)
+        pays.append(masks.alloc[v])
+        index.append(1 << v)
+    shared: dict[int, int] = {}
+    extra: list[list[int]] = [[] for _ in path]
+    storages: dict[int, int] = {}
+    for k, v in enumerate(path):
+        for b in flat.holds[v]:
+            storages[b] = storages.get(b, 0) | 1 << v
+        for b in flat.shared[v]:
+            if not any(done >> p & 1 for p in flat.makers[b]):
+                if b not in shared:
+                    shared[b] = len(pays)
+                    pays.append(flat.size[b])
+                    index.append(0)
+                extra[k].append(shared[b])
+    supply: list[int] = []
+    reach: list[list[int]] = []
+    gone = done | within
+    back = [
+        (here, flat.size[b]) for b, here in storages.items() if not flat.outlives[b] and not masks.held[b] & ~gone
+    ]
+    for here, nbytes in (*back, *bonus):
+        need = here & within
+        for x in bits(need):
+            need |= masks.before[x] & within
+        items = {item[x] for x in bits(need)}
+        for x in bits(need):
+            items.update(extra[item[x]])
+        supply.append(nbytes)
+        reach.append(sorted(items))
+    return supply, reach, pays, index
+
+
+def _push(
+    b: int, supply: list[int], reach: list[list[int]], room: list[int], flow: list[dict[int, int]], into: list[set[int]]
+) -> bool:
+    """One augmenting path from pay-back ``b`` to a cost item with room; False if there is none."""
+    came_item: dict[int, int] = {}
+    came_back: dict[int, int] = {b: -1}
+    queue = [b]
+    for c in queue:
+        for x in reach[c]:
+            if x in came_item:
+                continue
+            came_item[x] = c
+            if room[x]:
+                amount, at = min(room[x], supply[b]), x
+                while True:
+                    c = came_item[at]
+                    if c == b:
+                        break
+                    amount = min(amount, flow[c][came_back[c]])
+                    at = came_back[c]
+                room[x] -= amount
+                supply[b] -= amount
+                at = x
+                while True:
+                    c = came_item[at]
+                    flow[c][at] = flow[c].get(at, 0) + amount
+                    into[at].add(c)
+                    if c == b:
+                        return True
+                    at = came_back[c]
+                    flow[c][at] -= amount
+                    if not flow[c][at]:
+                        into[at].discard(c)
+            for d in into[x]:
+                if d not in came_back:
+                    came_back[d] = x
+                    queue.append(d)
+    return False
