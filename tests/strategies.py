@@ -151,7 +151,9 @@ class _Builder:
         args, kwargs = self.args()
         effect = draw(st.sampled_from((None, None, None, "random")))
         if kind == "twin":
-            plain = [o for o in self.ops if o.target == "aten.add.Tensor" and o.outputs[0] and {*o.reads} <= {*self.here}]
+            plain = [
+                o for o in self.ops if o.target == "aten.add.Tensor" and o.outputs[0] and {*o.reads} <= {*self.here}
+            ]
             if plain:
                 old = draw(st.sampled_from(plain))
                 out = self.fresh("twin", self.values[str(old.outputs[0])].layout, old.origin)
@@ -260,3 +262,57 @@ def reach(layout: Layout) -> int:
     for n, s in zip(layout.size, layout.stride, strict=True):
         ends = [e + i * int(s) for e in ends for i in range(int(n))]
     return max(((e + 1) * ITEMSIZE[layout.dtype] for e in ends), default=0)
+
+
+def same(a: Graph, b: Graph) -> None:
+    assert a == b
+    assert repr(a) == repr(b)  # 1, 1.0 and True are equal, and so are 0.0 and -0.0
+
+
+def example() -> Graph:
+    """Two sections, with everything that the text has words for."""
+    here, there = Origin("/home/u/model.py", 41, "layers.0.fc1"), Origin("/home/u/model.py", 57, "layers.0.norm")
+    rows = Expr("*", (symbol("s0"), 4))
+
+    def tensor(name: str, *size: int | Expr, storage: str = "", origin: Origin = here, offset: int = 0) -> Value:
+        stride = (size[1] if len(size) > 1 else 1, 1)[-len(size) :] if size else ()
+        return Value(name, Layout("f32", "cpu", size, stride, offset), storage or name, origin)
+
+    values = (
+        tensor("x", symbol("s0"), 4, origin=Origin()),
+        tensor("w", 4, 4, origin=Origin()),
+        tensor("eps", origin=Origin()),
+        tensor("h", symbol("s0"), 4),
+        tensor("flat", rows, storage="h"),
+        tensor("norm", symbol("s0"), 4, origin=there),
+        tensor("rstd", symbol("s0"), 1, origin=there),
+        tensor("grad", symbol("s0"), 4, origin=Origin()),
+        tensor("gx", symbol("s0"), 4),
+    )
+    forward = Section(
+        "forward",
+        (Ref("x"), Ref("w"), symbol("s0"), None),
+        (
+            Op("h", "aten.mm.default", (Ref("x"), Ref("w")), (), ("h",), origin=here),
+            Op("flat", "aten.view.default", (Ref("h"), (rows,)), (), ("flat",), view=True, origin=here),
+            Op(
+                "draw",
+                "aten.uniform_.default",
+                (Ref("flat"), 0.0, 1.0),
+                (),
+                (),
+                "none",
+                False,
+                ("flat",),
+                "random",
+                here,
+            ),
+            Op("ln", "aten.layer_norm", (Ref("h"), Ref("eps")), (), ("norm", None, "rstd"), "tuple", origin=there),
+        ),
+        (Ref("norm"), Ref("h"), symbol("s0"), Ref("w")),
+        (1, 2, 3),
+    )
+    scale = ("dtype", Atom("dtype", "bf16"))
+    ops = (Op("gx", "aten.mul", (Ref("grad"), Ref("h"), (float("inf"), "a#b", None)), (scale,), ("gx",), origin=here),)
+    backward = Section("backward", (Ref("h"), symbol("s0"), Ref("w"), Ref("grad")), ops, (Ref("gx"), None))
+    return Graph("step", values, (forward, backward), ("eps",), ("s0",))

@@ -95,6 +95,10 @@ def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return out
 
 
+def _no_constant(word: str) -> NoReturn:
+    raise ValueError(f"{word} is not JSON")
+
+
 def loads(text: str, file: str = "<text>") -> Cursor:
     """Parse JSON text.
 
@@ -102,7 +106,7 @@ def loads(text: str, file: str = "<text>") -> Cursor:
         FileError: not JSON (with line and column), or a field given twice.
     """
     try:
-        return Cursor(json.loads(text, object_pairs_hook=_no_duplicates), file)
+        return Cursor(json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant), file)
     except json.JSONDecodeError as e:
         raise FileError(file, f"line {e.lineno}, column {e.colno}", f"not JSON: {e.msg}") from None
     except (ValueError, RecursionError) as e:

@@ -145,9 +145,13 @@ class _Verifier:
             because = f"{op.name} returns {op.returns!r} and has {len(op.outputs)} outputs"
             self.fail("returns", f"{because}; 'one' has one, 'none' has none, 'tuple' has any", place, op.origin)
         if op.returns == "one" and op.outputs[0] not in (None, op.name):
-            self.fail("op-name", f"{op.name!r} has the one output %{op.outputs[0]}, whose name it takes", place, op.origin)
+            self.fail(
+                "op-name", f"{op.name!r} has the one output %{op.outputs[0]}, whose name it takes", place, op.origin
+            )
         if op.effect is not None and op.effect not in EFFECTS:
-            self.fail("effect", f"{op.name} has the effect {op.effect!r}; known: {', '.join(EFFECTS)}", place, op.origin)
+            self.fail(
+                "effect", f"{op.name} has the effect {op.effect!r}; known: {', '.join(EFFECTS)}", place, op.origin
+            )
         for m in op.mutates:
             if m not in op.reads:
                 self.fail("mutates", f"{op.name} changes %{m}, which is not among its arguments", place, op.origin)
