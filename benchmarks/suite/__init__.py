@@ -1,0 +1,1 @@
+"""Models of many kinds with random weights, and the comparison with eager PyTorch that they are put through."""
