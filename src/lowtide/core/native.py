@@ -1,0 +1,146 @@
+"""Builds C++ sources into shared libraries, once per machine and user, and loads them through ctypes.
+
+Comes in: the text of a C++ source whose functions are ``extern "C"``. Goes out: a ``ctypes.CDLL``. Promised: the file
+in the cache is named by a hash of source, flags, compiler and processor, so a stale one is never loaded; it appears by
+an atomic rename, so a half-written one is never loaded either; processes that want the same library wait for one build.
+The cache is ``$LOWTIDE_CACHE_DIR``, else ``$XDG_CACHE_HOME/lowtide``, else ``~/.cache/lowtide``, private to the user.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import stat
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from lowtide.core.errors import BuildError
+from lowtide.core.folders import cache_folder
+
+FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC")
+_SECONDS = 600
+
+
+def cache_dir() -> Path:
+    """The cache folder, made if it is not there, and private to the user.
+
+    Raises:
+        BuildError: it cannot be made or made private, or it belongs to somebody else.
+    """
+    path = cache_folder()
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        info = path.stat()
+        if info.st_uid != os.getuid():
+            raise BuildError(f"the cache folder {path} belongs to another user; set LOWTIDE_CACHE_DIR to one of yours")
+        if stat.S_IMODE(info.st_mode) & 0o077:
+            path.chmod(0o700)
+    except OSError as e:
+        why = e.strerror or e
+        raise BuildError(f"the cache folder {path} cannot be used: {why}; set LOWTIDE_CACHE_DIR") from None
+    return path
+
+
+def compiler() -> str | None:
+    """Path of the C++ compiler (``$CXX``, else g++, c++, clang++), or None where there is none."""
+    chosen = os.environ.get("CXX")
+    for name in (chosen,) if chosen else ("g++", "c++", "clang++"):
+        found = shutil.which(name)
+        if found:
+            return found
+    return None
+
+
+@cache
+def _version(path: str) -> str:
+    out = _run([path, "--version"])
+    if out.returncode != 0:
+        raise BuildError(f"{path} --version failed: {_tail(out.stdout)}")
+    return out.stdout.partition("\n")[0]
+
+
+@cache
+def _processor() -> str:
+    """What ``-march=native`` depends on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.machine()
+    wanted = ("flags", "Features", "model name", "CPU part")
+    return platform.machine() + "".join(dict.fromkeys(line for line in lines if line.startswith(wanted)))
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=_SECONDS, check=False
+        )
+    except OSError as e:
+        raise BuildError(f"{command[0]} cannot be started: {e.strerror or e}") from None
+    except subprocess.TimeoutExpired:
+        raise BuildError(f"{command[0]} took more than {_SECONDS} s and was stopped") from None
+
+
+def _tail(text: str, lines: int = 15) -> str:
+    return "\n".join(text.strip().splitlines()[-lines:])
+
+
+def build(source: str, name: str, flags: tuple[str, ...] = FLAGS) -> Path:
+    """Path of the shared library of ``source``, compiled only if the cache does not have it.
+
+    ``name`` is a short word that the file name begins with; it is not part of what identifies the library.
+
+    Raises:
+        BuildError: no compiler, a compiler that refuses the source (with its last lines), no room on the disk.
+    """
+    tool = compiler()
+    if tool is None:
+        raise BuildError("no C++ compiler was found: install g++ (Debian: apt install g++), or name one in $CXX")
+    parts = (source, *flags, tool, _version(tool), _processor())
+    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+    target = cache_dir() / f"{name}-{key}.so"
+    if target.exists():
+        return target
+    from filelock import FileLock  # here, because a warm start does not need it
+
+    try:
+        with FileLock(str(target.with_suffix(".lock"))):
+            if not target.exists():
+                _compile(tool, source, flags, target)
+    except OSError as e:
+        raise BuildError(f"{target.parent} cannot be written: {e.strerror or e}") from None
+    return target
+
+
+def _compile(tool: str, source: str, flags: tuple[str, ...], target: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as scratch:
+        code, made = Path(scratch) / "source.cpp", Path(scratch) / "made.so"
+        code.write_text(source, encoding="utf-8")
+        out = _run([tool, *flags, "-o", str(made), str(code)])
+        if out.returncode != 0 or not made.exists():
+            raise BuildError(f"{tool} failed ({out.returncode}) on {target.name}:\n{_tail(out.stdout)}")
+        made.chmod(0o700)
+        made.replace(target)
+
+
+def load(source: str, name: str, flags: tuple[str, ...] = FLAGS) -> ctypes.CDLL:
+    """The shared library of ``source``, built if need be. A damaged file in the cache is built anew, once.
+
+    Raises:
+        BuildError: as :func:`build`, or the fresh library cannot be loaded.
+    """
+    path = build(source, name, flags)
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError:
+        path.unlink(missing_ok=True)
+    path = build(source, name, flags)
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as e:
+        raise BuildError(f"{path} was built but cannot be loaded: {e}") from None

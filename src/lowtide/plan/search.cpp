@@ -1,0 +1,591 @@
+// The packers that must be fast: greedy placement and the exact search. Plain C interface, no Python.h.
+//
+// plan/greedy.py and plan/search.py hold the same algorithms in Python: same decisions, same node counts; tests compare
+// them. All offsets are decided by comparisons of whole numbers; the clock is read only as an emergency stop.
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <utility>
+#include <vector>
+
+namespace {
+
+using i64 = std::int64_t;
+
+double now() {
+    using namespace std::chrono;
+    return duration<double>(steady_clock::now().time_since_epoch()).count();
+}
+
+i64 align_up(i64 x, i64 a) { return (x + a - 1) / a * a; }
+
+}  // namespace
+
+extern "C" {
+
+// plan.flat.Flat
+struct Flat {
+    std::int64_t count;
+    const std::int64_t *size, *alignment, *fixed, *segment_of, *first, *end, *low, *high, *excluded_of, *excluded;
+};
+
+// plan.sections.Sections
+struct Sections {
+    std::int64_t count, sections, orders;
+    const std::int64_t *size, *alignment, *limit, *range_of, *lo, *hi, *obstacle_of, *obstacle_lo, *obstacle_hi;
+    const std::int64_t *rule, *rank, *before;  // per order; rank and before: orders x count
+    std::int64_t capacity;
+};
+
+}  // extern "C"
+
+namespace {
+
+// ---- greedy -----------------------------------------------------------------------------------------------------
+
+constexpr int kBlock = 256;
+
+struct Block {  // placed segments, ascending by lowest byte
+    int used = 0;
+    std::int32_t first[kBlock], end[kBlock];
+    i64 bottom[kBlock], top[kBlock];
+    std::int32_t owner[kBlock];
+};
+
+// All placed segments in ascending (bottom, top, first, end, owner), in blocks so that an insertion moves little.
+class Shelf {
+  public:
+    void clear() {
+        spare_.insert(spare_.end(), std::make_move_iterator(blocks_.begin()), std::make_move_iterator(blocks_.end()));
+        blocks_.clear();
+    }
+
+    // Calls see(bottom, top, owner) for everything that overlaps [first, end) in time, ascending; stops on true.
+    template <class See>
+    void overlapping(std::int32_t first, std::int32_t end, See see) const {
+        for (const auto &b : blocks_) {
+            const int used = b->used;
+            std::uint8_t hit[kBlock];
+            for (int i = 0; i < kBlock; ++i) hit[i] = (b->first[i] < end) & (first < b->end[i]);
+            for (int base = 0; base < used; base += 8) {
+                std::uint64_t word;
+                std::memcpy(&word, hit + base, 8);
+                while (word) {
+                    const int i = base + (__builtin_ctzll(word) >> 3);
+                    word &= word - 1;
+                    if (i < used && see(b->bottom[i], b->top[i], b->owner[i])) return;
+                }
+            }
+        }
+    }
+
+    void insert(i64 bottom, i64 top, std::int32_t first, std::int32_t end, std::int32_t owner) {
+        if (blocks_.empty()) blocks_.push_back(fresh());
+        std::size_t at = std::upper_bound(blocks_.begin() + 1, blocks_.end(), bottom,
+                                          [](i64 x, const std::unique_ptr<Block> &b) { return x < b->bottom[0]; }) -
+                         blocks_.begin() - 1;
+        if (blocks_[at]->used == kBlock) {
+            split(at);
+            if (blocks_[at + 1]->bottom[0] <= bottom) ++at;
+        }
+        Block &b = *blocks_[at];
+        int i = b.used++;
+        for (; i > 0 && b.bottom[i - 1] > bottom; --i) move(b, i - 1, b, i);
+        b.bottom[i] = bottom, b.top[i] = top, b.first[i] = first, b.end[i] = end, b.owner[i] = owner;
+    }
+
+  private:
+    std::vector<std::unique_ptr<Block>> blocks_, spare_;
+
+    std::unique_ptr<Block> fresh() {
+        std::unique_ptr<Block> b;
+        if (spare_.empty()) {
+            b = std::make_unique<Block>();
+        } else {
+            b = std::move(spare_.back());
+            spare_.pop_back();
+        }
+        b->used = 0;
+        return b;
+    }
+
+    static void move(const Block &from, int i, Block &to, int j) {
+        to.bottom[j] = from.bottom[i], to.top[j] = from.top[i], to.first[j] = from.first[i], to.end[j] = from.end[i];
+        to.owner[j] = from.owner[i];
+    }
+
+    void split(std::size_t at) {
+        auto upper = fresh();
+        Block &lower = *blocks_[at];
+        const int half = kBlock / 2;
+        for (int i = half; i < kBlock; ++i) move(lower, i, *upper, i - half);
+        upper->used = kBlock - half;
+        lower.used = half;
+        blocks_.insert(blocks_.begin() + at + 1, std::move(upper));
+    }
+};
+
+struct Holes {  // walks barred intervals in ascending order and finds the lowest or the tightest hole
+    i64 alignment, at = 0, tightest = -1, found = 0;
+    bool best, done = false;
+
+    bool bar(i64 lo, i64 hi) {
+        if (at <= lo) {
+            if (!best) return done = true;
+            if (tightest < 0 || lo - at < tightest) tightest = lo - at, found = at;
+        }
+        if (hi > at) at = align_up(hi, alignment);
+        return false;
+    }
+    i64 answer() const { return best && tightest >= 0 ? found : at; }
+};
+
+class Greedy {
+  public:
+    explicit Greedy(const Flat &flat) : flat_(flat) {}
+
+    // Returns -1, or the buffer whose fixed place is taken.
+    i64 place(const i64 *order, i64 many, bool best, i64 *offsets) {
+        shelf_.clear();
+        for (int pass = 0; pass < 2; ++pass)
+            for (i64 k = 0; k < many; ++k) {
+                const i64 i = order[k];
+                if ((flat_.fixed[i] >= 0) != (pass == 0)) continue;
+                if (!put(i, best, offsets)) return i;
+            }
+        return -1;
+    }
+
+  private:
+    const Flat &flat_;
+    Shelf shelf_;
+    std::vector<std::pair<i64, i64>> barred_;
+
+    bool put(i64 i, bool best, i64 *offsets) {
+        const i64 a = flat_.segment_of[i], b = flat_.segment_of[i + 1];
+        const bool fixed = flat_.fixed[i] >= 0;
+        if (a == b) {
+            offsets[i] = fixed ? flat_.fixed[i] : 0;
+            return true;
+        }
+        const i64 *friends = flat_.excluded + flat_.excluded_of[i], *last = flat_.excluded + flat_.excluded_of[i + 1];
+        Holes holes{flat_.alignment[i], 0, -1, 0, best};
+        bool taken = false;
+        auto bar = [&](i64 lo, i64 hi) {
+            if (fixed) return taken = lo < flat_.fixed[i] && flat_.fixed[i] < hi;
+            return holes.bar(lo, hi);
+        };
+        if (b - a == 1 && friends == last) {
+            const i64 low = flat_.low[a], high = flat_.high[a];
+            shelf_.overlapping(flat_.first[a], flat_.end[a],
+                               [&](i64 bottom, i64 top, std::int32_t) { return bar(bottom - high, top - low); });
+        } else {
+            barred_.clear();
+            for (i64 s = a; s < b; ++s)
+                shelf_.overlapping(flat_.first[s], flat_.end[s], [&](i64 bottom, i64 top, std::int32_t owner) {
+                    if (!std::binary_search(friends, last, owner))
+                        barred_.emplace_back(bottom - flat_.high[s], top - flat_.low[s]);
+                    return false;
+                });
+            std::sort(barred_.begin(), barred_.end());
+            for (auto [lo, hi] : barred_)
+                if (bar(lo, hi)) break;
+        }
+        if (taken) return false;
+        const i64 at = offsets[i] = fixed ? flat_.fixed[i] : holes.answer();
+        for (i64 s = a; s < b; ++s)
+            shelf_.insert(at + flat_.low[s], at + flat_.high[s], flat_.first[s], flat_.end[s], i);
+        return true;
+    }
+};
+
+// ---- exact search -----------------------------------------------------------------------------------------------
+
+// Place or defer. A placement can be pushed down until every buffer rests on another one, on a fixed obstacle or on the
+// ground; so at each step some buffer lies at the least offset that what is placed already leaves it. The search picks
+// one buffer and tries it there, under everything unplaced that it overlaps; where that fails, the buffer is deferred: it
+// must rise above something unplaced first, and is not asked again until its least offset rises.
+template <class T>
+class Search {
+  public:
+    explicit Search(const Sections &in) : in_(in), n_(in.count), capacity_(in.capacity) {
+        for (i64 i = 0; i < n_; ++i) {
+            size_.push_back(in.size[i]), align_.push_back(in.alignment[i]), limit_.push_back(in.limit[i]);
+            hull_lo_.push_back(in.lo[in.range_of[i]]), hull_hi_.push_back(in.hi[in.range_of[i + 1] - 1]);
+        }
+        for (auto *v : {&acc_, &peak_, &low_}) v->resize(in.sections);
+        for (auto *v : {&least_, &reach_, &raised_, &offset_}) v->resize(n_);
+        count_.resize(in.sections), piece_.resize(in.sections), cut_.resize(in.sections + 1);
+        sorted_.resize(n_), perm_.resize(n_), placed_.resize(n_), deferred_.resize(n_);
+        neighbours();
+    }
+
+    // Every order in turn, with node budgets that double, until one of them answers or `budget` nodes are spent.
+    // 1: fits (offsets are written), 0: proved not to fit, -1: budget or deadline spent.
+    int run(i64 budget, double deadline, i64 *nodes, i64 *offsets) {
+        int answer = -1;
+        *nodes = 0;
+        for (i64 share = 2 * n_; answer < 0; share *= 2)
+            for (i64 order = 0; order < in_.orders && answer < 0; ++order) {
+                const i64 left = budget - *nodes;
+                if (left <= 0 || now() > deadline) return -1;
+                rule_ = in_.rule[order], rank_ = in_.rank + order * n_, before_ = in_.before + order * n_;
+                reset();
+                answer = solve(std::min(share, left), deadline);
+                *nodes += nodes_;
+            }
+        if (answer == 1) std::copy(offset_.begin(), offset_.end(), offsets);
+        return answer;
+    }
+
+  private:
+    struct Frame {  // one component of unplaced buffers, perm_[lo, hi), and the buffer being tried
+        i64 lo, hi, chosen = -1;
+        i64 mark = 0;                 // trail before it was placed
+        i64 pieces = 0, piece = -1;   // what then remains, in splits_, and the piece being solved
+        bool lonely = false;          // it had no unplaced neighbour: if this fails, everything fails
+    };
+    enum Kind : std::int32_t { kLeast, kPlaced, kDeferred, kWoken };
+    struct Change {
+        Kind kind;
+        std::int32_t buffer;
+        T old;
+    };
+    static constexpr T kMost = std::numeric_limits<T>::max();
+
+    const Sections &in_;
+    i64 n_, nodes_ = 0, rule_ = 0;
+    T capacity_;
+    const i64 *rank_ = nullptr, *before_ = nullptr;
+    std::vector<T> size_, align_, limit_, least_, reach_, raised_, offset_, acc_, peak_, low_;
+    std::vector<std::int32_t> hull_lo_, hull_hi_, cut_, near_, piece_, perm_, count_;
+    std::vector<i64> near_of_;
+    std::vector<std::pair<T, std::int32_t>> sorted_;
+    std::vector<std::uint8_t> placed_, deferred_;
+    std::vector<Change> trail_;
+    std::vector<Frame> frames_;
+    std::vector<std::pair<i64, i64>> splits_;
+
+    bool meet(i64 a, i64 b) const {
+        for (i64 r = in_.range_of[a]; r < in_.range_of[a + 1]; ++r)
+            for (i64 q = in_.range_of[b]; q < in_.range_of[b + 1]; ++q)
+                if (in_.lo[r] < in_.hi[q] && in_.lo[q] < in_.hi[r]) return true;
+        return false;
+    }
+
+    void neighbours() {
+        near_of_.push_back(0);
+        for (i64 a = 0; a < n_; ++a) {
+            for (i64 b = 0; b < n_; ++b)
+                if (a != b && hull_lo_[a] < hull_hi_[b] && hull_lo_[b] < hull_hi_[a] && meet(a, b)) near_.push_back(b);
+            near_of_.push_back(near_.size());
+        }
+    }
+
+    // The lowest offset from `at` on that is aligned for b and clear of the obstacles in its life.
+    T clear(i64 b, T at) const {
+        at = align_[b] == 1 ? at : (T)align_up(at, align_[b]);
+        for (bool moved = in_.obstacle_of[b] < in_.obstacle_of[b + 1]; moved;) {
+            moved = false;
+            for (i64 k = in_.obstacle_of[b]; k < in_.obstacle_of[b + 1]; ++k)
+                if (at + size_[b] > in_.obstacle_lo[k] && at < in_.obstacle_hi[k])
+                    at = (T)align_up(in_.obstacle_hi[k], align_[b]), moved = true;
+        }
+        return at;
+    }
+
+    void reset() {
+        std::fill(placed_.begin(), placed_.end(), 0);
+        std::fill(deferred_.begin(), deferred_.end(), 0);
+        std::fill(cut_.begin(), cut_.end(), 0);
+        for (i64 i = 0; i < n_; ++i) {
+            least_[i] = clear(i, 0), perm_[i] = i;
+            for (i64 s = hull_lo_[i]; s < hull_hi_[i] - 1; ++s) ++cut_[s];
+        }
+        trail_.clear(), frames_.clear(), splits_.clear(), nodes_ = 0;
+    }
+
+    void undo(i64 mark) {
+        while ((i64)trail_.size() > mark) {
+            const auto [kind, b, old] = trail_.back();
+            trail_.pop_back();
+            if (kind == kLeast) least_[b] = old;
+            if (kind == kDeferred) deferred_[b] = 0;
+            if (kind == kWoken) deferred_[b] = 1;
+            if (kind != kPlaced) continue;
+            placed_[b] = 0;
+            for (i64 s = hull_lo_[b]; s < hull_hi_[b] - 1; ++s) ++cut_[s];
+        }
+    }
+
+    // Places b at its least offset and lifts its unplaced neighbours; returns whether it has none.
+    bool put(i64 b) {
+        const T top = least_[b] + size_[b];
+        placed_[b] = 1, offset_[b] = least_[b];
+        trail_.push_back({kPlaced, (std::int32_t)b, 0});
+        for (i64 s = hull_lo_[b]; s < hull_hi_[b] - 1; ++s) --cut_[s];
+        bool lonely = true;
+        for (i64 k = near_of_[b]; k < near_of_[b + 1]; ++k) {
+            const std::int32_t v = near_[k];
+            if (placed_[v]) continue;
+            lonely = false;
+            if (least_[v] >= top) continue;
+            trail_.push_back({kLeast, v, least_[v]});
+            least_[v] = clear(v, top);
+            if (!deferred_[v]) continue;
+            trail_.push_back({kWoken, v, 0});
+            deferred_[v] = 0;
+        }
+        return lonely;
+    }
+
+    // Bounds from below the offset that every buffer of a component can still reach; false if one cannot fit. A deferred
+    // buffer ends above some unplaced neighbour, and one of them must be able to stand in its way.
+    bool bound_reach(i64 lo, i64 hi) {
+        bool any = false;
+        for (i64 k = lo; k < hi; ++k) {
+            const i64 b = perm_[k];
+            reach_[b] = least_[b];
+            any |= !deferred_[b];
+        }
+        for (int round = 0; round < 2 && any; ++round) {
+            for (i64 k = lo; k < hi; ++k) {
+                const i64 b = perm_[k];
+                if (!deferred_[b]) continue;
+                T rise = kMost, lowest = kMost;
+                for (i64 q = near_of_[b]; q < near_of_[b + 1]; ++q) {
+                    const i64 v = near_[q];
+                    if (placed_[v]) continue;
+                    rise = std::min<T>(rise, reach_[v] + size_[v]);
+                    lowest = std::min(lowest, reach_[v]);
+                }
+                if (lowest >= least_[b] + size_[b]) return false;
+                raised_[b] = std::max(reach_[b], clear(b, rise));
+            }
+            for (i64 k = lo; k < hi; ++k)
+                if (deferred_[perm_[k]]) reach_[perm_[k]] = raised_[perm_[k]];
+        }
+        for (i64 k = lo; k < hi; ++k)
+            if (reach_[perm_[k]] > limit_[perm_[k]]) return false;
+        return any;
+    }
+
+    // Whether a component can still fit: in every section, whatever starts at or above an offset must fit above it.
+    bool hopeful(i64 lo, i64 hi) {
+        if (!bound_reach(lo, hi)) return false;
+        const auto [left, right] = hull(lo, hi);
+        for (i64 k = lo; k < hi; ++k) sorted_[k] = {reach_[perm_[k]], perm_[k]};
+        std::sort(sorted_.begin() + lo, sorted_.begin() + hi, [](auto &x, auto &y) { return x.first > y.first; });
+        std::fill(acc_.begin() + left, acc_.begin() + right, 0);
+        std::fill(peak_.begin() + left, peak_.begin() + right, 0);
+        T *const acc = acc_.data(), *const peak = peak_.data();
+        for (i64 k = lo; k < hi; ++k) {
+            const auto [reach, b] = sorted_[k];
+            const T size = size_[b];
+            T most = 0;
+            for (i64 r = in_.range_of[b]; r < in_.range_of[b + 1]; ++r)
+                for (i64 s = in_.lo[r]; s < in_.hi[r]; ++s) {
+                    acc[s] += size;
+                    most = std::max(most, acc[s]);
+                    peak[s] = std::max<T>(peak[s], acc[s] + reach);
+                }
+            if (most > capacity_ - reach) return false;
+        }
+        return true;
+    }
+
+    std::pair<std::int32_t, std::int32_t> hull(i64 lo, i64 hi) const {
+        std::int32_t left = std::numeric_limits<std::int32_t>::max(), right = 0;
+        for (i64 k = lo; k < hi; ++k) {
+            left = std::min(left, hull_lo_[perm_[k]]);
+            right = std::max(right, hull_hi_[perm_[k]]);
+        }
+        return {left, right};
+    }
+
+    bool eligible(i64 b) const { return !deferred_[b] && (before_[b] < 0 || placed_[before_[b]]); }
+
+    // The section to decide on, by the order's rule; -1 where the rule looks at no sections. hopeful() came just before.
+    i64 pivot(const Frame &f) {
+        if (rule_ == 0) return -1;
+        const auto [left, right] = hull(f.lo, f.hi);
+        std::fill(count_.begin() + left, count_.begin() + right, 0);
+        std::fill(low_.begin() + left, low_.begin() + right, kMost);
+        for (i64 k = f.lo; k < f.hi; ++k) {
+            const i64 b = perm_[k];
+            if (!eligible(b)) continue;
+            for (i64 r = in_.range_of[b]; r < in_.range_of[b + 1]; ++r)
+                for (i64 s = in_.lo[r]; s < in_.hi[r]; ++s) {
+                    count_[s] += least_[b] + acc_[s] <= capacity_;
+                    low_[s] = std::min(low_[s], least_[b]);
+                }
+        }
+        i64 best = -1;
+        for (i64 s = left; s < right; ++s)
+            if (count_[s] && (best < 0 || goes_first(s, best))) best = s;
+        return best;
+    }
+
+    bool goes_first(i64 s, i64 t) const {
+        if (rule_ == 3) {  // eighths of the capacity from below, then fewest candidates
+            const i64 a = (i64)low_[s] * 8 / capacity_, b = (i64)low_[t] * 8 / capacity_;
+            if (a != b) return a < b;
+            return count_[s] != count_[t] ? count_[s] < count_[t] : low_[s] < low_[t];
+        }
+        if (low_[s] != low_[t]) return low_[s] < low_[t];
+        if (rule_ == 2 && peak_[s] != peak_[t]) return peak_[s] > peak_[t];  // fullest
+        return count_[s] < count_[t];
+    }
+
+    // The buffer to decide on: the lowest of the pivot section, or of all; its place in perm_, or -1.
+    i64 pick(const Frame &f) {
+        const i64 section = pivot(f);
+        i64 found = -1, best = -1;
+        for (i64 k = f.lo; k < f.hi; ++k) {
+            const i64 b = perm_[k];
+            if (!eligible(b) || (section >= 0 && !covers(b, section))) continue;
+            if (found >= 0 && (least_[b] > least_[best] || (least_[b] == least_[best] && rank_[b] > rank_[best]))) continue;
+            found = k, best = b;
+        }
+        return found;
+    }
+
+    bool covers(i64 b, i64 section) const {
+        for (i64 r = in_.range_of[b]; r < in_.range_of[b + 1]; ++r)
+            if (in_.lo[r] <= section && section < in_.hi[r]) return true;
+        return false;
+    }
+
+    // Splits perm_[lo, hi) where no unplaced buffer crosses; appends the parts to splits_, returns how many.
+    i64 split(i64 lo, i64 hi) {
+        if (lo == hi) return 0;
+        const auto [left, right] = hull(lo, hi);
+        std::int32_t part = 0;
+        for (std::int32_t s = left; s < right; ++s) {
+            piece_[s] = part;
+            part += cut_[s] == 0;
+        }
+        if (part > 1)
+            std::stable_sort(perm_.begin() + lo, perm_.begin() + hi,
+                             [&](auto a, auto b) { return piece_[hull_lo_[a]] < piece_[hull_lo_[b]]; });
+        i64 many = 0;
+        for (i64 k = lo, from = lo; k < hi; ++k)
+            if (k + 1 == hi || piece_[hull_lo_[perm_[k]]] != piece_[hull_lo_[perm_[k + 1]]]) {
+                splits_.emplace_back(from, k + 1);
+                from = k + 1, ++many;
+            }
+        return many;
+    }
+
+    int solve(i64 budget, double deadline) {
+        const i64 roots = split(0, n_);
+        for (i64 r = 0; r < roots; ++r) {
+            const auto [lo, hi] = splits_[r];
+            if (!open(lo, hi)) return 0;
+            const int answer = component(budget, deadline);
+            if (answer != 1) return answer;
+            frames_.clear();
+        }
+        return 1;
+    }
+
+    bool open(i64 lo, i64 hi) {
+        if (!hopeful(lo, hi)) return false;
+        frames_.push_back({lo, hi});
+        return true;
+    }
+
+    int component(i64 budget, double deadline) {
+        while (true) {
+            const i64 k = pick(frames_.back());
+            if (k < 0) {
+                frames_.pop_back();
+                if (frames_.empty() || !fail()) return 0;
+                continue;
+            }
+            if (nodes_ >= budget || ((nodes_ & 255) == 255 && now() > deadline)) return -1;
+            ++nodes_;
+            if (!attempt(k)) {
+                if (!fail()) return 0;
+                continue;
+            }
+            while (frames_.back().piece == frames_.back().pieces) {  // solved: on to the next piece of its parent
+                if (frames_.size() == 1) return 1;
+                splits_.resize(splits_.size() - frames_.back().pieces);
+                frames_.pop_back();
+                if (descend()) continue;
+                if (!fail()) return 0;
+                break;
+            }
+        }
+    }
+
+    // Places the buffer at perm_[k] of the top frame and opens the first piece of what remains.
+    bool attempt(i64 k) {
+        Frame &f = frames_.back();
+        std::swap(perm_[k], perm_[f.hi - 1]);
+        f.chosen = perm_[f.hi - 1], f.mark = trail_.size();
+        f.lonely = put(f.chosen);
+        f.pieces = split(f.lo, f.hi - 1);
+        for (i64 p = 0; p < f.pieces && f.pieces > 1; ++p) {  // no work goes into one piece while another is hopeless
+            const auto [lo, hi] = splits_[splits_.size() - f.pieces + p];
+            if (!hopeful(lo, hi)) return false;
+        }
+        f.piece = -1;
+        return descend();
+    }
+
+    // Opens the next piece of the top frame, if there is one.
+    bool descend() {
+        Frame &f = frames_.back();
+        if (++f.piece == f.pieces) return true;
+        const auto [lo, hi] = splits_[splits_.size() - f.pieces + f.piece];
+        return open(lo, hi);
+    }
+
+    // The attempt of the top frame failed: climbs to a frame that can go on. False if there is none.
+    bool fail() {
+        while (!defer()) {
+            frames_.pop_back();
+            if (frames_.empty()) return false;
+        }
+        return true;
+    }
+
+    // Takes the attempt back and defers its buffer; false if the component fails with that.
+    bool defer() {
+        Frame &f = frames_.back();
+        undo(f.mark);
+        splits_.resize(splits_.size() - f.pieces);
+        f.pieces = 0, f.piece = -1;
+        if (f.lonely) return false;
+        trail_.push_back({kDeferred, (std::int32_t)f.chosen, 0});
+        deferred_[f.chosen] = 1;
+        return hopeful(f.lo, f.hi);
+    }
+};
+
+}  // namespace
+
+extern "C" {
+
+// -1, or the buffer whose fixed place is taken.
+std::int64_t lowtide_place(const Flat *flat, const std::int64_t *order, std::int64_t many, int best, std::int64_t *offsets) {
+    return Greedy(*flat).place(order, many, best != 0, offsets);
+}
+
+// 1: fits, 0: proved not to fit, -1: budget (nodes) or seconds spent.
+int lowtide_search(const Sections *in, std::int64_t budget, double seconds, std::int64_t *nodes, std::int64_t *offsets) {
+    const double deadline = now() + seconds;
+    i64 most = in->capacity;
+    for (i64 i = 0; i < in->count; ++i) most = std::max(most, in->size[i] + in->alignment[i]);
+    for (i64 k = 0; k < in->obstacle_of[in->count]; ++k) most = std::max(most, in->obstacle_hi[k]);
+    if (most < (i64(1) << 28)) return Search<std::int32_t>(*in).run(budget, deadline, nodes, offsets);
+    return Search<i64>(*in).run(budget, deadline, nodes, offsets);
+}
+
+}  // extern "C"
