@@ -18,13 +18,14 @@ import torch
 from lowtide.core.errors import Unsupported
 from lowtide.core.options import Options
 from lowtide.frontend.fx_import import import_graph
+from lowtide.frontend.partition import partition
 from lowtide.ir.graph import Graph
 from lowtide.pipeline import compile_graph
 from lowtide.runtime.dispatch import Dispatch
 from lowtide.runtime.load import LoadedSection, load, release_retained
 from lowtide.runtime.probe import probe
 from lowtide.runtime.records import Record, forget, note_fallback, note_program
-from lowtide.torch_compat import aot_backend, boxed, min_cut_partition
+from lowtide.torch_compat import aot_backend, boxed
 
 log = logging.getLogger(__name__)
 _numbers = itertools.count()
@@ -71,7 +72,7 @@ class _Unit:
 
     def partition(self, joint: torch.fx.GraphModule, inputs: Any, **given: Any) -> tuple[Any, Any]:
         """Split the joint graph, and plan both halves as one program."""
-        fw, bw = min_cut_partition(joint, inputs, **given)
+        fw, bw = partition(joint, inputs, **given)
         calls = [("forward", fw), ("backward", bw)]
         dispatch = self._dispatch(calls, given["num_fwd_outputs"])
         for i, (_, module) in enumerate(calls):

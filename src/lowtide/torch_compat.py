@@ -6,6 +6,7 @@ Comes in and goes out: torch objects. Promised: nothing else in the package touc
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -13,21 +14,25 @@ from typing import Any
 import torch
 import torch._functorch.config as _functorch_config
 from torch._dynamo.backends.common import aot_autograd as _aot_autograd
+from torch._functorch.partitioners import get_default_op_list as _default_op_list
 from torch._functorch.partitioners import min_cut_rematerialization_partition as _min_cut
 from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils.checkpoint import CheckpointPolicy
 
 __all__ = [
     "FakeTensor",
     "OpOverload",
     "aot_backend",
     "boxed",
+    "keep_saved",
     "keeps_graph",
     "memory_events",
     "min_cut_partition",
     "real_tensors",
+    "recomputable_by_default",
     "schema_views",
     "storage_uses",
     "sym_expr",
@@ -49,14 +54,30 @@ def aot_backend(**compilers: Any) -> Callable[[torch.fx.GraphModule, Sequence[An
 
 
 def min_cut_partition(joint: torch.fx.GraphModule, inputs: Any, **given: Any) -> tuple[Any, Any]:
-    """torch's min-cut partitioner with its bans on recomputing pointwise values lifted."""
+    """torch's min-cut partitioner, free to recompute whatever is not marked with ``keep_saved``, random, or a reduction."""
     lifted = {
         "ban_recompute_used_far_apart": False,
         "ban_recompute_long_fusible_chains": False,
         "ban_recompute_materialized_backward": False,
+        "ban_recompute_not_in_allowlist": False,
     }
     with _functorch_config.patch(lifted):
         return _min_cut(joint, inputs, **given)
+
+
+def keep_saved(node: torch.fx.Node) -> None:
+    """Forbid the partitioner to recompute a node, unless the user's checkpointing already decided on it."""
+    node.meta.setdefault("recompute", CheckpointPolicy.MUST_SAVE)
+
+
+@functools.cache
+def _default_recomputable() -> frozenset[Any]:
+    return frozenset(_default_op_list().recomputable_ops)
+
+
+def recomputable_by_default(op: torch._ops.OpOverload) -> bool:
+    """Whether torch's own partitioner counts an operator among those that are cheap to run again."""
+    return op._overloadpacket in _default_recomputable() or op in _default_recomputable()
 
 
 def keeps_graph() -> bool:

@@ -148,9 +148,7 @@ class _Section:
                 found_by = self._found_by(k)
             leaves = slab.end > hi
             self.slab_values.update(dict.fromkeys(headers, len(self.uses)))
-            self.uses.append(
-                SlabUse(k, slab.nbytes, slab.device, tuple(headers.values()), slab.kept, found_by, leaves)
-            )
+            self.uses.append(SlabUse(k, slab.nbytes, slab.device, tuple(headers.values()), slab.kept, found_by, leaves))
 
     def _found_by(self, k: int) -> tuple[int, int]:
         for i, given in enumerate(self.section.inputs):
@@ -170,7 +168,9 @@ class _Section:
             if s is not None and s not in self.graph.caller_owned and s not in seen:
                 place = self.plan.place[s]
                 if place.slab is not None:
-                    sharing = [x for x in storages if x and x in self.plan.place and self.plan.place[x].slab == place.slab]
+                    sharing = [
+                        x for x in storages if x and x in self.plan.place and self.plan.place[x].slab == place.slab
+                    ]
                     seen[s] = (i, len(sharing))
                 elif s in taken:
                     seen[s] = (i, storages.count(s))

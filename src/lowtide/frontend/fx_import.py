@@ -158,10 +158,9 @@ class _Importer:
         name = self._name(node.name) if returns != "one" else str(outputs[0])
         return Op(name, str(target), args, kwargs, outputs, returns, view, mutates, effect, _origin(node))
 
-    def _results(
-        self, node: fx.Node, val: Any, bases: Sequence[str | None]
-    ) -> tuple[tuple[str | None, ...], str]:
+    def _results(self, node: fx.Node, val: Any, bases: Sequence[str | None]) -> tuple[tuple[str | None, ...], str]:
         """Define what a call returns. A list result (``Tensor[]``) is all views of one base or all new."""
+
         def storage(i: int) -> str | None:
             base = bases[i] if i < len(bases) else bases[-1] if bases else None
             return self.values[base].storage if base is not None else None
@@ -185,9 +184,7 @@ class _Importer:
     def _bound(self, node: fx.Node, schema: Any) -> list[Any]:
         """The node's arguments in schema order, absent ones as None."""
         given = list(node.args)
-        return [
-            given[i] if i < len(given) else node.kwargs.get(a.name) for i, a in enumerate(schema.arguments)
-        ]
+        return [given[i] if i < len(given) else node.kwargs.get(a.name) for i, a in enumerate(schema.arguments)]
 
     def _arg(self, a: Any, node: fx.Node) -> Arg:
         if isinstance(a, fx.Node):
@@ -214,7 +211,11 @@ def _origin(node: fx.Node) -> Origin:
     file, line = places[-1] if places else ("", "0")
     stack = list((node.meta.get("nn_module_stack") or node.meta.get("fwd_nn_module_stack") or {}).values())
     path = str(stack[-1][0]) if stack else ""
-    path = re.sub(r"\[['\"]?(\w+)['\"]?\]", r".\1", re.sub(r"^L\['\w+'\]\.?|_modules", "", path)).replace("..", ".").strip(".")
+    path = (
+        re.sub(r"\[['\"]?(\w+)['\"]?\]", r".\1", re.sub(r"^L\['\w+'\]\.?|_modules", "", path))
+        .replace("..", ".")
+        .strip(".")
+    )
     return Origin(file, int(line), path)
 
 
@@ -229,8 +230,6 @@ def import_graph(
         Unsupported: with the node, why, and the user's line.
     """
     importer = _Importer()
-    sections = tuple(
-        importer.section(section, gm, kept if i == 0 else None) for i, (section, gm) in enumerate(calls)
-    )
+    sections = tuple(importer.section(section, gm, kept if i == 0 else None) for i, (section, gm) in enumerate(calls))
     graph = Graph(name, tuple(importer.values.values()), sections, tuple(importer.constants), tuple(importer.symbols))
     return graph, importer.constants

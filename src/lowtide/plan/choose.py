@@ -51,9 +51,7 @@ def plan_memory(schedule: Schedule, options: Options, lower_bound: int | None = 
         found.append((name, places, slabs, live))
     best = min(found, key=lambda f: (max(f[3], default=0), _allocations(f[1], f[2])))
     name, places, slabs, live = best
-    others = {
-        x.storage: x for x in (_fresh(a) for a in alive if a.device != device)
-    }
+    others = {x.storage: x for x in (_fresh(a) for a in alive if a.device != device)}
     ordered = tuple((places | others)[a.name] for a in alive)
     return MemoryPlan(
         device, ordered, slabs, live,
@@ -91,15 +89,11 @@ def _chains(schedule: Schedule, graph: MemoryGraph, alive: Sequence[Lifetime]) -
     for name, members in chains.items():
         ours = name in writes_out and sole.get(name, False) and not graph.buffer[name].input
         ours = ours and members[0].nbytes > 0 and not any(m.escapes for m in members)
-        out.append(
-            _Chain(tuple(members), members[0].nbytes, members[0].first, max(m.end for m in members), ours)
-        )
+        out.append(_Chain(tuple(members), members[0].nbytes, members[0].first, max(m.end for m in members), ours))
     return tuple(out)
 
 
-def _groupings(
-    cuts: Sequence[int], chains: Sequence[_Chain], options: Options
-) -> list[tuple[str, list[list[int]]]]:
+def _groupings(cuts: Sequence[int], chains: Sequence[_Chain], options: Options) -> list[tuple[str, list[list[int]]]]:
     """Ways to group chains (by index) into slabs; ``cuts`` are the borders of the sections, first and last included."""
     able = [i for i, c in enumerate(chains) if c.eligible]
     none: tuple[str, list[list[int]]] = ("none", [])

@@ -103,7 +103,9 @@ def _check_read(
     if storage not in owner:
         raise VerifyError("undefined", f"{op.name} reads %{storage} before it is written")
     if t >= plan.place[storage].end:
-        raise VerifyError("freed", f"{op.name} ({op.origin}) reads %{storage} in step {t}, freed after {plan.place[storage].end - 1}")
+        raise VerifyError(
+            "freed", f"{op.name} ({op.origin}) reads %{storage} in step {t}, freed after {plan.place[storage].end - 1}"
+        )
 
 
 def _check_write(
@@ -134,13 +136,17 @@ def _check_write(
         if place.slab != container or place.offset != low or low % alignment or high > slab.nbytes:
             raise VerifyError("bounds", f"%{storage} at {low}..{high} of a slab of {slab.nbytes} bytes")
         if not slab.first <= place.first < place.end <= slab.end:
-            raise VerifyError("held", f"%{storage} lives in steps {place.first}..{place.end} of a slab held {slab.first}..{slab.end}")
+            raise VerifyError(
+                "held", f"%{storage} lives in steps {place.first}..{place.end} of a slab held {slab.first}..{slab.end}"
+            )
         if place.escapes:
             raise VerifyError("escape", f"%{storage} is returned, but lies in a slab")
     for other, (where, lo, hi) in list(owner.items()):
         if where == container and lo < high and low < hi and other not in gone:
             if other != place.over and last_read.get(other, -1) >= t:
-                raise VerifyError("overlap", f"%{storage} is written over %{other}, which is read in step {last_read[other]}")
+                raise VerifyError(
+                    "overlap", f"%{storage} is written over %{other}, which is read in step {last_read[other]}"
+                )
             gone[other] = f"%{storage}"
     owner[storage] = (container, low, high)
     container_of[storage] = container

@@ -87,7 +87,7 @@ def _bindings(graph: Graph, index: int) -> list[Binding]:
                 out.setdefault(name, (name, i, d if isinstance(given, Ref) else None))
     missing = [s for s in graph.symbols if s not in out]
     if missing:
-        raise Unsupported(Reason(f"size {missing[0]}", f"cannot be read off the inputs of {graph.sections[index].name}"))
+        raise Unsupported(
+            Reason(f"size {missing[0]}", f"cannot be read off the inputs of {graph.sections[index].name}")
+        )
     return [out[s] for s in graph.symbols]
-
-

@@ -105,7 +105,9 @@ def exact(t: torch.Tensor, size: Sequence[int], stride: Sequence[int]) -> torch.
 class LoadedSection:
     """One section, ready to run."""
 
-    def __init__(self, function: Callable[[list[Any], Slabs], list[Any]], slabs: Slabs, program: Program, i: int) -> None:
+    def __init__(
+        self, function: Callable[[list[Any], Slabs], list[Any]], slabs: Slabs, program: Program, i: int
+    ) -> None:
         self.function, self.slabs = function, slabs
         entry = program.entries[i]
         self.consumed = entry.consumed
@@ -130,7 +132,9 @@ class LoadedSection:
         return True
 
 
-def load(program: Program, constants: Mapping[str, torch.Tensor], *, retain: int, poison: bool = False) -> list[LoadedSection]:
+def load(
+    program: Program, constants: Mapping[str, torch.Tensor], *, retain: int, poison: bool = False
+) -> list[LoadedSection]:
     """One callable per section. ``retain``: bytes that may be held between calls, for the whole process.
 
     ``poison``: fill slabs with 0xFF before they are handed out, so that a read of what was never written shows.

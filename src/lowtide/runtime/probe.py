@@ -135,7 +135,7 @@ def _try(graph: Graph, op: Op) -> dict[str, Any]:
         record["note"] = "an operator from outside torch is not tried alone; its workspace is taken as 0 bytes"
         return record
     call = overload(op.target)
-    record["pointwise"] = torch.Tag.pointwise in call.tags
+    record["pointwise"] = torch.Tag.pointwise in call.tags or _row_by_row(graph, op)
     tensors = {name: _filled(graph.value[name].layout) for name in op.reads}
     args = [python_of(a, tensors.__getitem__) for a in op.args]
     kwargs = {k: python_of(a, tensors.__getitem__) for k, a in op.kwargs}
@@ -156,6 +156,23 @@ def _try(graph: Graph, op: Op) -> dict[str, Any]:
     del results, flat, used
     _try_out(graph, op, record, args, kwargs)
     return record
+
+
+# Each row of the last dimension is read whole before it is written, so that a result may overwrite an operand.
+_ROW_WISE = {
+    "aten._softmax.default": 1,
+    "aten._log_softmax.default": 1,
+    "aten._softmax_backward_data.default": 2,
+    "aten._log_softmax_backward_data.default": 2,
+}
+
+
+def _row_by_row(graph: Graph, op: Op) -> bool:
+    position = _ROW_WISE.get(op.target)
+    if position is None or not isinstance(op.args[0], Ref):
+        return False
+    rank = len(graph.value[op.args[0].name].layout.size)
+    return rank > 0 and op.args[position] in (-1, rank - 1)
 
 
 def _filled(layout: Layout) -> torch.Tensor:
@@ -219,4 +236,3 @@ def _out_overload(op: Op) -> tuple[str, list[str]] | None:
         if len(outs) == len(op.outputs) and (inputs == wanted or (inputs == factory and not op.reads)):
             return f"{namespace}.{name}.{candidate}", outs
     return None
-

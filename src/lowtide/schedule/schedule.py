@@ -188,7 +188,9 @@ class _Hazards:
 def _node(graph: Graph, step: Step, hazards: _Hazards) -> Node:
     op = step.op
     reads = dict.fromkeys(graph.value[r].storage for r in (*op.reads, *op.mutates))
-    writes = tuple(dict.fromkeys(graph.value[o].storage for o in op.outputs if o and graph.value[o].storage not in reads))
+    writes = tuple(
+        dict.fromkeys(graph.value[o].storage for o in op.outputs if o and graph.value[o].storage not in reads)
+    )
     workspace = max(step.facts.workspace, step.facts.out_workspace)
     device = graph.value[writes[0]].layout.device if writes else "cpu"
     return Node(op.name, tuple(reads), writes, hazards.before(op), workspace, step.inplace, device)
