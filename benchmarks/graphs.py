@@ -57,9 +57,9 @@ class Builder:
         """``last``: what nobody reads is an output."""
         written = {w for n in self.nodes for w in n.writes}
         read = {r for n in self.nodes for r in n.reads}
-        ends = {w for w in written if w not in read} if last else set()
+        ends = {w for w in written if w not in read} | outputs if last else outputs
         buffers = tuple(
-            Buffer(b.name, b.nbytes, b.device, b.input, b.freeable, b.name in ends | outputs or b.output, b.alias_of)
+            Buffer(b.name, b.nbytes, b.device, b.input, b.freeable, b.name in ends or b.output, b.alias_of)
             for b in self.buffers
         )
         return MemoryGraph(buffers, tuple(self.nodes))
@@ -145,7 +145,8 @@ def training(rng: random.Random, n: int, *, checkpoint: int = 0) -> MemoryGraph:
     b = Builder(rng)
     layers = max(2, n // (5 if checkpoint else 4))
     act = [rng.choice((64, 128, 256)) for _ in range(layers + 1)]
-    weight = [b.input(rng.choice((16, 64, 256))) for _ in range(layers)]
+    heavy = [rng.choice((16, 64, 256)) for _ in range(layers)]
+    weight = [b.input(nbytes) for nbytes in heavy]
     x = b.input(act[0])
     kept: dict[int, list[str]] = {}
     saved: list[tuple[str, str]] = []
@@ -168,7 +169,7 @@ def training(rng: random.Random, n: int, *, checkpoint: int = 0) -> MemoryGraph:
                 again = b.op([h], act[j + 1], inplace=True) if j < i else again
         source, h = saved[i]
         gh = b.op([g, h], act[i + 1], inplace=True)
-        ends.add(b.op([gh, source], next(x.nbytes for x in b.buffers if x.name == weight[i])))
+        ends.add(b.op([gh, source], heavy[i]))
         g = b.op([gh, weight[i]], act[i])
     ends.add(g)
     return b.graph(ends)
@@ -245,7 +246,7 @@ def mutating(rng: random.Random, n: int) -> MemoryGraph:
                 parts.append(f"b{len(b.buffers)}")
                 b.buffers.append(Buffer(parts[-1], 0, alias_of=whole))
                 b.node(rng.sample(pool, min(len(pool), 1)), [parts[-1]])
-            made.append(b.op(parts, size()))
+            made.append(b.op(parts if rng.random() < 0.5 else [whole], size()))
         else:
             reads = rng.sample(pool, min(len(pool), rng.randint(1, 2))) if pool else []
             made.append(b.op(reads, size(), workspace=rng.choice((0, 0, 7))))

@@ -79,12 +79,14 @@ class MemoryGraph:
     def predecessors(self) -> tuple[tuple[int, ...], ...]:
         """For each node the indices of nodes that must run before it, never itself.
 
-        These are the writers of what it reads (an alias that no node writes is there as soon as what it stands on is),
-        the writer of the bytes under an alias that it writes, as far as that stands earlier in the program, and its
-        ``after``.
+        These are the writers of what it reads (an alias that no node writes is there as soon as what it stands on is;
+        bytes written only through aliases are there once all of those writers have run), the writer of the bytes under
+        an alias that it writes, all as far as they stand earlier in the program, and its ``after``.
         """
         alias = {b.name: b.alias_of for b in self.buffers if b.alias_of is not None}
         writer: dict[str, int] = {}
+        parts: dict[str, list[int]] = {}
+        storage = self.storage
         at = {n.name: i for i, n in enumerate(self.nodes)}
         out: list[tuple[int, ...]] = []
         for i, node in enumerate(self.nodes):
@@ -95,6 +97,8 @@ class MemoryGraph:
                     under = alias.get(under)
                 if under is not None:
                     before.add(writer[under])
+                elif not self.buffer[storage[name]].input:
+                    before.update(parts.get(storage[name], ()))
             for name in node.writes:
                 under = alias.get(name)
                 while under is not None and under not in writer:
@@ -105,4 +109,5 @@ class MemoryGraph:
             out.append(tuple(sorted(before)))
             for name in node.writes:
                 writer[name] = i
+                parts.setdefault(storage[name], []).append(i)
         return tuple(out)

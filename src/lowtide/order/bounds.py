@@ -66,19 +66,19 @@ def cut_bound(
             break
         looked += 1
         v = order[t]
-        least, chosen = least_during(masks, v, order)
+        least = least_during(masks, v, order)[0]
         if least > best:
             alone = sum(masks.flat.size[b] for b in masks.flat.holds[v]) + masks.extra[v]
             best, name = least, "working set" if not masks.pairs[v] and least <= alone else "cut"
     return best, name, looked
 
 
-def worth(masks: Masks, order: Sequence[int]) -> list[int]:
-    """Bytes alive in each step, from the set costs alone."""
-    done, alive, out = 0, masks.flat.base, []
+def worth(masks: Masks, order: Sequence[int]) -> int:
+    """Peak of ``order`` in bytes, from the set costs alone."""
+    done, alive, peak = 0, masks.flat.base, masks.flat.base
     for v in order:
         hill, net = cost(masks, v, done)
-        out.append(alive + hill)
+        peak = max(peak, alive + hill)
         alive += net
         done |= 1 << v
-    return out
+    return peak

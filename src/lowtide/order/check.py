@@ -31,11 +31,16 @@ def check_order(graph: MemoryGraph, order: Sequence[int]) -> None:
             raise VerifyError("permutation", f"{node.name} is missing")
     index = {node.name: i for i, node in enumerate(graph.nodes)}
     base = {b.name: b.alias_of for b in graph.buffers}
+    given = {b.name for b in graph.buffers if b.input}
     written_by: dict[str, int] = {}
+    through_alias: dict[str, list[int]] = {}
     for i, node in enumerate(graph.nodes):
         for name in node.reads:
             source = _writer_of(name, base, written_by)
-            _need(graph, position, source, i, "read", f"reads {name}")
+            bottom = _bottom(name, base)
+            parts = [] if bottom in given else through_alias.get(bottom, [])
+            for part in parts if source is None else [source]:
+                _need(graph, position, part, i, "read", f"reads {name}")
         for name in node.writes:
             under = base[name]
             if under is not None:
@@ -45,6 +50,7 @@ def check_order(graph: MemoryGraph, order: Sequence[int]) -> None:
             _need(graph, position, index[name], i, "after", f"comes after {name}")
         for name in node.writes:
             written_by[name] = i
+            through_alias.setdefault(_bottom(name, base), []).append(i)
 
 
 def _writer_of(name: str, base: dict[str, str | None], written_by: dict[str, int]) -> int | None:
@@ -54,6 +60,12 @@ def _writer_of(name: str, base: dict[str, str | None], written_by: dict[str, int
             return written_by[at]
         at = base[at]
     return None
+
+
+def _bottom(name: str, base: dict[str, str | None]) -> str:
+    while (under := base[name]) is not None:
+        name = under
+    return name
 
 
 def _need(graph: MemoryGraph, position: dict[int, int], first: int | None, then: int, clause: str, why: str) -> None:

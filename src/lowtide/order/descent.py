@@ -210,7 +210,7 @@ class Descent:
 
 
 class Decision:
-    """Whether ``masks`` has an order with a peak of at most ``limit``: both directions in turn, each narrowing the other.
+    """Is there an order with a peak of at most ``limit``? Both directions in turn, each narrowing the other.
 
     What one direction finds that every order may pass becomes the end that the other one aims at.
     """
@@ -218,7 +218,8 @@ class Decision:
     def __init__(self, masks: Masks, limit: int, failed: tuple[set[int], set[int]] | None = None) -> None:
         self.masks, self.limit = masks, limit
         self.failed: tuple[set[int], set[int]] = (set(), set()) if failed is None else failed
-        self.low, self.high = 0, masks.full
+        self.low: int = 0
+        self.high: int = masks.full
         self.prefix: list[int] = []
         self.suffix: list[int] = []
         self.over = _NEVER
@@ -228,7 +229,7 @@ class Decision:
         self.sides: list[Descent | None] = [None, None]
 
     def run(self, steps: int) -> bool:
-        """Search for at most about ``steps`` more steps; True once the answer is known (``order`` None: there is none)."""
+        """Search for at most about ``steps`` more steps; True once the answer is known (no ``order``: none exists)."""
         end, turn = self.steps + steps, 16
         while not self.finished and self.steps < end:
             for side in (0, 1):
@@ -240,9 +241,7 @@ class Decision:
     def _advance(self, side: int, steps: int) -> None:
         search = self.sides[side]
         if search is None:
-            search = Descent(
-                self.masks, self.limit, self.low, self.high, backward=side == 1, failed=self.failed[side]
-            )
+            search = Descent(self.masks, self.limit, self.low, self.high, backward=side == 1, failed=self.failed[side])
             self.sides[side] = search
         before = search.steps
         over = search.run(steps)

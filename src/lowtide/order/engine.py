@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lowtide.memory.flat import Flat, flatten, live_bytes, peak_bytes
+from lowtide.memory.flat import flatten, live_bytes, peak_bytes
 from lowtide.memory.graph import MemoryGraph
 from lowtide.order.bounds import cut_bound, end_bound
 from lowtide.order.check import check_order
@@ -88,6 +88,12 @@ def reorder(
     check_order(graph, bracket.order)
     status = "OPTIMAL" if bracket.closed else "FEASIBLE"
     return OrderResult(
-        tuple(bracket.order), bracket.peak, bracket.bound, name, status, candidates, bracket.steps,
+        tuple(bracket.order),
+        bracket.peak,
+        bracket.bound,
+        name,
+        status,
+        candidates,
+        bracket.steps,
         "proved" if bracket.closed else "budget",
     )

@@ -1,4 +1,4 @@
-"""From a good order to the best one, with proof: decisions at chosen limits until the bounds meet or the steps are gone.
+"""From a good order to the best one, with proof: decisions at chosen limits until the bounds meet or the steps end.
 
 Comes in: Masks, a start order, what is known of the lower bound, a number of steps. Goes out: the best order found, the
 lower bound then proved, the steps used. Deterministic. Any-time: the result is never worse than the start.
@@ -33,15 +33,13 @@ class Bracket:
         return self.peak <= self.bound
 
 
-def close(
-    masks: Masks, order: list[int], bound: int, steps: int, stop: Callable[[], bool] = lambda: False
-) -> Bracket:
+def close(masks: Masks, order: list[int], bound: int, steps: int, stop: Callable[[], bool] = lambda: False) -> Bracket:
     """Narrow the bracket around the least peak for at most about ``steps`` steps.
 
     In turns of growing length a decision is asked for at the bound itself (loose bounds fall fast, tight ones are
     often reached), just below the peak (whose proof or refutation is needed in any case), and half way.
     """
-    state = Bracket(list(order), max((masks.flat.base, *worth(masks, order))), bound)
+    state = Bracket(list(order), worth(masks, order), bound)
     turn = _FIRST_SLICE
     while not state.closed and state.steps < steps and not stop():
         for ask in (0, 2, 1):
@@ -69,7 +67,7 @@ def _ask(masks: Masks, state: Bracket, limit: int, steps: int) -> None:
             return
         if decision.order is not None:
             state.order = decision.order
-            state.peak = max((masks.flat.base, *worth(masks, state.order)))
+            state.peak = worth(masks, state.order)
             again = state.peak - 1
         else:
             state.bound = max(state.bound, min(decision.over, state.peak))

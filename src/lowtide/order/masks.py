@@ -64,9 +64,7 @@ def masks_of(flat: Flat) -> Masks:
     for i in reversed(topological(flat)):
         for s in flat.succs[i]:
             behind[i] |= behind[s] | 1 << s
-    dies = [
-        [(holders[b] & ~(1 << i), flat.size[b]) for b in flat.holds[i] if not flat.outlives[b]] for i in range(n)
-    ]
+    dies = [[(holders[b] & ~(1 << i), flat.size[b]) for b in flat.holds[i] if not flat.outlives[b]] for i in range(n)]
     begins = [[(makers[b] & ~(1 << i), flat.size[b]) for b in flat.shared[i]] for i in range(n)]
     pairs = [
         [(holders[r] & ~(1 << i), makers[w] & ~(1 << i), r, w) for r, w in flat.pairs[i] if not flat.outlives[r]]
@@ -196,9 +194,7 @@ def _closure(
     supply: list[int] = []
     reach: list[list[int]] = []
     gone = done | within
-    back = [
-        (here, flat.size[b]) for b, here in storages.items() if not flat.outlives[b] and not masks.held[b] & ~gone
-    ]
+    back = [(here, flat.size[b]) for b, here in storages.items() if not flat.outlives[b] and not masks.held[b] & ~gone]
     for here, nbytes in (*back, *bonus):
         need = here & within
         for x in bits(need):

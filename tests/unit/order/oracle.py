@@ -36,11 +36,12 @@ class Rules:
             mine = {index[a] for a in node.after}
             for start in [*node.reads, *(self.buffer[w].alias_of for w in node.writes)]:
                 name = start
-                while name is not None:
-                    if name in written:
-                        mine.add(written[name])
-                        break
+                while name is not None and name not in written:
                     name = self.buffer[name].alias_of
+                if name is not None:
+                    mine.add(written[name])
+                elif start in node.reads and not self.buffer[self.root(start)].input:
+                    mine |= {k for w, k in written.items() if self.root(w) == self.root(start)}
             needs.append(mine - {i})
             for w in node.writes:
                 written[w] = i
