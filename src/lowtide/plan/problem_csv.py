@@ -1,11 +1,11 @@
 """minimalloc's CSV: problems read, placements written.
 
 Comes in: text whose first line names the columns in any order. ``id, lower, upper, size`` are required (``buffer`` and
-``buffer_id`` mean id; ``begin`` and ``start`` mean lower; ``end`` means upper but counts the last moment itself, in gaps
-too). Optional: ``alignment`` (1), ``hint``, ``offset`` (a fixed place) and ``gaps``: blank-separated ``lo-hi`` during
-which nothing is occupied, or ``lo-hi@wlo:whi`` during which only those bytes are. There is no quoting; the first blank
-line ends the file. Promised: what is malformed is refused with its line and the reason; what is written reads back equal.
-The format is the one of the minimalloc project.
+``buffer_id`` mean id; ``begin`` and ``start`` mean lower; ``end`` means upper but counts the last moment itself, in
+gaps too). Optional: ``alignment`` (1), ``hint``, ``offset`` (a fixed place) and ``gaps``: blank-separated ``lo-hi``
+during which nothing is occupied, or ``lo-hi@wlo:whi`` during which only those bytes are. There is no quoting; the
+first blank line ends the file. Promised: what is malformed is refused with its line and the reason; what is written
+reads back equal. The format is the one of the minimalloc project.
 """
 
 from __future__ import annotations

@@ -106,9 +106,8 @@ def merge(problem: PackProblem, chosen: Iterable[tuple[str, str]]) -> Merged:
             chain.append(by_id[after[chain[-1].id]])
         head |= {b.id: first.id for b in chain}
         out.append(first if len(chain) == 1 else _joined(chain))
-    heads = {tuple(sorted((head[a], head[b]))) for a, b in problem.exclusions if head[a] == a and head[b] == b}
     alone = {b.id for b in problem.buffers if b.id not in after and b.id not in born}
-    exclusions = tuple(sorted(p for p in heads if p[0] in alone and p[1] in alone))
+    exclusions = tuple(p for p in problem.exclusions if p[0] in alone and p[1] in alone)
     return Merged(PackProblem(tuple(out), problem.capacity, exclusions), head)
 
 

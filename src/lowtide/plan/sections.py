@@ -1,9 +1,9 @@
 """A plain problem seen as sections (the maximal sets of buffers alive at once), with the static orders of the search.
 
-Comes in: a plain ``Flat``. Goes out: ``Sections``, whole numbers in a common unit. Promised: one section per maximal clique
-of the interval graph; a buffer covers one range of sections per segment; rows are the buffers that are free to move
-(``buffers`` says which), fixed ones are obstacles to the rows that they overlap. Sections, and orders by width, area and
-section total, are ideas of minimalloc (Moffitt, ASPLOS 2023, "MiniMalloc: A Lightweight Memory Allocator for
+Comes in: a plain ``Flat``. Goes out: ``Sections``, whole numbers in a common unit. Promised: one section per maximal
+clique of the interval graph; a buffer covers one range of sections per segment; rows are the buffers that are free to
+move (``buffers`` says which), fixed ones are obstacles to the rows that they overlap. Sections, and orders by width,
+area and section total, are ideas of minimalloc (Moffitt, ASPLOS 2023, "MiniMalloc: A Lightweight Memory Allocator for
 Hardware-Accelerated Machine Learning"); the rules and the other orders are ours.
 """
 
@@ -12,14 +12,14 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from math import gcd
 
 from lowtide.core.units import align_up
 from lowtide.plan.flat import Flat
 
-# Which section is decided next: none in particular, or the one with the lowest candidate and then the fewest candidates,
-# or the fullest, or the fewest among those in the same eighth of the capacity.
+# Which section is decided next: none in particular, or the one with the lowest candidate and then the fewest
+# candidates, or the fullest, or the fewest among those in the same eighth of the capacity.
 RULES = ("lowest", "fewest", "fullest", "eighths")
 
 # Asked in turn. The letters rank buffers: W wide, A large area, S large, T in a full section, O overlaps many, F early,
@@ -31,18 +31,19 @@ ORDERS = (
     "lowest:TOL",
     "lowest:HLF",
     "lowest:TWA",
-    "fullest:OAS",
+    "fullest:TS",
     "eighths:HT",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Sections:
-    """Row i is flat buffer ``buffers[i]``; it covers the sections ``lo[r]:hi[r]``, r in ``range_of[i]:range_of[i + 1]``.
+    """Row i is flat buffer ``buffers[i]``; it covers the sections ``lo[r]:hi[r]``, r in ``range_of[i]:range_of[i +
+    1]``.
 
-    ``real`` is the size in bytes; ``size``, ``alignment`` and obstacles are in units of ``unit`` bytes, ``size`` rounded up
-    to the ``grain``. ``rules[k]`` is an index of RULES, ``ranks[k][i]`` the place of row i in order k, ``before[k][i]`` an
-    equal row that order k places first, or -1.
+    ``real`` is the size in bytes; ``size``, ``alignment`` and obstacles are in units of ``unit`` bytes, ``size``
+    rounded up to the ``grain``. ``rules[k]`` is an index of RULES, ``ranks[k][i]`` the place of row i in order k,
+    ``before[k][i]`` an equal row that order k places first, or -1.
     """
 
     buffers: list[int]
@@ -88,7 +89,7 @@ def sections_of(flat: Flat, orders: Sequence[str] = ORDERS) -> Sections:
     size = [align_up(flat.size[i], grain) for i in buffers]
     strides = [flat.alignment[i] for i in buffers if flat.alignment[i] > 1]
     unit = gcd(*size, *strides, *obstacle_lo, *obstacle_hi) or 1
-    ranges = [tuple(zip(lo[a:b], hi[a:b], strict=True)) for a, b in zip(range_of, range_of[1:], strict=False)]
+    ranges = [tuple(zip(lo[a:b], hi[a:b], strict=True)) for a, b in pairwise(range_of)]
     ranks, before = _orders(flat, buffers, size, ranges, len(moments), [name.partition(":")[2] for name in orders])
     return Sections(
         buffers=buffers,
