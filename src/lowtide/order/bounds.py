@@ -47,7 +47,7 @@ def least_during(masks: Masks, v: int, ranked: Sequence[int], first: int = 0, la
             bonus.append((need, masks.flat.size[w]))
         else:
             hill -= masks.flat.size[w]
-    chosen = lowest(masks, done, path, bonus)
+    chosen, _ = lowest(masks, done, path, bonus)
     least = alive_after(masks, chosen) + hill - sum(nbytes for need, nbytes in bonus if not need & ~chosen)
     return least, chosen
 

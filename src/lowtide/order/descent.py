@@ -1,7 +1,7 @@
 """Exact decision: is there an order whose peak is at most a limit? Depth-first over sets of nodes that have run.
 
 Comes in: ``Masks`` and a limit in bytes. Goes out: an order within the limit, a proof that none exists (with the next
-limit that could work), or "out of steps". One step is one set that is expanded.
+limit that could work), or "out of steps". One step is the cost of one node after one set, looked at once.
 
 Why so few sets are visited: when from a set S some set D can be reached within the limit, with no more alive after D
 than after S and no set between them cheaper than D, then every order that continues from S can be changed to go
@@ -15,20 +15,27 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from lowtide.memory.flat import saved_bytes
-from lowtide.order.masks import Masks, alive_after, bits, lowest, set_of
+from lowtide.order.masks import Masks, alive_after, bits, lowest
 
 _NEVER = 1 << 200
 
 
 @dataclass(slots=True)
 class _Level:
-    """A set on the stack: bytes alive after it, its ready nodes, the nodes run since the level below, ways on."""
+    """A set on the stack, the nodes run since the level below, and ways on that are not tried yet.
+
+    costs: (bytes above the present while it runs, bytes added for good) of each ready node.
+    """
 
     done: int
     alive: int
-    ready: int
+    costs: dict[int, tuple[int, int]]
     path: list[int]
-    ways: list[_Level] = field(default_factory=list["_Level"])
+    ways: list[tuple[int, int, list[int]]] = field(default_factory=list[tuple[int, int, list[int]]])
+
+    def copy(self) -> _Level:
+        """The same set, to run further nodes from."""
+        return _Level(self.done, self.alive, self.costs.copy(), [])
 
 
 class Descent:
@@ -49,20 +56,19 @@ class Descent:
         self.path: list[int] | None = None
         self.stack: list[_Level] = []
         self.finished = False
-        self.pred = [set_of(x) for x in masks.succ] if backward else masks.pred
-        self.succ = [bits(x) for x in masks.pred] if backward else masks.succ
+        self.pred = masks.after if backward else masks.pred
+        self.succ = masks.pred_list if backward else masks.succ
         start, end = (masks.full ^ high, masks.full ^ low) if backward else (low, high)
         self.goal = end
-        ready = 0
-        for v in bits(end & ~start):
-            if not self.pred[v] & ~start:
-                ready |= 1 << v
         alive = alive_after(masks, high if backward else low)
         if alive > limit:
             self.over, self.finished = alive, True
             return
-        level = _Level(start, alive, ready, [])
-        self._settle(level)
+        level = _Level(start, alive, {}, [])
+        for v in bits(end & ~start):
+            if not self.pred[v] & ~start:
+                level.costs[v] = self._cost(v, start)
+        self._settle(level, list(level.costs))
         self._enter(level)
 
     @property
@@ -72,7 +78,7 @@ class Descent:
         return self.masks.full ^ done if self.backward else done
 
     def run(self, steps: int) -> bool:
-        """Search for at most ``steps`` more steps; True once the answer is known (``path`` is None: there is none)."""
+        """Search for at most about ``steps`` more steps; True once the answer is known (no ``path``: there is none)."""
         end = self.steps + steps
         while not self.finished and self.steps < end:
             if not self.stack:
@@ -80,12 +86,13 @@ class Descent:
                 break
             top = self.stack[-1]
             if top.ways:
-                way = top.ways.pop()
-                if way.done not in self.failed:
-                    self._enter(way)
+                done, _, path = top.ways.pop()
+                if done not in self.failed:
+                    self._enter(self._follow(top, path))
             else:
                 self.failed.add(top.done)
                 self.stack.pop()
+                self.steps += 1
         return self.finished
 
     def _enter(self, level: _Level) -> None:
@@ -103,7 +110,6 @@ class Descent:
                 return
             if level.done in self.failed:
                 return
-            self.steps += 1
             better = self._expand(level)
             if better is None:
                 return
@@ -113,45 +119,70 @@ class Descent:
         """The level that stands for ``stack[at]`` and all above it, now that ``level`` is known to be no dearer."""
         base = self.stack[at]
         path = [v for x in self.stack[at + 1 :] for v in x.path] + level.path
-        target = level.done
+        del self.stack[at:]
         if len(path) > 2:
             target = self._lowest(base.done, level.done, path)
-        del self.stack[at:]
-        if target != level.done:
-            cheaper = self._follow(base, [v for v in path if target >> v & 1])
-            if cheaper.alive < level.alive:
-                cheaper.path = base.path + cheaper.path
-                self._settle(cheaper)
-                return cheaper
+            if target != level.done:
+                cheaper = self._follow(base, [v for v in path if target >> v & 1])
+                if cheaper.alive < level.alive:
+                    cheaper.path = base.path + cheaper.path
+                    self._settle(cheaper, list(cheaper.costs))
+                    return cheaper
         level.path = base.path + path
         return level
 
     def _lowest(self, below: int, above: int, path: list[int]) -> int:
         if not self.backward:
-            return lowest(self.masks, below, path)
-        full = self.masks.full
-        return full ^ lowest(self.masks, full ^ above, path[::-1])
+            chosen, work = lowest(self.masks, below, path)
+        else:
+            full = self.masks.full
+            chosen, work = lowest(self.masks, full ^ above, path[::-1])
+            chosen ^= full
+        self.steps += work
+        return chosen
 
     def _follow(self, base: _Level, path: list[int]) -> _Level:
-        done, alive, ready = base.done, base.alive, base.ready
+        level = base.copy()
         for v in path:
-            alive += self._cost(v, done)[1]
-            done |= 1 << v
-            ready = self._ready(ready, v, done)
-        return _Level(done, alive, ready, path)
+            self._run(level, v)
+        return level
 
-    def _ready(self, ready: int, v: int, done: int) -> int:
-        pred = self.pred
-        ready &= ~(1 << v)
+    def _run(self, level: _Level, v: int) -> list[int]:
+        """Run a ready node; which ready nodes are new or cost something else now."""
+        before = level.done
+        level.alive += level.costs.pop(v)[1]
+        done = level.done = before | 1 << v
+        changed: list[int] = []
         for s in self.succ[v]:
-            if not pred[s] & ~done:
-                ready |= 1 << s
-        return ready & self.goal
+            if not self.pred[s] & ~done and self.goal >> s & 1:
+                changed.append(s)
+        touched = 0
+        for others, _ in self.masks.dies[v]:
+            if self.backward:
+                if not others & before:
+                    touched |= others
+            else:
+                left = others & ~done
+                if left and not left & (left - 1):
+                    touched |= left
+        for others, _ in self.masks.begins[v]:
+            touched |= others
+        while touched:
+            low = touched & -touched
+            touched ^= low
+            x = low.bit_length() - 1
+            if x in level.costs:
+                changed.append(x)
+        for x in changed:
+            level.costs[x] = self._cost(x, done)
+        level.path.append(v)
+        return changed
 
     def _cost(self, v: int, done: int) -> tuple[int, int]:
+        self.steps += 1
         masks = self.masks
         if self.backward:
-            done = masks.full ^ done ^ (0 if done >> v & 1 else 1 << v)
+            done = masks.full ^ done ^ 1 << v
         begun = masks.alloc[v]
         for others, nbytes in masks.begins[v]:
             if not others & done:
@@ -166,45 +197,40 @@ class Descent:
                 hill -= saved_bytes(possible, masks.flat.size)
         return (hill - begun, -begun) if self.backward else (hill, begun)
 
-    def _settle(self, level: _Level) -> list[tuple[int, int]]:
-        """Run whatever fits and adds nothing, until nothing does; what fits then is returned as (node, bytes added)."""
-        done, alive, ready, cost = level.done, level.alive, level.ready, self._cost
-        while True:
-            fits: list[tuple[int, int]] = []
-            todo = ready
-            while todo:
-                low = todo & -todo
-                todo ^= low
-                v = low.bit_length() - 1
-                hill, net = cost(v, done)
-                if alive + hill > self.limit:
-                    self.over = min(self.over, alive + hill)
-                    continue
-                if net <= 0:
-                    done |= low
-                    alive += net
-                    level.path.append(v)
-                    ready = self._ready(ready, v, done)
-                    break
-                fits.append((v, net))
-            else:
-                level.done, level.alive, level.ready = done, alive, ready
-                return fits
+    def _settle(self, level: _Level, look: list[int]) -> None:
+        """Run whatever fits and adds nothing, until nothing does; only ``look`` can have become such a node."""
+        costs = level.costs
+        shut: list[int] = []  # would add nothing but does not fit yet
+        while look:
+            v = look.pop()
+            entry = costs.get(v)
+            if entry is None or entry[1] > 0:
+                continue
+            if level.alive + entry[0] > self.limit:
+                shut.append(v)
+                continue
+            look += self._run(level, v)
+            if entry[1] < 0:
+                look += shut
+                shut.clear()
 
     def _expand(self, level: _Level) -> _Level | None:
         """Find the ways on from ``level``; one that leaves no more alive is returned at once, to take its place."""
-        ways: list[_Level] = []
+        ways: list[tuple[int, int, list[int]]] = []
         seen: set[int] = set()
-        for v, net in self._settle(level):
-            done = level.done | 1 << v
-            way = _Level(done, level.alive + net, self._ready(level.ready, v, done), [v])
-            self._settle(way)
+        shut = [v for v, (hill, net) in level.costs.items() if net <= 0 and level.alive + hill > self.limit]
+        for v, (hill, _) in level.costs.items():
+            if level.alive + hill > self.limit:
+                self.over = min(self.over, level.alive + hill)
+                continue
+            way = level.copy()
+            self._settle(way, self._run(way, v) + shut)
             if way.alive <= level.alive:
                 return way
             if way.done not in seen and way.done not in self.failed:
                 seen.add(way.done)
-                ways.append(way)
-        ways.sort(key=lambda w: (-w.alive, w.done))
+                ways.append((way.done, way.alive, way.path))
+        ways.sort(key=lambda w: (-w[1], w[0]))
         level.ways = ways
         return None
 
@@ -230,12 +256,12 @@ class Decision:
 
     def run(self, steps: int) -> bool:
         """Search for at most about ``steps`` more steps; True once the answer is known (no ``order``: none exists)."""
-        end, turn = self.steps + steps, 16
+        end, turn = self.steps + steps, 8 * self.masks.n
         while not self.finished and self.steps < end:
             for side in (0, 1):
                 if not self.finished:
                     self._advance(side, min(turn, max(1, end - self.steps)))
-            turn = min(2 * turn, 4096)
+            turn *= 2
         return self.finished
 
     def _advance(self, side: int, steps: int) -> None:
@@ -243,7 +269,9 @@ class Decision:
         if search is None:
             search = Descent(self.masks, self.limit, self.low, self.high, backward=side == 1, failed=self.failed[side])
             self.sides[side] = search
-        before = search.steps
+            before = 0
+        else:
+            before = search.steps
         over = search.run(steps)
         self.steps += search.steps - before + 1
         self.over = min(self.over, search.over)

@@ -13,7 +13,7 @@ from lowtide.order.bounds import worth
 from lowtide.order.descent import Decision
 from lowtide.order.masks import Masks
 
-_FIRST_SLICE = 48
+_FIRST_SLICE = 500
 
 
 @dataclass(slots=True)

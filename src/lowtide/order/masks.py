@@ -19,7 +19,7 @@ from lowtide.memory.flat import Flat, saved_bytes
 class Masks:
     """Bit sets over the nodes of ``flat``.
 
-    pred, succ: direct edges; before, behind: all ancestors, all descendants (self excluded).
+    pred, after: direct edges as sets; pred_list, succ: as lists; before, behind: all ancestors, all descendants.
     held: per storage all its holders.
     dies: per node (all other holders, bytes) of each storage that may end at it.
     begins: per node (all other makers, bytes) of each storage that it or another may begin.
@@ -30,6 +30,8 @@ class Masks:
     flat: Flat
     full: int
     pred: list[int]
+    after: list[int]
+    pred_list: list[list[int]]
     succ: list[list[int]]
     before: list[int]
     behind: list[int]
@@ -56,7 +58,8 @@ def masks_of(flat: Flat) -> Masks:
     for b, nodes in enumerate(flat.makers):
         for i in nodes:
             makers[b] |= 1 << i
-    pred = [sum(1 << p for p in before) for before in flat.preds]
+    pred = [set_of(x) for x in flat.preds]
+    after = [set_of(x) for x in flat.succs]
     before, behind = [0] * n, [0] * n
     for i in topological(flat):
         for p in flat.preds[i]:
@@ -71,7 +74,20 @@ def masks_of(flat: Flat) -> Masks:
         for i in range(n)
     ]
     return Masks(
-        flat, (1 << n) - 1, pred, flat.succs, before, behind, holders, dies, begins, flat.alloc, flat.workspace, pairs
+        flat,
+        (1 << n) - 1,
+        pred,
+        after,
+        flat.preds,
+        flat.succs,
+        before,
+        behind,
+        holders,
+        dies,
+        begins,
+        flat.alloc,
+        flat.workspace,
+        pairs,
     )
 
 
@@ -135,12 +151,12 @@ def alive_after(masks: Masks, done: int) -> int:
     return total
 
 
-def lowest(masks: Masks, done: int, path: Sequence[int], bonus: Sequence[tuple[int, int]] = ()) -> int:
+def lowest(masks: Masks, done: int, path: Sequence[int], bonus: Sequence[tuple[int, int]] = ()) -> tuple[int, int]:
     """The smallest set E with done ⊆ E ⊆ done + path, closed under predecessors, after which least is alive.
 
     ``path`` is in running order. ``bonus``: (nodes, bytes) that count as saved where E holds those nodes. A minimum
     closure: what a node begins is paid by running it, what ends pays back once all its holders have run; solved as a
-    flow from pay-backs to costs (Picard 1976).
+    flow from pay-backs to costs (Picard 1976). Also returned: the work done, in steps.
     """
     within = 0
     for v in path:
@@ -149,9 +165,13 @@ def lowest(masks: Masks, done: int, path: Sequence[int], bonus: Sequence[tuple[i
     flow: list[dict[int, int]] = [{} for _ in supply]
     into: list[set[int]] = [set() for _ in pays]
     room = list(pays)
+    work = len(path) + sum(map(len, reach))
     for b, _ in enumerate(supply):
-        while supply[b] and _push(b, supply, reach, room, flow, into):
-            pass
+        while supply[b]:
+            seen_items = _push(b, supply, reach, room, flow, into)
+            work += abs(seen_items)
+            if seen_items < 0:
+                break
     chosen = done
     todo = [b for b, left in enumerate(supply) if left]
     seen = set(todo)
@@ -163,7 +183,7 @@ def lowest(masks: Masks, done: int, path: Sequence[int], bonus: Sequence[tuple[i
                 if c not in seen:
                     seen.add(c)
                     todo.append(c)
-    return chosen
+    return chosen, work // 4
 
 
 def _closure(
@@ -209,8 +229,8 @@ def _closure(
 
 def _push(
     b: int, supply: list[int], reach: list[list[int]], room: list[int], flow: list[dict[int, int]], into: list[set[int]]
-) -> bool:
-    """One augmenting path from pay-back ``b`` to a cost item with room; False if there is none."""
+) -> int:
+    """One augmenting path from pay-back ``b`` to a cost item with room: items looked at, negative if there is none."""
     came_item: dict[int, int] = {}
     came_back: dict[int, int] = {b: -1}
     queue = [b]
@@ -235,7 +255,7 @@ def _push(
                     flow[c][at] = flow[c].get(at, 0) + amount
                     into[at].add(c)
                     if c == b:
-                        return True
+                        return len(came_item)
                     at = came_back[c]
                     flow[c][at] -= amount
                     if not flow[c][at]:
@@ -244,4 +264,4 @@ def _push(
                 if d not in came_back:
                     came_back[d] = x
                     queue.append(d)
-    return False
+    return -1 - len(came_item)
