@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 from lowtide.core.errors import OptionError
 
@@ -23,21 +24,21 @@ def parse_bytes(text: object) -> int:
     if isinstance(text, int):
         nbytes = text
     else:
-        m = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+        m = re.fullmatch(r"\s*(\d{1,20}(?:\.\d{1,20})?)\s*([A-Za-z]*)\s*", text, re.ASCII)
         factor = _FACTORS.get(m.group(2).lower()) if m else None
         if m is None or factor is None:
             raise OptionError(f"{text!r} is not a size: write bytes as 4096, '512MiB' or '2GiB'")
-        nbytes = round(float(m.group(1)) * factor)
+        nbytes = round(Fraction(m.group(1)) * factor)
     if nbytes < 0:
         raise OptionError(f"a size cannot be negative: {text!r}")
     return nbytes
 
 
 def format_bytes(nbytes: int) -> str:
-    """``1536`` -> ``'1.5 KiB'``; three significant places, exact below 1 KiB."""
+    """``1536`` -> ``'1.50 KiB'``; two decimal places below 10, one above, exact below 1 KiB."""
     amount, sign = float(abs(nbytes)), "-" if nbytes < 0 else ""
     for unit in ("B", "KiB", "MiB", "GiB"):
-        if amount < 1024:
+        if amount < 1023.95:  # what is above would be shown as 1024.0
             return f"{sign}{int(amount)} B" if unit == "B" else f"{sign}{amount:.{1 if amount >= 10 else 2}f} {unit}"
         amount /= 1024
     return f"{sign}{amount:.2f} TiB"
