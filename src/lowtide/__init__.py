@@ -10,16 +10,22 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from lowtide.analysis import memory_analysis
+    from lowtide.aot import compile_exported
     from lowtide.core.options import Options
+    from lowtide.runtime.load import release_retained
 
 __version__ = "0.1.0"
 
 # Public name -> module that defines it.
 _HOME = {
+    "compile_exported": "lowtide.aot",
+    "memory_analysis": "lowtide.analysis",
+    "release_retained": "lowtide.runtime.load",
     "Options": "lowtide.core.options",
 }
 
-__all__ = ["Options", "__version__"]
+__all__ = ["Options", "__version__", "compile_exported", "memory_analysis", "release_retained"]
 
 
 def __getattr__(name: str) -> object:

@@ -7,6 +7,7 @@ together, when the joint graph is split.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import time
@@ -24,7 +25,7 @@ from lowtide.pipeline import compile_graph
 from lowtide.runtime.dispatch import Dispatch
 from lowtide.runtime.load import LoadedSection, load, release_retained
 from lowtide.runtime.probe import probe
-from lowtide.runtime.records import Record, forget, note_fallback, note_program
+from lowtide.runtime.records import Planned, Record, forget, note_fallback, note_program, watch
 from lowtide.torch_compat import aot_backend, boxed
 
 log = logging.getLogger(__name__)
@@ -106,30 +107,45 @@ class _Unit:
         return _as_captured(gm) if dispatch is None else boxed(dispatch.section(0))
 
     def _dispatch(self, calls: list[tuple[str, torch.fx.GraphModule]], kept: int | None) -> Dispatch | None:
-        """Import and compile; None, with the reason recorded, where we do not support it."""
-        started = time.perf_counter()
-        try:
-            graph, constants = import_graph(self.name, calls, kept=kept)
-            dispatch = Dispatch(graph, self._builder(constants), self.options.recent_shapes)
-            if not graph.symbols:
-                dispatch.variant((None, ()))
-        except Unsupported as e:
-            note_fallback(self.record, e.reason)
-            log.warning("%s runs as captured, unplanned: %s", self.name, e.reason)
-            return None
-        finally:
-            self.record.compile_seconds += time.perf_counter() - started
-        return dispatch
+        return build_planned(self.record, self.options, calls, kept)
 
-    def _builder(self, constants: Mapping[str, torch.Tensor]) -> Callable[[Graph], list[LoadedSection]]:
-        options, record = self.options, self.record
 
-        def build(graph: Graph) -> list[LoadedSection]:
-            compiled = compile_graph(graph, probe, options)
-            note_program(record, compiled.schedule, compiled.plan, compiled.program)
-            return load(compiled.program, constants, retain=options.retain, poison=options.verify)
+def build_planned(
+    record: Record, options: Options, calls: list[tuple[str, torch.fx.GraphModule]], kept: int | None
+) -> Dispatch | None:
+    """Import and compile fx graphs that belong together; None, with the reason in ``record``, where we do not support it.
 
-        return build
+    ``kept``: of the first call's results, how many the caller gets; the others are saved for the second call.
+    """
+    started = time.perf_counter()
+    try:
+        graph, constants = import_graph(record.name, calls, kept=kept)
+        dispatch = Dispatch(graph, functools.partial(_build, record, options, constants), options.recent_shapes)
+        if not graph.symbols:
+            dispatch.variant((None, ()))
+    except Unsupported as e:
+        note_fallback(record, e.reason)
+        log.warning("%s runs as captured, unplanned: %s", record.name, e.reason)
+        return None
+    finally:
+        record.compile_seconds += time.perf_counter() - started
+    return dispatch
+
+
+def _build(
+    record: Record, options: Options, constants: Mapping[str, torch.Tensor], graph: Graph
+) -> list[LoadedSection]:
+    """Compile and load one variant."""
+    compiled = compile_graph(graph, probe, options)
+    planned = Planned(compiled.schedule, compiled.plan, compiled.program)
+    note_program(record, planned)
+    return load(
+        compiled.program,
+        constants,
+        retain=options.retain,
+        poison=options.verify,
+        watch=functools.partial(watch, planned),
+    )
 
 
 def _fingerprint(gm: torch.fx.GraphModule) -> tuple[tuple[str, str], ...]:

@@ -20,12 +20,14 @@ from lowtide.core.errors import OverBudget
 from lowtide.core.options import Options
 from lowtide.core.units import format_bytes
 from lowtide.ir.graph import Graph
+from lowtide.order.engine import OrderResult, reorder
 from lowtide.plan.choose import plan_memory
 from lowtide.plan.plan import MemoryPlan
 from lowtide.plan.replay import replay
 from lowtide.program import Program
-from lowtide.schedule.schedule import OpFacts, Schedule, schedule
+from lowtide.schedule.schedule import OpFacts, Schedule, memory_graph, reordered, schedule
 
+PROGRAM = "program"
 Facts = Callable[[Graph], Mapping[str, OpFacts]]
 
 
@@ -36,6 +38,7 @@ class Compiled:
     schedule: Schedule
     plan: MemoryPlan
     program: Program
+    order: OrderResult | None = None
 
 
 def compile_graph(graph: Graph, facts: Facts, options: Options) -> Compiled:
@@ -46,12 +49,23 @@ def compile_graph(graph: Graph, facts: Facts, options: Options) -> Compiled:
         VerifyError: with ``options.verify``, where a checker finds a stage's result wrong.
     """
     scheduled = schedule(graph, facts(graph), inplace=options.inplace)
-    plan = plan_memory(scheduled, options)
+    scheduled, found = order_steps(scheduled, options)
+    plan = plan_memory(scheduled, options, found.lower_bound if found is not None else None)
     if options.verify:
         replay(scheduled, plan)
     program = emit(scheduled, plan)
     _hold_to_budget(graph, plan, options)
-    return Compiled(scheduled, plan, program)
+    return Compiled(scheduled, plan, program, found)
+
+
+def order_steps(scheduled: Schedule, options: Options) -> tuple[Schedule, OrderResult | None]:
+    """The schedule in an order of least peak; as it is, where program order is no worse or ``options.reorder`` is off."""
+    if not options.reorder:
+        return scheduled, None
+    found = reorder(memory_graph(scheduled))
+    if found.peak >= found.candidates[PROGRAM]:
+        return scheduled, found
+    return reordered(scheduled, found.order), found
 
 
 def _hold_to_budget(graph: Graph, plan: MemoryPlan, options: Options) -> None:

@@ -7,6 +7,7 @@ freed where the plan says; a call that raises gives nothing back and leaks nothi
 
 from __future__ import annotations
 
+import functools
 import itertools
 import linecache
 import threading
@@ -18,10 +19,11 @@ import torch
 
 from lowtide.core.errors import BugError
 from lowtide.ir.graph import Atom
-from lowtide.program import Header, Program, SlabUse
+from lowtide.program import Entry, Header, Program, SlabUse
 from lowtide.runtime.calls import DTYPES, atom, overload
 from lowtide.torch_compat import storage_uses
 
+Watch = Callable[[list[Any]], Callable[[Sequence[Any]], None] | None]
 Headers = tuple[torch.Tensor, ...]
 _numbers = itertools.count()
 
@@ -106,16 +108,23 @@ class LoadedSection:
     """One section, ready to run."""
 
     def __init__(
-        self, function: Callable[[list[Any], Slabs], list[Any]], slabs: Slabs, program: Program, i: int
+        self,
+        function: Callable[[list[Any], Slabs], list[Any]],
+        slabs: Slabs,
+        entry: Entry,
+        watch: Watch,
     ) -> None:
-        self.function, self.slabs = function, slabs
-        entry = program.entries[i]
+        self.function, self.slabs, self.watch = function, slabs, watch
         self.consumed = entry.consumed
         self.found = [(u.found_by, u.nbytes) for u in entry.slabs if u.found_by is not None]
 
     def __call__(self, args: list[Any]) -> list[Any]:
         """Run; empties ``args``."""
-        return self.function(args, self.slabs)
+        ended = self.watch(args)
+        results = self.function(args, self.slabs)
+        if ended is not None:
+            ended(results)
+        return results
 
     def owns(self, args: Sequence[Any]) -> bool:
         """Whether the inputs that this section overwrites are as its earlier section left them, and nobody else's.
@@ -133,11 +142,17 @@ class LoadedSection:
 
 
 def load(
-    program: Program, constants: Mapping[str, torch.Tensor], *, retain: int, poison: bool = False
+    program: Program,
+    constants: Mapping[str, torch.Tensor],
+    *,
+    retain: int,
+    poison: bool = False,
+    watch: Callable[[int, list[Any]], Callable[[Sequence[Any]], None] | None] = lambda _i, _args: None,
 ) -> list[LoadedSection]:
     """One callable per section. ``retain``: bytes that may be held between calls, for the whole process.
 
     ``poison``: fill slabs with 0xFF before they are handed out, so that a read of what was never written shows.
+    ``watch`` is told the section's index and arguments before each call, and what it gives is told the results.
     """
     names: dict[str, Any] = {"exact": exact}
     for name, what in program.bound.items():
@@ -154,6 +169,6 @@ def load(
     linecache.cache[filename] = (len(program.source), None, program.source.splitlines(keepends=True), filename)
     exec(compile(program.source, filename, "exec"), names)
     return [
-        LoadedSection(names[e.function], Slabs(e.slabs, retain, poison), program, i)
+        LoadedSection(names[e.function], Slabs(e.slabs, retain, poison), e, functools.partial(watch, i))
         for i, e in enumerate(program.entries)
     ]

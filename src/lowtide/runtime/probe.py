@@ -63,6 +63,12 @@ def _layout(x: Layout) -> str:
     return f"{x.dtype}{list(x.size)}{list(x.stride)}{x.device}"
 
 
+_UNKNOWN: Mapping[str, Any] = {
+    "out": None, "out_name": "out", "workspace": 0, "out_workspace": 0, "overwrite": None, "pointwise": False,
+    "restride": [], "note": None,
+}  # fmt: skip
+
+
 class _Known:
     """Facts by signature: this process's, and those of a file in the cache folder (short-lived)."""
 
@@ -99,10 +105,9 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    fields = {"out", "out_name", "workspace", "out_workspace", "overwrite", "pointwise", "restride", "note"}
     if not isinstance(found, dict):
         return {}
-    return {k: r for k, r in found.items() if isinstance(r, dict) and set(r) == fields}
+    return {k: r for k, r in found.items() if isinstance(r, dict) and set(r) == set(_UNKNOWN)}
 
 
 def _facts(op: Op, record: Mapping[str, Any]) -> OpFacts:
@@ -128,9 +133,7 @@ def _peak(events: list[int]) -> int:
 
 
 def _try(graph: Graph, op: Op) -> dict[str, Any]:
-    record: dict[str, Any] = {
-        "out": None, "out_name": "out", "workspace": 0, "out_workspace": 0, "overwrite": None, "pointwise": False, "restride": [], "note": None
-    }  # fmt: skip
+    record: dict[str, Any] = dict(_UNKNOWN, restride=[])
     if op.target.split(".", 1)[0] not in _TRIED:
         record["note"] = "an operator from outside torch is not tried alone; its workspace is taken as 0 bytes"
         return record

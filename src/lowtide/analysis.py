@@ -1,0 +1,198 @@
+"""``lowtide.memory_analysis``: what the compiled graphs promised, and what a step really takes.
+
+Comes in: nothing (all graphs of the process) or a step to run and measure. Goes out: a frozen ``MemoryAnalysis`` that
+prints as a table and turns into JSON. Units: bytes over what the caller holds, from call to return; for training from
+the start of the forward call to the end of the backward call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lowtide.core.codec import VERSION
+from lowtide.core.units import format_bytes
+from lowtide.ir.graph import Ref
+from lowtide.plan.plan import SLAB, MemoryPlan
+from lowtide.runtime.measure import Measured, measure
+from lowtide.runtime.records import Call, Calls, Planned, Record, records
+from lowtide.schedule.schedule import CALL, Schedule, memory_graph
+
+
+@dataclass(frozen=True, slots=True)
+class GraphAnalysis:
+    """One captured graph, all figures in bytes on ``device``.
+
+    argument_bytes: inputs that stay the caller's (parameters included). output_bytes: returned tensors and gradients.
+    saved_bytes: held between forward and backward. temp_bytes: slabs. callee_bytes: results that operations allocate
+    themselves, and their workspaces, at the peak. alias_bytes: results that continue in a dying operand's bytes.
+    lower_bound_bytes: proved for the operations as they are, over all orders. sum_bytes: all storages, aligned, without
+    sharing. sections: (call, the most bytes held while it runs). fallback: why the graph runs unplanned, or None.
+    """
+
+    name: str
+    device: str
+    argument_bytes: int
+    output_bytes: int
+    saved_bytes: int
+    temp_bytes: int
+    callee_bytes: int
+    alias_bytes: int
+    lower_bound_bytes: int
+    promised_peak_bytes: int
+    sum_bytes: int
+    sections: tuple[tuple[str, int], ...]
+    layout: str
+    capture_seconds: float
+    compile_seconds: float
+    fallback: str | None
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryAnalysis:
+    """All graphs, and the whole iteration: promised, and measured where a step was given (else None)."""
+
+    graphs: tuple[GraphAnalysis, ...]
+    promised_peak_bytes: int
+    measured_peak_bytes: int | None
+    lower_bound_bytes: int
+    sum_bytes: int
+    allocations: int | None
+
+    def to_json(self) -> dict[str, object]:
+        """The version-1 JSON form."""
+        return {"version": VERSION, **asdict(self)}
+
+    def __str__(self) -> str:
+        rows = [f"{'graph':<12}{'promised':>12}{'bound':>12}{'saved':>12}{'outputs':>12}{'sum':>12}  slabs"]
+        for g in self.graphs:
+            shown = (g.promised_peak_bytes, g.lower_bound_bytes, g.saved_bytes, g.output_bytes, g.sum_bytes)
+            tail = f"unplanned: {g.fallback}" if g.fallback else g.layout
+            rows.append(f"{g.name:<12}" + "".join(f"{format_bytes(n):>12}" for n in shown) + f"  {tail}")
+        measured = "not measured" if self.measured_peak_bytes is None else format_bytes(self.measured_peak_bytes)
+        rows.append(f"iteration: promised {format_bytes(self.promised_peak_bytes)}, measured {measured}")
+        return "\n".join(rows)
+
+
+def memory_analysis(step: Callable[[], Any] | None = None, *, device: str = "cpu") -> MemoryAnalysis:
+    """What the graphs compiled in this process promise; with ``step``, what one iteration really takes.
+
+    ``step`` runs once and must leave nothing behind that it does not hold itself (set gradients to None before): the
+    framework allocator's own allocations are counted, on ``device``. Only graphs that the step ran are then listed.
+
+    Example: ``print(lowtide.memory_analysis(lambda: model(x).sum().backward()))``
+    """
+    listed: Sequence[tuple[Record, Planned | None]]
+    found: Measured | None = None
+    if step is None:
+        listed = [(r, p) for r in records() for p in (r.planned or [None])]
+        calls = _one_iteration()
+    else:
+        with Calls() as log:
+            found = measure(step, device=device)
+        calls = log.calls
+        ran = {id(c.planned) for c in calls}
+        listed = [(r, p) for r in records() for p in r.planned if id(p) in ran]
+        listed += [(r, None) for r in records() if r.fallback is not None]
+    graphs = tuple(_graph(r, p) for r, p in listed)
+    return MemoryAnalysis(
+        graphs,
+        iteration_peak(calls),
+        found.peak_nbytes if found else None,
+        max((g.lower_bound_bytes for g in graphs), default=0),
+        sum(g.sum_bytes for g in graphs),
+        found.allocations if found else None,
+    )
+
+
+def _one_iteration() -> list[Call]:
+    """Every graph once, at the sizes with the highest promise: forward calls in turn, then backward calls in reverse."""
+    largest = [max(r.planned, key=lambda p: p.plan.promised_nbytes) for r in records() if r.planned]
+    forward = [Call(p, 0, (), ()) for p in largest]
+    return forward + [Call(p, 1, (), ()) for p in reversed(largest) if len(p.schedule.graph.sections) > 1]
+
+
+def iteration_peak(calls: Sequence[Call]) -> int:
+    """Most bytes held over a sequence of calls: each call's own, on top of what earlier calls of other programs still
+    hold: saved tensors until their backward call, and returned tensors until a later call was seen to end them."""
+    holding: dict[int, int] = {}
+    maker: dict[int, int] = {}
+    peak = 0
+    for call in calls:
+        planned, me = call.planned, id(call.planned)
+        lo, hi = _span(planned.schedule, call.section)
+        live = list(planned.plan.live[lo:hi])
+        others = sum(n for key, n in holding.items() if key != me)
+        for position, address, nbytes in call.died:
+            owner = maker.pop(address, me)
+            if owner != me:
+                holding[owner] -= nbytes
+                others -= nbytes
+                for t in range(_last_read(planned.schedule, call.section, position) - lo + 1):
+                    live[t] += nbytes
+        peak = max(peak, others + max(live, default=0))
+        after = planned.plan.live[hi] if hi < len(planned.plan.live) else _kept_on(planned.plan)
+        holding[me] = after
+        maker.update((address, me) for address, _ in call.returned)
+    return peak
+
+
+def _last_read(schedule: Schedule, section: int, position: int) -> int:
+    """Step in which an input of a section is read last (the section's first where it is not)."""
+    graph = schedule.graph
+    given = graph.sections[section].inputs[position]
+    nodes = memory_graph(schedule).nodes
+    lo, hi = _span(schedule, section)
+    storage = graph.value[given.name].storage if isinstance(given, Ref) else None
+    return max((t for t in range(lo, hi) if storage in nodes[t].reads), default=lo)
+
+
+def _kept_on(plan: MemoryPlan) -> int:
+    """Bytes held after the last section: what the caller gets, and slabs for the next call."""
+    return sum(p.nbytes for p in plan.places if p.escapes) + sum(s.nbytes for s in plan.slabs if s.kept)
+
+
+def _span(schedule: Schedule, section: int) -> tuple[int, int]:
+    nodes = memory_graph(schedule).nodes
+    borders = [t for t, n in enumerate(nodes) if n.name.startswith(CALL)]
+    return [0, *borders][section], [*borders, len(nodes)][section]
+
+
+def _graph(record: Record, planned: Planned | None) -> GraphAnalysis:
+    fallback = str(record.fallback) if record.fallback else None
+    seconds = record.capture_seconds, record.compile_seconds
+    if planned is None:
+        return GraphAnalysis(record.name, "cpu", 0, 0, 0, 0, 0, 0, 0, 0, 0, (), "none", *seconds, fallback, ())
+    plan, schedule = planned.plan, planned.schedule
+    graph = schedule.graph
+    at = plan.peak_step
+    nodes = memory_graph(schedule).nodes
+    at_peak = [p for p in plan.places if p.first <= at < p.end and p.slab is None and p.over is None and not p.escapes]
+    saved = {
+        graph.value[a.name].storage
+        for s in graph.sections
+        for i in s.saved
+        if isinstance(a := s.returns[i], Ref)
+    }  # fmt: skip
+    spans = [(s.name, *_span(schedule, i)) for i, s in enumerate(graph.sections)]
+    return GraphAnalysis(
+        name=record.name,
+        device=plan.device,
+        argument_bytes=sum(graph.nbytes[s] for s in sorted(graph.caller_owned)),
+        output_bytes=sum(p.nbytes for p in plan.places if p.escapes),
+        saved_bytes=sum(p.nbytes for p in plan.places if p.storage in saved),
+        temp_bytes=sum(s.nbytes for s in plan.slabs),
+        callee_bytes=sum(p.nbytes for p in at_peak) + (nodes[at].workspace if nodes else 0),
+        alias_bytes=sum(p.nbytes for p in plan.places if p.over is not None),
+        lower_bound_bytes=plan.lower_bound,
+        promised_peak_bytes=plan.promised_nbytes,
+        sum_bytes=plan.sum_nbytes,
+        sections=tuple((name, max(plan.live[lo:hi], default=0)) for name, lo, hi in spans),
+        layout=f"{plan.chosen} ({sum(p.how == SLAB for p in plan.places)} of {len(plan.places)} storages in slabs)",
+        capture_seconds=seconds[0],
+        compile_seconds=seconds[1],
+        fallback=fallback,
+        reasons=tuple(str(r) for r in schedule.reasons),
+    )
