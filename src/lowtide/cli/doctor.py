@@ -11,7 +11,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ import typer
 
 import lowtide
 from lowtide.core.folders import cache_folder
+from lowtide.core.native import FLAGS, compiler
 
 _PROBE = """
 #include <cmath>
@@ -95,16 +95,18 @@ def _entry_point() -> str:
 
 def _compiler() -> str:
     """Which C++ compiler there is, and whether it makes a shared library with OpenMP."""
-    command = os.environ.get("CXX") or next((c for c in ("g++", "clang++", "c++") if shutil.which(c)), None)
+    command = compiler()
     if command is None:
-        return "missing: no g++, clang++ or c++ on PATH, and CXX is not set"
+        chosen = os.environ.get("CXX")
+        return (
+            f"missing: CXX names {chosen!r}" if chosen else "missing: no g++, c++ or clang++ on PATH; apt install g++"
+        )
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "probe.cpp")
         source.write_text(_PROBE)
-        flags = ["-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"]
         try:
             name = subprocess.run([command, "--version"], capture_output=True, text=True, check=True).stdout
-            words = [command, *flags, str(source), "-o", str(Path(folder, "probe.so"))]
+            words = [command, *FLAGS, "-fopenmp", str(source), "-o", str(Path(folder, "probe.so"))]
             subprocess.run(words, capture_output=True, text=True, check=True)
         except OSError as e:
             return f"{command} does not start: {e.strerror}"

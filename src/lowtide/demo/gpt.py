@@ -20,7 +20,7 @@ class Size:
     width: int = 256
     heads: int = 8
     context: int = 256
-    batch: int = 8
+    batch: int = 4
 
 
 class Block(nn.Module):

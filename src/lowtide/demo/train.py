@@ -62,9 +62,14 @@ def train(backend: str | None, text: bytes, size: Size, steps: int, on_step: Cal
         seconds.append(time.perf_counter() - start)
         on_step(step, losses[-1])
         del loss
+    given = batches.next()
     optimizer.zero_grad(set_to_none=True)
-    forward, backward = _measured(model, batches.next())
-    promised, bound = _promise(model) if backend == "lowtide" else (None, None)
+    forward, backward = _measured(model, given)
+    promised = bound = None
+    if backend == "lowtide":
+        optimizer.zero_grad(set_to_none=True)
+        figures = lowtide.memory_analysis(lambda: model(*given).backward())
+        promised, bound = figures.promised_peak_bytes, figures.lower_bound_bytes
     return Run(
         backend or "eager",
         size,
@@ -97,17 +102,8 @@ def _measured(
     model: Callable[..., torch.Tensor], given: tuple[torch.Tensor, ...]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Live bytes after each allocator event of one forward, and on from there of its backward."""
-    if "release_retained" in lowtide.__all__:
-        lowtide.release_retained()
+    lowtide.release_retained()
     loss, there = memory_events(lambda: model(*given))
     forward = tuple(itertools.accumulate(there))
     _, back = memory_events(loss.backward)
     return forward, tuple(itertools.accumulate(back, initial=forward[-1] if forward else 0))[1:]
-
-
-def _promise(model: object) -> tuple[int | None, int | None]:
-    """Promised peak and lower bound of the compiled model, in bytes."""
-    if "memory_analysis" not in lowtide.__all__:
-        return None, None
-    figures = lowtide.memory_analysis(model)
-    return figures.promised_peak_bytes, figures.lower_bound_bytes

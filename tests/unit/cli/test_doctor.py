@@ -32,7 +32,7 @@ def test_missing_compiler_is_a_fact(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("CXX", raising=False)
     assert findings()["compiler"].startswith("missing")
     monkeypatch.setenv("CXX", "/nowhere/c++")
-    assert findings()["compiler"] == "/nowhere/c++ does not start: No such file or directory"
+    assert findings()["compiler"] == "missing: CXX names '/nowhere/c++'"
 
 
 def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

@@ -37,3 +37,14 @@ def test_counted_bytes_are_those_of_the_model():
     assert run.measured_peak_nbytes > gradients
     # Once the backward has ended, what is left are the gradients (and the loss, 4 bytes, which the caller holds).
     assert gradients <= run.backward[-1] <= gradients + 4096
+
+
+@pytest.mark.spec("PK-22")
+def test_lowtide_keeps_its_promise_and_the_numbers():
+    text = bytes(range(256)) * 8
+    eager = train(None, text, TINY, 4, lambda *_: None)
+    ours = train("lowtide", text, TINY, 4, lambda *_: None)
+    assert ours.losses == pytest.approx(eager.losses, rel=1e-5)
+    assert ours.promised_peak_nbytes is not None and ours.lower_bound_nbytes is not None
+    assert abs(ours.promised_peak_nbytes - ours.measured_peak_nbytes) <= 0.01 * ours.measured_peak_nbytes
+    assert ours.lower_bound_nbytes <= ours.promised_peak_nbytes
