@@ -65,7 +65,8 @@ def plain_args(symbols: Sequence[str] = ()) -> st.SearchStrategy[Arg]:
         st.sampled_from(("f32", "cuda:0", "contiguous_format", "strided", "odd text", "")),
     )
     ints = st.one_of(st.integers(-2, 9), st.sampled_from((2**63 - 1, -(2**63), 2**64, 10**30)))
-    leaf: st.SearchStrategy[Arg] = st.one_of(st.none(), st.booleans(), ints, floats(), texts(), atom, dims(symbols, 3))
+    sizes = [dims(symbols, 3)] if symbols else []
+    leaf: st.SearchStrategy[Arg] = st.one_of(st.none(), st.booleans(), ints, floats(), texts(), atom, *sizes)
     return st.recursive(leaf, lambda inner: st.lists(inner, max_size=3).map(tuple), max_leaves=4)
 
 
@@ -83,8 +84,8 @@ def row_major(size: Sequence[Dim]) -> tuple[Dim, ...]:
 class _Builder:
     """Grows one valid graph; used once per example."""
 
-    def __init__(self, draw: Draw, symbols: Sequence[str]) -> None:
-        self.draw, self.symbols = draw, symbols
+    def __init__(self, draw: Draw, symbols: Sequence[str], devices: Sequence[str]) -> None:
+        self.draw, self.symbols, self.devices = draw, symbols, devices
         self.values: dict[str, Value] = {}
         self.constants: list[str] = []
         self.here: list[str] = []  # values in scope
@@ -105,7 +106,7 @@ class _Builder:
         if draw(st.integers(0, 4)) == 0:  # padded, permuted, or further in
             stride = tuple(s + 1 if isinstance(s, int) else s for s in stride)[:: draw(st.sampled_from((1, -1)))]
             offset = draw(st.sampled_from((0, 3, *([symbol(self.symbols[0])] if self.symbols else []))))
-        device = draw(st.sampled_from(("cpu", "cpu", "cpu", "cuda:0")))
+        device = draw(st.sampled_from(self.devices))
         return Layout(dtype or draw(st.sampled_from(DTYPES)), device, size, stride, offset)
 
     def fresh(self, base: str, layout: Layout | None = None, origin: Origin | None = None) -> str:
@@ -234,11 +235,13 @@ class _Builder:
 
 
 @st.composite
-def graphs(draw: Draw, *, symbolic: bool | None = None, most: int = 8) -> Graph:
+def graphs(
+    draw: Draw, *, symbolic: bool | None = None, most: int = 8, devices: Sequence[str] = ("cpu", "cpu", "cuda:0")
+) -> Graph:
     """Graphs that verify. ``symbolic``: with symbols or without (None: either); ``most`` operations per section."""
     with_symbols = draw(st.booleans()) if symbolic is None else symbolic
     symbols = SYMBOLS if with_symbols else ()
-    grown = _Builder(draw, symbols)
+    grown = _Builder(draw, symbols, devices)
     bound = [symbol(s) for s in symbols]
     if draw(st.integers(0, 2)):
         sections = [grown.section("inference", bound, False, most)]
@@ -250,10 +253,9 @@ def graphs(draw: Draw, *, symbolic: bool | None = None, most: int = 8) -> Graph:
     return Graph(name, tuple(grown.values.values()), tuple(sections), tuple(grown.constants), symbols)
 
 
-@st.composite
-def static_graphs(draw: Draw, *, most: int = 8) -> Graph:
+def static_graphs(*, most: int = 8, devices: Sequence[str] = ("cpu",)) -> st.SearchStrategy[Graph]:
     """Graphs that verify and have no symbols, so that every value has bytes."""
-    return draw(graphs(symbolic=False, most=most))
+    return graphs(symbolic=False, most=most, devices=devices)
 
 
 def reach(layout: Layout) -> int:

@@ -42,6 +42,7 @@ class _Verifier:
         self.made: set[str] = set()  # by operations
         self.saved: set[str] = set()  # by sections so far
         self.scope: set[str] = set()  # in the section at hand
+        self.op_names: set[str] = set()
 
     def fail(self, clause: str, message: str, place: Place, origin: Origin | None = None) -> NoReturn:
         where = f"\n  {_user_line(origin)}" if origin is not None and origin.file else ""
@@ -103,15 +104,14 @@ class _Verifier:
         return ("value", name)
 
     def section(self, section: Section, i: int) -> None:
-        names: dict[str, None] = {}
         self.scope = set(self.graph.constants)
         for k, given in enumerate(section.inputs):
             self.input(given, ("input", i, k), section)
         for k, op in enumerate(section.ops):
             place = ("op", i, k)
-            if op.name in names or not op.name:
-                self.fail("op-name", f"two operations of {section.name} are called {op.name!r}", place, op.origin)
-            names[op.name] = None
+            if op.name in self.op_names or not op.name:
+                self.fail("op-name", f"the name {op.name!r} is empty or that of an operation above", place, op.origin)
+            self.op_names.add(op.name)
             self.op(op, place)
         self.returns(section, i)
 
