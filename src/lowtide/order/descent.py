@@ -149,9 +149,17 @@ class Descent:
 
     def _run(self, level: _Level, v: int) -> list[int]:
         """Run a ready node; which ready nodes are new or cost something else now."""
-        before = level.done
         level.alive += level.costs.pop(v)[1]
-        done = level.done = before | 1 << v
+        changed = self._changed(v, level.done, level.costs)
+        level.done |= 1 << v
+        for x in changed:
+            level.costs[x] = self._cost(x, level.done)
+        level.path.append(v)
+        return changed
+
+    def _changed(self, v: int, before: int, costs: dict[int, tuple[int, int]]) -> list[int]:
+        """Nodes that become ready, or change their cost, when ``v`` runs after ``before`` (``costs``: the ready ones)."""
+        done = before | 1 << v
         changed: list[int] = []
         for s in self.succ[v]:
             if not self.pred[s] & ~done and self.goal >> s & 1:
@@ -171,11 +179,8 @@ class Descent:
             low = touched & -touched
             touched ^= low
             x = low.bit_length() - 1
-            if x in level.costs:
+            if x in costs and x != v:
                 changed.append(x)
-        for x in changed:
-            level.costs[x] = self._cost(x, done)
-        level.path.append(v)
         return changed
 
     def _cost(self, v: int, done: int) -> tuple[int, int]:
@@ -218,18 +223,22 @@ class Descent:
         """Find the ways on from ``level``; one that leaves no more alive is returned at once, to take its place."""
         ways: list[tuple[int, int, list[int]]] = []
         seen: set[int] = set()
-        shut = [v for v, (hill, net) in level.costs.items() if net <= 0 and level.alive + hill > self.limit]
-        for v, (hill, _) in level.costs.items():
-            if level.alive + hill > self.limit:
-                self.over = min(self.over, level.alive + hill)
+        costs, alive = level.costs, level.alive
+        for v, (hill, net) in costs.items():
+            if alive + hill > self.limit:
+                self.over = min(self.over, alive + hill)
                 continue
-            way = level.copy()
-            self._settle(way, self._run(way, v) + shut)
-            if way.alive <= level.alive:
-                return way
-            if way.done not in seen and way.done not in self.failed:
-                seen.add(way.done)
-                ways.append((way.done, way.alive, way.path))
+            done, path, after = level.done | 1 << v, [v], alive + net
+            if any(self._cost(x, done)[1] <= 0 for x in self._changed(v, level.done, costs)):
+                way = level.copy()
+                self._settle(way, self._run(way, v))
+                if way.alive <= alive:
+                    return way
+                done, path, after = way.done, way.path, way.alive
+                self.steps += len(costs) // 8
+            if done not in seen and done not in self.failed:
+                seen.add(done)
+                ways.append((done, after, path))
         ways.sort(key=lambda w: (-w[1], w[0]))
         level.ways = ways
         return None

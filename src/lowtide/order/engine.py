@@ -11,25 +11,29 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lowtide.memory.flat import flatten, live_bytes, peak_bytes
+from lowtide.memory.flat import Flat, flatten, live_bytes, peak_bytes
 from lowtide.memory.graph import MemoryGraph
 from lowtide.order.bounds import cut_bound, end_bound
 from lowtide.order.check import check_order
 from lowtide.order.entrants import ENTRANTS
 from lowtide.order.exact import close
 from lowtide.order.masks import masks_of
+from lowtide.order.objective import least_objective
+from lowtide.order.windows import improve, piece_of, pieces
 
 Objective = Callable[[MemoryGraph, Sequence[int]], int]
-Progress = Callable[[int, int, int], None]  # steps used, best so far, lower bound
+Progress = Callable[[int, int, int], None]  # steps used, least peak so far, lower bound
 
 EMERGENCY_SECONDS = 600.0
+_SMALL = 128  # nodes; the exact search takes such graphs whole at once
+_EXACT = 2500  # nodes; larger pieces are left to windows
 
 
 @dataclass(frozen=True, slots=True)
 class OrderResult:
     """An order of a graph's nodes and what is known about it.
 
-    order: indices into ``graph.nodes``. peak, lower_bound: bytes (of the objective, where one was given).
+    order: indices into ``graph.nodes``. peak, lower_bound: bytes (peak: of the objective, where one was given).
     bound_name: which argument proves the bound. status: ``OPTIMAL`` or ``FEASIBLE``. candidates: peak of each order
     that was tried. steps: search steps used. stopped_by: ``proved``, ``stuck``, ``budget`` or ``clock``.
     """
@@ -51,7 +55,7 @@ class OrderResult:
 
 def default_budget(n: int) -> int:
     """Search steps that a graph of ``n`` nodes gets unless told otherwise."""
-    return 20_000
+    return 300_000 + 100 * n
 
 
 def reorder(
@@ -61,39 +65,114 @@ def reorder(
     objective: Objective | None = None,
     progress: Progress | None = None,
     device: str | None = None,
+    emergency_seconds: float = EMERGENCY_SECONDS,
 ) -> OrderResult:
     """An order of least peak. ``device`` counts the bytes of one device only (None: all of them added up).
 
     ``objective(graph, order)`` is what is to be least instead of the live peak, in bytes; it must never be below the
-    live peak, so that the bound stays true. ``progress`` is told (steps, peak, bound) now and then.
+    live peak, so that the bound stays true. ``progress`` is told (steps, peak, bound) now and then. After
+    ``emergency_seconds`` the search ends with what it has, and ``stopped_by`` says ``clock``.
     """
-    started = time.monotonic()
     flat = flatten(graph, device=device)
     budget = default_budget(flat.n) if budget_steps is None else budget_steps
-    candidates: dict[str, int] = {}
-    best: list[int] = []
-    for name, entrant in ENTRANTS.items():
-        order = entrant(flat)
-        candidates[name] = peak_bytes(flat, order)
-        if not best or candidates[name] < min(candidates[x] for x in candidates if x != name):
-            best = order
-    masks = masks_of(flat)
-    floor, name = end_bound(masks)
-    bound, cut, _ = cut_bound(masks, best, live_bytes(flat, best), floor)
-    name = cut or name
-    bracket = close(masks, best, bound, budget, lambda: time.monotonic() - started > EMERGENCY_SECONDS)
-    candidates["search"] = bracket.peak
-    if bracket.bound > bound:
-        name = "exhausted"
-    check_order(graph, bracket.order)
-    status = "OPTIMAL" if bracket.closed else "FEASIBLE"
-    return OrderResult(
-        tuple(bracket.order),
-        bracket.peak,
-        bracket.bound,
-        name,
-        status,
-        candidates,
-        bracket.steps,
-        "proved" if bracket.closed else "budget",
-    )
+    search = _Search(flat, budget, progress, time.monotonic() + emergency_seconds)
+    search.enter()
+    search.prove()
+    search.search()
+    order, peak = search.order, search.peak
+    candidates = dict(search.candidates)
+    if objective is not None:
+        order, peak, candidates = least_objective(graph, flat, search.tried, objective, budget)
+    check_order(graph, order)
+    closed = peak <= search.bound
+    stopped = "proved" if closed else search.stopped_by
+    status = "OPTIMAL" if closed else "FEASIBLE"
+    return OrderResult(tuple(order), peak, search.bound, search.bound_name, status, candidates, search.steps, stopped)
+
+
+class _Search:
+    """The stages of one call and what they share; short-lived."""
+
+    def __init__(self, flat: Flat, budget: int, progress: Progress | None, deadline: float) -> None:
+        self.flat, self.budget, self.progress, self.deadline = flat, budget, progress, deadline
+        self.candidates: dict[str, int] = {}
+        self.tried: dict[str, list[int]] = {}
+        self.order: list[int] = []
+        self.peak = 0
+        self.bound, self.bound_name = end_bound(flat)
+        self.steps = 0
+        self.stopped_by = "budget"
+        self.late = False
+
+    def enter(self) -> None:
+        """The classic orders; ties keep the earlier one, so program order wins them."""
+        for name, entrant in ENTRANTS.items():
+            order = entrant(self.flat)
+            peak = peak_bytes(self.flat, order)
+            self.candidates[name], self.tried[name] = peak, order
+            if not self.order or peak < self.peak:
+                self.order, self.peak = order, peak
+
+    def prove(self) -> None:
+        """A lower bound from cuts at the dearest steps."""
+        if self.peak <= self.bound:
+            return
+        live = live_bytes(self.flat, self.order)
+        most = 20_000 + self.budget // 4
+        bound, name, used, _ = cut_bound(self.flat, self.order, live, self.bound, most)
+        self.steps += used
+        self._raise(bound, name)
+
+    def search(self) -> None:
+        """Windows around the peak for large graphs, then the exact search piece by piece, in turn until it is stuck."""
+        stuck = False
+        while not stuck and self.peak > self.bound and self.steps < self.budget and not self._stop():
+            before = (self.peak, self.bound)
+            if self.flat.n > _SMALL:
+                order, used, stuck = improve(self.flat, self.order, self.bound, self.budget - self.steps, self._tell)
+                self.steps += used
+                self._take(order)
+            self._exact()
+            stuck = stuck and before == (self.peak, self.bound)
+        if self.late:
+            self.stopped_by = "clock"
+        elif self.steps < self.budget:
+            self.stopped_by = "stuck"
+        self.candidates["search"], self.tried["search"] = self.peak, self.order
+
+    def _exact(self) -> None:
+        """Solve the pieces between single-node separators, dearest first; a piece's bound bounds the whole."""
+        for start, stop in pieces(self.flat, self.order):
+            room = self.budget - self.steps
+            if room <= 0 or self.peak <= self.bound or self._stop():
+                return
+            if stop - start > _EXACT:
+                continue
+            piece, nodes = piece_of(self.flat, self.order, start, stop)
+            local = list(range(len(nodes)))
+            if peak_bytes(piece, local) <= self.bound:
+                continue
+            found = close(masks_of(piece), local, self.bound, room, self._stop)
+            self.steps += found.steps
+            self._raise(found.bound, "exhausted")
+            self._take(self.order[:start] + [nodes[k] for k in found.order] + self.order[stop:])
+            self._tell(0, self.peak)
+
+    def _raise(self, bound: int, name: str) -> None:
+        if bound > self.bound:
+            self.bound, self.bound_name = bound, name
+
+    def _take(self, order: list[int]) -> None:
+        peak = peak_bytes(self.flat, order)
+        # Also at the same peak: a piece that was improved stays improved while another one holds the peak.
+        if peak <= self.peak:
+            self.order, self.peak = order, peak
+
+    def _stop(self) -> bool:
+        self.late = self.late or time.monotonic() > self.deadline
+        return self.late
+
+    def _tell(self, steps: int, peak: int) -> bool:
+        if self.progress is not None:
+            self.progress(self.steps + steps, peak, self.bound)
+        return not self._stop()

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from lowtide.order.bounds import worth
 from lowtide.order.descent import Decision
-from lowtide.order.masks import Masks
+from lowtide.order.masks import Masks, worth
 
 _FIRST_SLICE = 500
 

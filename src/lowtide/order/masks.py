@@ -138,6 +138,17 @@ def cost(masks: Masks, v: int, done: int) -> tuple[int, int]:
     return hill, begun
 
 
+def worth(masks: Masks, order: Sequence[int]) -> int:
+    """Peak of ``order`` in bytes, from the set costs alone."""
+    done, alive, peak = 0, masks.flat.base, masks.flat.base
+    for v in order:
+        hill, net = cost(masks, v, done)
+        peak = max(peak, alive + hill)
+        alive += net
+        done |= 1 << v
+    return peak
+
+
 def alive_after(masks: Masks, done: int) -> int:
     """Bytes alive once exactly the nodes of ``done`` have run."""
     flat = masks.flat
@@ -161,107 +172,140 @@ def lowest(masks: Masks, done: int, path: Sequence[int], bonus: Sequence[tuple[i
     within = 0
     for v in path:
         within |= 1 << v
-    supply, reach, pays, index = _closure(masks, done, path, within, bonus)
-    flow: list[dict[int, int]] = [{} for _ in supply]
-    into: list[set[int]] = [set() for _ in pays]
-    room = list(pays)
-    work = len(path) + sum(map(len, reach))
-    for b, _ in enumerate(supply):
-        while supply[b]:
-            seen_items = _push(b, supply, reach, room, flow, into)
-            work += abs(seen_items)
-            if seen_items < 0:
+    net = _closure(masks, done, path, within, bonus)
+    work = len(path)
+    for b in range(len(net.supply)):
+        while net.supply[b]:
+            looked = _push(b, net)
+            work += abs(looked)
+            if looked < 0:
                 break
     chosen = done
-    todo = [b for b, left in enumerate(supply) if left]
+    todo = [b for b, left in enumerate(net.supply) if left]
     seen = set(todo)
     while todo:
-        b = todo.pop()
-        for x in reach[b]:
-            chosen |= index[x]
-            for c in into[x]:
+        for x in net.reach(todo.pop()):
+            chosen |= net.stands[x]
+            for c in net.into[x]:
                 if c not in seen:
                     seen.add(c)
                     todo.append(c)
-    return chosen, work // 4
+    return chosen, (work + net.work) // 4
 
 
-def _closure(
-    masks: Masks, done: int, path: Sequence[int], within: int, bonus: Sequence[tuple[int, int]]
-) -> tuple[list[int], list[list[int]], list[int], list[int]]:
-    """Pay-backs (bytes; the cost items that each needs) and cost items (bytes; the nodes that they stand for)."""
+class _Net:
+    """Pay-backs (bytes left, nodes needed) and cost items (bytes left, the node they stand for, who feeds them)."""
+
+    def __init__(self, masks: Masks, within: int) -> None:
+        self.masks, self.within = masks, within
+        self.supply: list[int] = []
+        self.needs: list[int] = []
+        self.room: list[int] = []
+        self.stands: list[int] = []
+        self.into: list[set[int]] = []
+        self.flow: list[dict[int, int]] = []
+        self.item: dict[int, int] = {}
+        self.extra: dict[int, list[int]] = {}
+        self.items: dict[int, list[int]] = {}
+        self.work = 0
+
+    def cost(self, nbytes: int, stands: int) -> int:
+        """A new cost item."""
+        self.room.append(nbytes)
+        self.stands.append(stands)
+        self.into.append(set())
+        return len(self.room) - 1
+
+    def reach(self, b: int) -> list[int]:
+        """The cost items that pay-back ``b`` needs; worked out when it is first asked for."""
+        found = self.items.get(b)
+        if found is None:
+            need = self.needs[b]
+            for x in bits(need):
+                need |= self.masks.before[x]
+            members = bits(need & self.within)
+            items = {self.item[x] for x in members}
+            for x in members:
+                items.update(self.extra.get(x, ()))
+            found = self.items[b] = sorted(items)
+            self.work += 2 * len(found)
+        return found
+
+
+def _closure(masks: Masks, done: int, path: Sequence[int], within: int, bonus: Sequence[tuple[int, int]]) -> _Net:
+    """The net, with every pay-back already fed to the node that begins its bytes, where that is one of ``path``."""
     flat = masks.flat
-    item: dict[int, int] = {}
-    pays: list[int] = []
-    index: list[int] = []
-    for v in path:
-        item[v] = len(pays)
-        pays.append(masks.alloc[v])
-        index.append(1 << v)
+    net = _Net(masks, within)
+    held: dict[int, int] = {}
     shared: dict[int, int] = {}
-    extra: list[list[int]] = [[] for _ in path]
-    storages: dict[int, int] = {}
-    for k, v in enumerate(path):
+    for v in path:
+        net.item[v] = net.cost(masks.alloc[v], 1 << v)
         for b in flat.holds[v]:
-            storages[b] = storages.get(b, 0) | 1 << v
+            held[b] = held.get(b, 0) | 1 << v
         for b in flat.shared[v]:
             if not any(done >> p & 1 for p in flat.makers[b]):
                 if b not in shared:
-                    shared[b] = len(pays)
-                    pays.append(flat.size[b])
-                    index.append(0)
-                extra[k].append(shared[b])
-    supply: list[int] = []
-    reach: list[list[int]] = []
+                    shared[b] = net.cost(flat.size[b], 0)
+                net.extra.setdefault(v, []).append(shared[b])
     gone = done | within
-    back = [(here, flat.size[b]) for b, here in storages.items() if not flat.outlives[b] and not masks.held[b] & ~gone]
-    for here, nbytes in (*back, *bonus):
-        need = here & within
-        for x in bits(need):
-            need |= masks.before[x] & within
-        items = {item[x] for x in bits(need)}
-        for x in bits(need):
-            items.update(extra[item[x]])
-        supply.append(nbytes)
-        reach.append(sorted(items))
-    return supply, reach, pays, index
+    for b, here in held.items():
+        if flat.outlives[b] or masks.held[b] & ~gone:
+            continue
+        maker = flat.makers[b][0] if len(flat.makers[b]) == 1 else -1
+        at = net.item.get(maker, -1)
+        fed = min(flat.size[b], net.room[at]) if at >= 0 else 0
+        net.supply.append(flat.size[b] - fed)
+        net.needs.append(here)
+        net.flow.append({at: fed} if fed else {})
+        if fed:
+            net.room[at] -= fed
+            net.into[at].add(len(net.supply) - 1)
+    for need, nbytes in bonus:
+        net.supply.append(nbytes)
+        net.needs.append(need & within)
+        net.flow.append({})
+    return net
 
 
-def _push(
-    b: int, supply: list[int], reach: list[list[int]], room: list[int], flow: list[dict[int, int]], into: list[set[int]]
-) -> int:
+def _push(b: int, net: _Net) -> int:
     """One augmenting path from pay-back ``b`` to a cost item with room: items looked at, negative if there is none."""
     came_item: dict[int, int] = {}
     came_back: dict[int, int] = {b: -1}
     queue = [b]
+    room, into = net.room, net.into
     for c in queue:
-        for x in reach[c]:
+        for x in net.reach(c):
             if x in came_item:
                 continue
             came_item[x] = c
             if room[x]:
-                amount, at = min(room[x], supply[b]), x
-                while True:
-                    c = came_item[at]
-                    if c == b:
-                        break
-                    amount = min(amount, flow[c][came_back[c]])
-                    at = came_back[c]
-                room[x] -= amount
-                supply[b] -= amount
-                at = x
-                while True:
-                    c = came_item[at]
-                    flow[c][at] = flow[c].get(at, 0) + amount
-                    into[at].add(c)
-                    if c == b:
-                        return len(came_item)
-                    at = came_back[c]
-                    flow[c][at] -= amount
-                    if not flow[c][at]:
-                        into[at].discard(c)
+                _carry(b, x, net, came_item, came_back)
+                return len(came_item)
             for d in into[x]:
                 if d not in came_back:
                     came_back[d] = x
                     queue.append(d)
     return -1 - len(came_item)
+
+
+def _carry(b: int, end: int, net: _Net, came_item: dict[int, int], came_back: dict[int, int]) -> None:
+    """Send as much as fits from pay-back ``b`` along the path found to the cost item ``end``."""
+    flow = net.flow
+    amount, at = min(net.room[end], net.supply[b]), end
+    while (c := came_item[at]) != b:
+        amount = min(amount, flow[c][came_back[c]])
+        at = came_back[c]
+    net.room[end] -= amount
+    net.supply[b] -= amount
+    at = end
+    while True:
+        c = came_item[at]
+        flow[c][at] = flow[c].get(at, 0) + amount
+        net.into[at].add(c)
+        if c == b:
+            return
+        at = came_back[c]
+        flow[c][at] -= amount
+        if not flow[c][at]:
+            del flow[c][at]
+            net.into[at].discard(c)
