@@ -66,6 +66,13 @@ class Cursor:
         for i, member in enumerate(cast("list[object]", value)):
             yield Cursor(member, self.file, f"{self.path}[{i}]")
 
+    def members(self) -> Iterator[tuple[str, Cursor]]:
+        """The members of an object whose names are free, in order."""
+        value = self._as(dict)
+        dot = f"{self.path}." if self.path else ""
+        for key, member in cast("dict[str, object]", value).items():
+            yield key, Cursor(member, self.file, f"{dot}{key}")
+
     def fields(self, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, Cursor]:
         """The members of an object; unknown or missing ones are refused."""
         value = self._as(dict)

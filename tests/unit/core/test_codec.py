@@ -19,6 +19,13 @@ READS: list[tuple[str, Callable[[Cursor], object], str, str]] = [
     ("1", Cursor.flag, "top level", "true or false is expected"),
     ("{}", lambda c: list(c.items()), "top level", "a list is expected"),
     ("[]", lambda c: c.fields(()), "top level", "an object is expected"),
+    (
+        '{"b": {"odd name": ""}}',
+        lambda c: [m.whole() for _, m in c.fields(("b",))["b"].members()],
+        "b.odd name",
+        "a wh",
+    ),
+    ("[]", lambda c: list(c.members()), "top level", "an object is expected"),
     ('{"b": 1}', lambda c: c.fields(("a",), ("c",)), "top level", 'unknown field "b"; known: a, c'),
     ("{}", lambda c: c.fields(("a",)), "top level", 'field "a" is missing'),
     ("2", Cursor.version, "top level", "version 1 is expected, not 2"),

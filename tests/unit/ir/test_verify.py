@@ -60,7 +60,7 @@ BROKEN: dict[str, list[tuple[str, str]]] = {
         ("(%p, %q)", "(%p, %p)"),
         ("input %r: f32[s0,4]{4,1} @cpu", "input %r: f32[s0,4]{4,1} @cpu\n    %lost: f32[] @cpu"),
         ("const %c: f32[4]{1} @cpu", "const %c: f32[4]{1} @cpu\n    %c = aten.f(%x)"),
-        ("%b: f32[8,4]{4,1} @cpu =", "%a ="),
+        ("%b: f32[8,4]{4,1} @cpu = aten.mul.Tensor(%a, %g)", "(%a) = aten.mul.Tensor(%a, %g) as b"),
     ],
     "value-known": [
         ("%v: f32[32]{1} @cpu in %a =", "%v ="),
