@@ -110,31 +110,36 @@ def memory_analysis(step: Callable[[], Any] | None = None, *, device: str = "cpu
 def _one_iteration() -> list[Call]:
     """Every graph once, at the sizes with the highest promise: forward calls in turn, then backward calls in reverse."""
     largest = [max(r.planned, key=lambda p: p.plan.promised_nbytes) for r in records() if r.planned]
-    forward = [Call(p, 0, (), ()) for p in largest]
-    return forward + [Call(p, 1, (), ()) for p in reversed(largest) if len(p.schedule.graph.sections) > 1]
+    forward = [Call(p, 0, (), (), ()) for p in largest]
+    return forward + [Call(p, 1, (), (), ()) for p in reversed(largest) if len(p.schedule.graph.sections) > 1]
 
 
 def iteration_peak(calls: Sequence[Call]) -> int:
     """Most bytes held over a sequence of calls: each call's own, on top of what earlier calls of other programs still
     hold: saved tensors until their backward call, and returned tensors until a later call was seen to end them."""
     holding: dict[int, int] = {}
+    released: dict[int, int] = {}  # of what a program returned, the bytes that ended before its last section
     maker: dict[int, int] = {}
     peak = 0
     for call in calls:
         planned, me = call.planned, id(call.planned)
         lo, hi = _span(planned.schedule, call.section)
-        live = list(planned.plan.live[lo:hi])
-        others = sum(n for key, n in holding.items() if key != me)
+        for address, nbytes in call.gone:
+            owner = maker.pop(address, me)
+            released[owner] = released.get(owner, 0) + nbytes
+            holding[owner] = holding.get(owner, 0) - nbytes
+        live = [n - released.get(me, 0) for n in planned.plan.live[lo:hi]]
         for position, address, nbytes in call.died:
             owner = maker.pop(address, me)
             if owner != me:
+                released[owner] = released.get(owner, 0) + nbytes
                 holding[owner] -= nbytes
-                others -= nbytes
                 for t in range(_last_read(planned.schedule, call.section, position) - lo + 1):
                     live[t] += nbytes
+        others = sum(n for key, n in holding.items() if key != me)
         peak = max(peak, others + max(live, default=0))
         after = planned.plan.live[hi] if hi < len(planned.plan.live) else _kept_on(planned.plan)
-        holding[me] = after
+        holding[me] = after - released.get(me, 0)
         maker.update((address, me) for address, _ in call.returned)
     return peak
 

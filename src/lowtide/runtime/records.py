@@ -30,11 +30,15 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of a section. ``died``: (position, address, bytes) of inputs whose storage nobody held any more when the
-    call ended; ``returned``: (address, bytes) of the storages of its results."""
+    """One call of a section, with the storages of results of earlier calls whose end was seen.
+
+    gone: (address, bytes) of those that nobody held any more when the call began. died: (input position, address, bytes)
+    of those that ended during the call. returned: (address, bytes) of its own results.
+    """
 
     planned: Planned
     section: int
+    gone: tuple[tuple[int, int], ...]
     died: tuple[tuple[int, int, int], ...]
     returned: tuple[tuple[int, int], ...]
 
@@ -44,6 +48,7 @@ class Calls:
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
+        self.held: list[tuple[StorageWeakRef, int, int]] = []
 
     def __enter__(self) -> Calls:
         _logs.append(self)
@@ -51,6 +56,12 @@ class Calls:
 
     def __exit__(self, *_: object) -> None:
         _logs.remove(self)
+
+    def ended(self) -> tuple[tuple[int, int], ...]:
+        """(address, bytes) of returned storages that ended since this was last asked."""
+        gone = tuple((at, nbytes) for ref, at, nbytes in self.held if ref.expired())
+        self.held = [h for h in self.held if not h[0].expired()]
+        return gone
 
 
 _logs: list[Calls] = []
@@ -60,16 +71,18 @@ def watch(planned: Planned, section: int, args: list[Any]) -> Callable[[Sequence
     """A section is about to run. Where somebody listens: what to call with its results."""
     if not _logs:
         return None
-    tensors = [(i, t) for i, t in enumerate(args) if isinstance(t, torch.Tensor)]
-    seen = [(i, StorageWeakRef(t.untyped_storage()), t.data_ptr(), t.untyped_storage().nbytes()) for i, t in tensors]
+    gone = [log.ended() for log in _logs]
+    tensors = [(i, t.untyped_storage()) for i, t in enumerate(args) if isinstance(t, torch.Tensor)]
+    seen = [(i, StorageWeakRef(s), s.data_ptr(), s.nbytes()) for i, s in tensors]
     del tensors
 
     def ended(results: Sequence[Any]) -> None:
         died = tuple((i, at, nbytes) for i, ref, at, nbytes in seen if ref.expired())
         made = [t.untyped_storage() for t in results if isinstance(t, torch.Tensor)]
-        call = Call(planned, section, died, tuple((s.data_ptr(), s.nbytes()) for s in made))
-        for log in _logs:
-            log.calls.append(call)
+        returned = tuple((s.data_ptr(), s.nbytes()) for s in made)
+        for log, before in zip(_logs, gone, strict=True):
+            log.calls.append(Call(planned, section, before, died, returned))
+            log.held.extend((StorageWeakRef(s), s.data_ptr(), s.nbytes()) for s in made)
 
     return ended
 
