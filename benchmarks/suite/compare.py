@@ -25,7 +25,8 @@ MODES: tuple[Mode, ...] = ("train", "module", "infer", "sgd", "adamw")
 
 OWN_ERRORS, OF_NORM, OF_LOSS = 4.0, 1e-4, 1e-5
 # Gradients that are zero in exact arithmetic are rounding noise in any other, measured by the largest gradient.
-OF_LARGEST = 1e-7
+OF_LARGEST = 1e-8
+OF_VALUE = 1e-7  # of a parameter after optimizer steps, besides 1e-4 of how far it was moved
 _CALLS, _STEPS = 2, 3
 
 
@@ -262,7 +263,7 @@ def _judged(eager: _Record, exact: _Record, got: _Record, *, half: bool) -> Comp
             slack = floor
             if name in eager.start and kind == "values":  # a parameter: what counts is how far it was moved
                 moved = (truth[name] - exact.start[name]).norm().item()
-                slack = OF_LARGEST * truth[name].norm().item() + OF_NORM * moved
+                slack = OF_VALUE * truth[name].norm().item() + OF_NORM * moved
                 faults += _value_fault(name, theirs[name], truth[name], ours[name], slack, 0.0, undecided)
             else:
                 faults += _value_fault(name, theirs[name], truth[name], ours[name], slack, OF_NORM, undecided)
