@@ -5,8 +5,8 @@ and the lower bound. Promised: the same problem and the same node limit give the
 but when to stop (``stopped by time`` is then noted in the result). Without a compiler the Python twins serve.
 
 What is done, in this order, until the height meets the bound or the problem's capacity: greedy packers over sorted
-orders; local search over the best order; the exact search aimed at the capacity or the bound; then bisection between
-the bound and the height with node budgets that grow fourfold per round.
+orders; local search over the best order; the exact search aimed at the capacity or the bound; then bisection below
+the best height with node budgets that double per round.
 """
 
 from __future__ import annotations
@@ -169,6 +169,34 @@ def _dive(run: _Run, sections: Sections) -> None:
             run.proved_not = True
         else:
             run.bound += _step(sections)
+
+
+def _step(sections: Sections) -> int:
+    """Every height is a multiple of it (bytes), and so is the bound."""
+    return sections.unit if all(nbytes % sections.unit == 0 for nbytes in sections.real) else 1
+
+
+def _decide(run: _Run, sections: Sections) -> None:
+    """Does it fit the capacity?"""
+    assert run.capacity is not None
+    if _search(run, sections, run.capacity, run.nodes_left, _seconds_left(run)) is False:
+        run.proved_not = True
+
+
+def _minimise(run: _Run, sections: Sections) -> None:
+    """Bisection in a window below the best height, down to the bound at most. What a budget does not decide counts as too
+    low for this round; the next round has twice the budget."""
+    budget, step = 50 * len(sections.size), _step(sections)
+    while not run.done() and not run.late() and run.nodes_left > 0:
+        low = max(run.bound, run.height - max(run.height // 32 // step, 1) * step)
+        while low < run.height and not run.late() and run.nodes_left > 0:
+            middle = low + (run.height - step - low) // 2 // step * step
+            fits = _search(run, sections, middle, budget, _seconds_left(run))
+            if fits is False:
+                run.bound = max(run.bound, middle + step)
+            if not fits:
+                low = middle + step
+        budget *= 2
 
 
 def _step(sections: Sections) -> int:

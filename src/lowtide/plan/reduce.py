@@ -74,14 +74,15 @@ class Merged:
 
 def possible_merges(problem: PackProblem) -> list[tuple[str, str]]:
     """The merges that can be used at all, largest first: both sides unfixed and whole, in the same arms, with exactly
-    one step in common, and the alignment of the one that dies serving both."""
+    one step in common, the one born outliving it, and the alignment of the one that dies serving both."""
     by_id = {b.id: b for b in problem.buffers}
     out: list[tuple[str, str]] = []
     for pair in problem.merges:
         a, b = by_id[pair[0]], by_id[pair[1]]
         plain = a.offset is None and b.offset is None and not a.windows and not b.windows and bool(a.intervals)
         fits = b.size <= a.size and a.alignment % b.alignment == 0 and a.arms == b.arms
-        if plain and fits and b.intervals and a.intervals[-1][1] == b.intervals[0][0] + 1:
+        hands_over = bool(b.intervals) and a.intervals[-1][1] == b.intervals[0][0] + 1
+        if plain and fits and hands_over and b.intervals[-1][1] > a.intervals[-1][1]:
             out.append(pair)
     return sorted(out, key=lambda p: -by_id[p[1]].size)
 

@@ -217,7 +217,7 @@ class Search {
             size_.push_back(in.size[i]), align_.push_back(in.alignment[i]), limit_.push_back(in.limit[i]);
             hull_lo_.push_back(in.lo[in.range_of[i]]), hull_hi_.push_back(in.hi[in.range_of[i + 1] - 1]);
         }
-        for (auto *v : {&acc_, &peak_, &low_}) v->resize(in.sections);
+        for (auto *v : {&acc_, &peak_, &low_, &top1_, &top2_, &low1_, &low2_}) v->resize(in.sections);
         for (auto *v : {&least_, &reach_, &raised_, &offset_}) v->resize(n_);
         count_.resize(in.sections), piece_.resize(in.sections), cut_.resize(in.sections + 1);
         sorted_.resize(n_), perm_.resize(n_), placed_.resize(n_), deferred_.resize(n_);
@@ -255,6 +255,7 @@ class Search {
         std::int32_t buffer;
         T old;
     };
+    static constexpr i64 kFew = 6;  // deferred buffers whose neighbours are still looked at one by one
     static constexpr T kMost = std::numeric_limits<T>::max();
 
     const Sections &in_;
@@ -262,6 +263,7 @@ class Search {
     T capacity_;
     const i64 *rank_ = nullptr, *before_ = nullptr;
     std::vector<T> size_, align_, limit_, least_, reach_, raised_, offset_, acc_, peak_, low_;
+    std::vector<T> top1_, top2_, low1_, low2_;
     std::vector<std::int32_t> hull_lo_, hull_hi_, cut_, near_, piece_, perm_, count_;
     std::vector<i64> near_of_;
     std::vector<std::pair<T, std::int32_t>> sorted_;
@@ -352,17 +354,15 @@ class Search {
             reach_[b] = least_[b];
             any |= !deferred_[b];
         }
-        for (int round = 0; round < 2 && any; ++round) {
+        if (!any) return false;
+        const i64 waiting = std::count_if(perm_.begin() + lo, perm_.begin() + hi, [&](auto b) { return deferred_[b]; });
+        const bool by_section = waiting > kFew;
+        for (int round = 0; round < 2 && waiting; ++round) {
+            if (by_section) two_least(lo, hi);
             for (i64 k = lo; k < hi; ++k) {
                 const i64 b = perm_[k];
                 if (!deferred_[b]) continue;
-                T rise = kMost, lowest = kMost;
-                for (i64 q = near_of_[b]; q < near_of_[b + 1]; ++q) {
-                    const i64 v = near_[q];
-                    if (placed_[v]) continue;
-                    rise = std::min<T>(rise, reach_[v] + size_[v]);
-                    lowest = std::min(lowest, reach_[v]);
-                }
+                const auto [rise, lowest] = by_section ? around_by_section(b) : around_by_list(b);
                 if (lowest >= least_[b] + size_[b]) return false;
                 raised_[b] = std::max(reach_[b], clear(b, rise));
             }
@@ -371,7 +371,49 @@ class Search {
         }
         for (i64 k = lo; k < hi; ++k)
             if (reach_[perm_[k]] > limit_[perm_[k]]) return false;
-        return any;
+        return true;
+    }
+
+    // The least top and the least offset that b's unplaced neighbours can reach.
+    std::pair<T, T> around_by_list(i64 b) const {
+        T rise = kMost, lowest = kMost;
+        for (i64 q = near_of_[b]; q < near_of_[b + 1]; ++q) {
+            const i64 v = near_[q];
+            if (placed_[v]) continue;
+            rise = std::min<T>(rise, reach_[v] + size_[v]);
+            lowest = std::min(lowest, reach_[v]);
+        }
+        return {rise, lowest};
+    }
+
+    std::pair<T, T> around_by_section(i64 b) const {
+        const T own = reach_[b] + size_[b];
+        T rise = kMost, lowest = kMost;
+        for (i64 r = in_.range_of[b]; r < in_.range_of[b + 1]; ++r)
+            for (i64 s = in_.lo[r]; s < in_.hi[r]; ++s) {
+                rise = std::min(rise, top1_[s] == own ? top2_[s] : top1_[s]);
+                lowest = std::min(lowest, low1_[s] == reach_[b] ? low2_[s] : low1_[s]);
+            }
+        return {rise, lowest};
+    }
+
+    // Per section the two least offsets that its unplaced buffers can reach, and the two least tops: what is around a
+    // buffer is then the least that is not its own, without a walk over all its neighbours.
+    void two_least(i64 lo, i64 hi) {
+        const auto [left, right] = hull(lo, hi);
+        for (auto *v : {&top1_, &top2_, &low1_, &low2_}) std::fill(v->begin() + left, v->begin() + right, kMost);
+        T *const top1 = top1_.data(), *const top2 = top2_.data(), *const low1 = low1_.data(), *const low2 = low2_.data();
+        for (i64 k = lo; k < hi; ++k) {
+            const i64 b = perm_[k];
+            const T low = reach_[b], top = low + size_[b];
+            for (i64 r = in_.range_of[b]; r < in_.range_of[b + 1]; ++r)
+                for (i64 s = in_.lo[r]; s < in_.hi[r]; ++s) {
+                    top2[s] = std::min(top2[s], std::max(top1[s], top));
+                    top1[s] = std::min(top1[s], top);
+                    low2[s] = std::min(low2[s], std::max(low1[s], low));
+                    low1[s] = std::min(low1[s], low);
+                }
+        }
     }
 
     // Whether a component can still fit: in every section, whatever starts at or above an offset must fit above it.

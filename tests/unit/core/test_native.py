@@ -1,0 +1,104 @@
+"""The builder of C++ sources: one build per content, private, atomic, and clear when it cannot."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lowtide.core import native
+from lowtide.core.errors import BuildError
+
+SOURCE = 'extern "C" int answer(int x) { return x + %d; }'
+needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler")
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOWTIDE_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@needs_compiler
+def test_builds_once_and_loads(cache, monkeypatch):
+    assert native.load(SOURCE % 1, "t").answer(41) == 42
+    monkeypatch.setattr(native, "_compile", lambda *_: pytest.fail("built twice"))
+    assert native.load(SOURCE % 1, "t").answer(1) == 2
+    assert len(list(cache.glob("*.so"))) == 1
+    assert not list(cache.glob(".build-*"))
+
+
+@needs_compiler
+def test_other_content_or_other_flags_is_another_library(cache):
+    paths = {
+        native.build(SOURCE % 1, "t"),
+        native.build(SOURCE % 2, "t"),
+        native.build(SOURCE % 2, "t", (*native.FLAGS, "-DX=1")),
+    }
+    assert len(paths) == 3
+
+
+@needs_compiler
+def test_the_folder_is_the_users_alone(cache):
+    cache.mkdir(mode=0o777)
+    cache.chmod(0o777)
+    path = native.build(SOURCE % 1, "t")
+    assert stat.S_IMODE(cache.stat().st_mode) == 0o700
+    assert stat.S_IMODE(path.stat().st_mode) == 0o700
+
+
+@needs_compiler
+def test_a_damaged_library_is_built_anew(cache):
+    path = native.build(SOURCE % 3, "t")
+    path.write_bytes(b"half a file")
+    assert native.load(SOURCE % 3, "t").answer(1) == 4
+
+
+@needs_compiler
+def test_a_refused_source_tells_what_the_compiler_said(cache):
+    with pytest.raises(BuildError, match="not_declared"):
+        native.build("int f() { return not_declared; }", "t")
+    assert not list(cache.glob("*.so"))
+
+
+def test_no_compiler_says_what_to_install(cache, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(BuildError, match=r"install g\+\+"):
+        native.build(SOURCE % 1, "t")
+
+
+def test_a_compiler_that_is_not_there_is_not_replaced_silently(cache, monkeypatch):
+    monkeypatch.setenv("CXX", "/no/such/compiler")
+    with pytest.raises(BuildError, match="no C"):
+        native.build(SOURCE % 1, "t")
+
+
+@needs_compiler
+def test_a_full_disk_is_a_build_error(cache, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(BuildError, match="No space left"):
+        native.build(SOURCE % 9, "t")
+
+
+def test_a_folder_that_cannot_be_made_is_a_build_error(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LOWTIDE_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    with pytest.raises(BuildError, match="LOWTIDE_CACHE_DIR"):
+        native.cache_dir()
+
+
+@needs_compiler
+def test_many_processes_at_once_build_one_library(cache):
+    code = f"from lowtide.core import native; print(native.load({SOURCE % 7!r}, 't').answer(1))"
+    env = {**os.environ, "LOWTIDE_CACHE_DIR": str(cache)}
+    crowd = [subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE) for _ in range(4)]
+    assert [p.communicate()[0].strip() for p in crowd] == [b"8"] * 4
+    assert len(list(cache.glob("*.so"))) == 1
