@@ -160,6 +160,7 @@ class Descent:
     def _changed(self, v: int, before: int, costs: dict[int, tuple[int, int]]) -> list[int]:
         """Nodes that become ready, or change their cost, when ``v`` runs after ``before`` (``costs``: the ready ones)."""
         done = before | 1 << v
+        self.steps += len(self.masks.dies[v]) // 2
         changed: list[int] = []
         for s in self.succ[v]:
             if not self.pred[s] & ~done and self.goal >> s & 1:
@@ -184,8 +185,8 @@ class Descent:
         return changed
 
     def _cost(self, v: int, done: int) -> tuple[int, int]:
-        self.steps += 1
         masks = self.masks
+        self.steps += 1 + len(masks.dies[v]) // 8
         if self.backward:
             done = masks.full ^ done ^ 1 << v
         begun = masks.alloc[v]
@@ -224,21 +225,28 @@ class Descent:
         ways: list[tuple[int, int, list[int]]] = []
         seen: set[int] = set()
         costs, alive = level.costs, level.alive
+        room = self.limit - alive
+        over = _NEVER
+        self.steps += 1 + len(costs) // 4
         for v, (hill, net) in costs.items():
-            if alive + hill > self.limit:
-                self.over = min(self.over, alive + hill)
+            if hill > room:
+                if hill < over:
+                    over = hill
                 continue
             done, path, after = level.done | 1 << v, [v], alive + net
-            if any(self._cost(x, done)[1] <= 0 for x in self._changed(v, level.done, costs)):
+            changed = self._changed(v, level.done, costs)
+            if changed and any(self._cost(x, done)[1] <= 0 for x in changed):
                 way = level.copy()
                 self._settle(way, self._run(way, v))
                 if way.alive <= alive:
+                    self.over = min(self.over, over + alive)
                     return way
                 done, path, after = way.done, way.path, way.alive
                 self.steps += len(costs) // 8
             if done not in seen and done not in self.failed:
                 seen.add(done)
                 ways.append((done, after, path))
+        self.over = min(self.over, over + alive)
         ways.sort(key=lambda w: (-w[1], w[0]))
         level.ways = ways
         return None
