@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from lowtide.core.errors import BugError
 from lowtide.ir.graph import ITEMSIZE, Arg, Atom, Expr, Graph, Op, Ref, Section, Value, int_of, refs_in
 from lowtide.plan.plan import OVER, MemoryPlan, Place
-from lowtide.program import Entry, Header, Program, SlabUse
+from lowtide.program import Entry, Header, Program, SlabUse, usable
 from lowtide.schedule.schedule import CALL, Schedule, Step, memory_graph
 
 
@@ -29,7 +29,10 @@ class _Names:
     """Identifiers of a program: values keep their names, everything bound from outside gets one of its own."""
 
     def __init__(self, graph: Graph) -> None:
-        self.taken = {v.name for v in graph.values} | {"args", "run", "exact"}
+        self.taken = {v.name for v in graph.values} | {re.sub(r"\W", "_", s.name) for s in graph.sections}
+        unfit = [name for name in sorted(self.taken) if not usable(name)]
+        if unfit:
+            raise BugError(f"code cannot name a value {unfit[0]!r}")
         self.bound: dict[str, str] = {}
         self.known: dict[str, str] = {}
 
@@ -38,7 +41,7 @@ class _Names:
         if key not in self.known:
             base = re.sub(r"\W", "_", what.split(".", 1)[1] if kind == "op" else what).removesuffix("_default")
             name, n = f"{kind}_{base}" if kind != "op" else base, 1
-            while name in self.taken or not name.isidentifier():
+            while name in self.taken or not usable(name):
                 n += 1
                 name = f"op_{base}_{n}" if kind == "op" else f"{kind}_{base}_{n}"
             self.taken.add(name)
@@ -123,9 +126,8 @@ class _Section:
         for i, (_, op, _) in enumerate(self.sequence):
             for n in (*op.reads, *(o for o in op.outputs if o is not None)):
                 last[n] = i
-        for a in self.section.returns:
-            for n in refs_in(a):
-                last.pop(n, None)
+        for n in (*self.graph.constants, *(n for a in self.section.returns for n in refs_in(a))):
+            last.pop(n, None)
         return last
 
     # -- slabs -------------------------------------------------------------------------------------------------------
@@ -239,6 +241,7 @@ class _Section:
         note = f"  # {origin}" if origin else ""
         deaths = [n for n in dict.fromkeys((*op.reads, *(o for o in op.outputs if o))) if self.last.get(n) == i]
         line = self._assignment(op, step, args)
+        deaths += ["_"] if None in op.outputs and any(op.outputs) else []  # results that nobody uses end here
         drop = [f"del {', '.join(deaths)}"] if deaths else []
         return [f"{'; '.join([line, *drop])}{note}"]
 
@@ -285,7 +288,7 @@ class _Section:
 
 
 def _targets(targets: list[str], op: Op) -> str:
-    if op.returns == "none" or not targets:
+    if op.returns == "none" or not any(op.outputs):
         return ""
     if op.returns == "one":
         return f"{targets[0]} = "
