@@ -28,6 +28,7 @@ from lowtide.plan.sections import Sections, sections_of
 PACKERS = ("size", "area", "breadth", "lifetime", "time")
 EXACT_LIMIT = 6000  # buffers; the exact search keeps neighbour lists
 _MANY = 30_000  # buffers; from here on fewer greedy orders are tried
+_TINY = 6  # buffers; up to here Python is done before the library is loaded
 
 
 @dataclass
@@ -104,7 +105,7 @@ def _pack_plain(
 ) -> PackResult:
     """A problem without merges."""
     flat = flatten(linearise(problem))
-    library = compiled.library() if native and flat.count > 32 else None
+    library = compiled.library() if native and flat.count > _TINY else None
     left = nodes if nodes is not None else 1 << 60
     place = compiled.placer(flat, library)
     run = _Run(flat, problem.capacity, deadline, left, place, library, lower_bound(flat), [])
