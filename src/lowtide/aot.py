@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
-from torch.utils import _pytree as pytree
 
 from lowtide.backend import build_planned
 from lowtide.core.errors import Unsupported, UserError
 from lowtide.core.options import Options
 from lowtide.core.reason import Reason
 from lowtide.runtime.records import Record
+from lowtide.torch_compat import tree_flatten, tree_unflatten
 
 _numbers = itertools.count()
 
@@ -51,7 +51,7 @@ def compile_exported(program: ExportedProgram, *, options: Mapping[str, object] 
     ]
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        flat, spec = pytree.tree_flatten((args, kwargs))
+        flat, spec = tree_flatten((args, kwargs))
         if spec != lowered.call_spec.in_spec:
             raise UserError(f"the exported program takes {lowered.call_spec.in_spec}, not {spec}")
         users = iter(flat)
@@ -60,7 +60,7 @@ def compile_exported(program: ExportedProgram, *, options: Mapping[str, object] 
             for i, buffer in written:
                 buffer.copy_(results[i])
         kept = [r for r, s in zip(results, signature.output_specs, strict=True) if s.kind is OutputKind.USER_OUTPUT]
-        return pytree.tree_unflatten(kept, lowered.call_spec.out_spec)
+        return tree_unflatten(kept, lowered.call_spec.out_spec)
 
     return call
 

@@ -20,6 +20,7 @@ from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.checkpoint import CheckpointPolicy
 
 __all__ = [
@@ -36,6 +37,8 @@ __all__ = [
     "schema_views",
     "storage_uses",
     "sym_expr",
+    "tree_flatten",
+    "tree_unflatten",
     "unbacked",
 ]
 
@@ -75,7 +78,7 @@ def _default_recomputable() -> frozenset[Any]:
     return frozenset(_default_op_list().recomputable_ops)
 
 
-def recomputable_by_default(op: torch._ops.OpOverload) -> bool:
+def recomputable_by_default(op: OpOverload) -> bool:
     """Whether torch's own partitioner counts an operator among those that are cheap to run again."""
     return op._overloadpacket in _default_recomputable() or op in _default_recomputable()
 

@@ -21,6 +21,7 @@ from lowtide.core.reason import Reason
 from lowtide.frontend.sizes import dim_of
 from lowtide.ir.graph import Arg, Atom, Graph, Layout, Op, Origin, Ref, Section, Value, refs_in
 from lowtide.ir.symbolic import Expr, symbols_of
+from lowtide.program import usable
 from lowtide.torch_compat import OpOverload, schema_views, unbacked
 
 DTYPES = {
@@ -29,6 +30,11 @@ DTYPES = {
     torch.float8_e5m2: "f8e5m2", torch.float16: "f16", torch.bfloat16: "bf16", torch.float32: "f32",
     torch.float64: "f64", torch.complex32: "c32", torch.complex64: "c64", torch.complex128: "c128",
 }  # fmt: skip
+
+DEVICES = ("cpu", "cuda")
+
+# Views by their schema that are more than a layout on the same bytes: computed instead.
+_COMPUTED = {"aten._conj.default": "aten._conj_physical.default", "aten._neg_view.default": "aten.neg.default"}
 
 # Views by what they do, though their schema declares a new tensor.
 _UNDECLARED_VIEWS = {"aten._unsafe_view.default": 0}
@@ -70,7 +76,7 @@ class _Importer:
 
     def _name(self, wanted: str) -> str:
         name = base = re.sub(r"\W", "_", wanted)
-        while name in self.taken:
+        while name in self.taken or not usable(name):
             name = base = f"{base}_r"
         self.taken.add(name)
         return name
@@ -81,6 +87,10 @@ class _Importer:
             raise Unsupported(Reason(f"{node}", f"{kind} values are not planned", _origin(node).file or None))
         if unbacked(val):
             raise Unsupported(Reason(f"{node.target}", f"the size of its result depends on data ({_origin(node)})"))
+        if val.device.type not in DEVICES:
+            raise Unsupported(Reason(f"{node}", f"is on the device {val.device}; we plan {' and '.join(DEVICES)}"))
+        if val.dtype not in DTYPES:
+            raise Unsupported(Reason(f"{node}", f"has the dtype {val.dtype}, of which we know no layout"))
         name = self._name(node.name + suffix)
         size, stride = tuple(map(dim_of, val.size())), tuple(map(dim_of, val.stride()))
         offset = dim_of(val.storage_offset())
@@ -143,6 +153,9 @@ class _Importer:
         args = tuple(self._arg(a, node) for a in node.args)
         kwargs = tuple((k, self._arg(a, node)) for k, a in sorted(node.kwargs.items()))
         views = schema_views(target)
+        called = _COMPUTED.get(str(target), str(target))
+        if called != str(target):
+            views = (None,)
         if str(target) in _UNDECLARED_VIEWS:
             views = (_UNDECLARED_VIEWS[str(target)],)
         mutates = tuple(
@@ -156,7 +169,7 @@ class _Importer:
         view = bool(views) and all(v is not None for v in views) and not mutates
         effect = "random" if _RANDOM in target.tags else None
         name = self._name(node.name) if returns != "one" else str(outputs[0])
-        return Op(name, str(target), args, kwargs, outputs, returns, view, mutates, effect, _origin(node))
+        return Op(name, called, args, kwargs, outputs, returns, view, mutates, effect, _origin(node))
 
     def _results(self, node: fx.Node, val: Any, bases: Sequence[str | None]) -> tuple[tuple[str | None, ...], str]:
         """Define what a call returns. A list result (``Tensor[]``) is all views of one base or all new."""
@@ -193,7 +206,7 @@ class _Importer:
             return a
         if isinstance(a, list | tuple):
             return tuple(self._arg(x, node) for x in a)
-        if isinstance(a, torch.dtype):
+        if isinstance(a, torch.dtype) and a in DTYPES:
             return Atom("dtype", DTYPES[a])
         if isinstance(a, torch.device):
             return Atom("device", str(a))

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from lowtide.torch_compat import keep_saved, min_cut_partition, recomputable_by_default
+from lowtide.torch_compat import OpOverload, keep_saved, min_cut_partition, recomputable_by_default
 
 # One cheap pass over their input each, and their result is as large as what they read.
 CHEAP = frozenset(
@@ -50,7 +50,7 @@ def _forget_running_statistics(joint: fx.GraphModule) -> None:
 
 def _cheap(node: fx.Node) -> bool:
     target = node.target
-    if not isinstance(target, torch._ops.OpOverload):
+    if not isinstance(target, OpOverload):
         return True
     return recomputable_by_default(target) or str(target._overloadpacket) in CHEAP
 
