@@ -21,7 +21,7 @@ help:
 	@echo "ARGS=... is passed on, for instance: make test ARGS='-k pack'"
 
 demo: .venv/made-run
-	$(BIN)/lowtide demo $(ARGS)
+	$(BIN)/lowtide demo --page out/demo.html $(ARGS)
 
 test: .venv/made-test
 	$(BIN)/python -m pytest $(ARGS)
