@@ -196,7 +196,7 @@ def _memory_curve(run: Run) -> Curve:
     for start, live in enumerate((run.forward, run.backward)):
         points += [(start + (i + 1) / len(live), nbytes / 2**20) for i, nbytes in enumerate(live)]
     promised = None if run.promised_peak_nbytes is None else run.promised_peak_nbytes / 2**20
-    return Curve(run.name, tuple(points), steps=True, level=promised, level_name=f"promised to {run.name}")
+    return Curve(run.name, tuple(points), steps=True, level=promised, level_name=f"promised by {run.name}")
 
 
 def _record(run: Run) -> dict[str, Any]:
