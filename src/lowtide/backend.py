@@ -16,8 +16,9 @@ from typing import Any
 
 import torch
 
-from lowtide.core.errors import Unsupported
+from lowtide.core.errors import BugError, Unsupported, VerifyError
 from lowtide.core.options import Options
+from lowtide.core.reason import Reason
 from lowtide.frontend.fx_import import import_graph
 from lowtide.frontend.partition import partition
 from lowtide.ir.graph import Graph
@@ -124,12 +125,19 @@ def build_planned(
         if not graph.symbols:
             dispatch.variant((None, ()))
     except Unsupported as e:
-        note_fallback(record, e.reason)
-        log.warning("%s runs as captured, unplanned: %s", record.name, e.reason)
-        return None
+        return _unplanned(record, e.reason)
+    except (VerifyError, BugError) as e:
+        if options.verify:
+            raise
+        return _unplanned(record, Reason("a stage of ours is wrong, please report it", str(e)))
     finally:
         record.compile_seconds += time.perf_counter() - started
     return dispatch
+
+
+def _unplanned(record: Record, reason: Reason) -> None:
+    note_fallback(record, reason)
+    log.warning("%s runs as captured, unplanned: %s", record.name, reason)
 
 
 def _build(

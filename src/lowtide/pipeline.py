@@ -12,20 +12,27 @@ Nothing here imports torch; what needs it (facts about operations, loading) is p
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from lowtide.codegen.host import emit
+from lowtide.core.codec import dumps
 from lowtide.core.errors import OverBudget
+from lowtide.core.observe import Observers, from_environment
 from lowtide.core.options import Options
 from lowtide.core.units import format_bytes
 from lowtide.ir.graph import Graph
+from lowtide.ir.text import print_graph
+from lowtide.ir.verify import verify
+from lowtide.memory.lifetime import lifetimes
 from lowtide.order.engine import OrderResult, reorder
-from lowtide.plan.choose import plan_memory
+from lowtide.plan.choose import main_device, plan_memory
 from lowtide.plan.plan import MemoryPlan
 from lowtide.plan.replay import replay
 from lowtide.program import Program
 from lowtide.schedule.schedule import OpFacts, Schedule, memory_graph, reordered, schedule
+from lowtide.schedule.text import print_schedule
 
 PROGRAM = "program"
 Facts = Callable[[Graph], Mapping[str, OpFacts]]
@@ -41,28 +48,64 @@ class Compiled:
     order: OrderResult | None = None
 
 
-def compile_graph(graph: Graph, facts: Facts, options: Options) -> Compiled:
-    """Run the stages on a static graph.
+def compile_graph(graph: Graph, facts: Facts, options: Options, observers: Observers | None = None) -> Compiled:
+    """Run the stages on a static graph, watched by ``observers`` (None: as the environment says).
 
     Raises:
         OverBudget: the promised peak is above ``options.budget``.
         VerifyError: with ``options.verify``, where a checker finds a stage's result wrong.
     """
+    see = _Stopwatch((observers or from_environment()).of_graph(graph.name))
+    see("capture", lambda: print_graph(graph))
     scheduled = schedule(graph, facts(graph), inplace=options.inplace)
-    scheduled, found = order_steps(scheduled, options)
-    plan = plan_memory(scheduled, options, found.lower_bound if found is not None else None)
+    see("schedule", lambda: print_schedule(scheduled))
+    ordered, found = order_steps(scheduled, options)
+    see("order", lambda: _order_text(ordered, found))
+    plan = plan_memory(ordered, options, found.lower_bound if found is not None else None)
+    see("plan", lambda: dumps(plan.to_json(), indent=1), plan.promised_nbytes)
     if options.verify:
-        replay(scheduled, plan)
-    program = emit(scheduled, plan)
+        verify(graph)
+        replay(ordered, plan)
+    program = emit(ordered, plan)
+    see("program", program.source)
+    see("summary", lambda: _summary(ordered, plan))
     _hold_to_budget(graph, plan, options)
-    return Compiled(scheduled, plan, program, found)
+    return Compiled(ordered, plan, program, found)
+
+
+class _Stopwatch:
+    """Tells the observers what each stage made and how long it took since the one before."""
+
+    def __init__(self, observers: Observers) -> None:
+        self.observers, self.since = observers, time.perf_counter()
+
+    def __call__(self, stage: str, text: str | Callable[[], str], nbytes: int | None = None) -> None:
+        self.observers.see(stage, text, time.perf_counter() - self.since, nbytes)
+        self.since = time.perf_counter()
+
+
+def _order_text(ordered: Schedule, found: OrderResult | None) -> str:
+    if found is None:
+        return "program order, as asked\n"
+    tried = "".join(f"  {name:<12}{format_bytes(nbytes)}\n" for name, nbytes in found.candidates.items())
+    bound = (
+        f"{found.status}: peak {format_bytes(found.peak)}, bound {format_bytes(found.lower_bound)} ({found.bound_name})"
+    )
+    return f"{bound}\n{tried}{print_schedule(ordered)}"
+
+
+def _summary(ordered: Schedule, plan: MemoryPlan) -> str:
+    peak, total = format_bytes(plan.promised_nbytes), format_bytes(plan.sum_nbytes)
+    bound = format_bytes(plan.lower_bound)
+    return f"{len(ordered.steps)} steps, {total} of tensors in a peak of {peak} (bound {bound}), slabs: {plan.chosen}"
 
 
 def order_steps(scheduled: Schedule, options: Options) -> tuple[Schedule, OrderResult | None]:
     """The schedule in an order of least peak; as it is, where program order is no worse or ``options.reorder`` is off."""
     if not options.reorder:
         return scheduled, None
-    found = reorder(memory_graph(scheduled))
+    graph = memory_graph(scheduled)
+    found = reorder(graph, device=main_device(lifetimes(graph)))
     if found.peak >= found.candidates[PROGRAM]:
         return scheduled, found
     return reordered(scheduled, found.order), found

@@ -1,0 +1,41 @@
+"""A schedule for people to read: a line per step, in order, with how it is called and where it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lowtide.core.units import format_bytes
+from lowtide.schedule.schedule import Schedule, Step
+
+
+def print_schedule(schedule: Schedule) -> str:
+    """One line per step; a heading where a section begins; the reasons at the end."""
+    lines: list[str] = []
+    section = -1
+    for t, step in enumerate(schedule.steps):
+        if step.section != section:
+            section = step.section
+            lines.append(f"section {schedule.graph.sections[section].name}")
+        lines.append(f"  {t:>5}  {_step(step)}")
+    lines.extend(f"note: {reason}" for reason in schedule.reasons)
+    return "\n".join(lines) + "\n"
+
+
+def _step(step: Step) -> str:
+    made = ", ".join(f"%{o}" if o is not None else "_" for o in step.op.outputs)
+    reads = ", ".join(f"%{r}" for r in step.op.reads)
+    return f"{made or '-'} = {step.op.target}({reads}){''.join(_notes(step))}"
+
+
+def _notes(step: Step) -> Iterator[str]:
+    facts = step.facts
+    if facts.out is not None:
+        yield "  out="
+    if facts.workspace:
+        yield f"  workspace {format_bytes(facts.workspace)}"
+    if step.inplace:
+        yield f"  may take over {', '.join(f'%{r}' for r, _ in step.inplace)}"
+    if step.op.mutates:
+        yield f"  changes {', '.join(f'%{m}' for m in step.op.mutates)}"
+    if str(step.op.origin):
+        yield f"  # {step.op.origin}"
