@@ -76,11 +76,11 @@ class MemoryAnalysis:
         return "\n".join(rows)
 
 
-def memory_analysis(step: Callable[[], Any] | None = None, *, device: str = "cpu") -> MemoryAnalysis:
+def memory_analysis(step: Callable[[], Any] | None = None) -> MemoryAnalysis:
     """What the graphs compiled in this process promise; with ``step``, what one iteration really takes.
 
     ``step`` runs once and must leave nothing behind that it does not hold itself (set gradients to None before): the
-    framework allocator's own allocations are counted, on ``device``. Only graphs that the step ran are then listed.
+    framework allocator's own allocations on this thread are counted. Only graphs that the step ran are then listed.
 
     Example: ``print(lowtide.memory_analysis(lambda: model(x).sum().backward()))``
     """
@@ -91,7 +91,7 @@ def memory_analysis(step: Callable[[], Any] | None = None, *, device: str = "cpu
         calls = _one_iteration()
     else:
         with Calls() as log:
-            found = measure(step, device=device)
+            found = measure(step)
         calls = log.calls
         ran = {id(c.planned) for c in calls}
         listed = [(r, p) for r in records() for p in r.planned if id(p) in ran]

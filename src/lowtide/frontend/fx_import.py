@@ -36,6 +36,8 @@ DEVICES = ("cpu", "cuda")
 # Views by their schema that are more than a layout on the same bytes: computed instead.
 _COMPUTED = {"aten._conj.default": "aten._conj_physical.default", "aten._neg_view.default": "aten.neg.default"}
 
+PLANNED_DEVICES = ("cpu",)
+
 # Views by what they do, though their schema declares a new tensor.
 _UNDECLARED_VIEWS = {"aten._unsafe_view.default": 0}
 _RANDOM = torch.Tag.nondeterministic_seeded
@@ -85,6 +87,8 @@ class _Importer:
         if type(val).__name__ != "FakeTensor" or val.layout is not torch.strided or val.is_quantized:
             kind = type(val).__name__ if val.layout is torch.strided else str(val.layout)
             raise Unsupported(Reason(f"{node}", f"{kind} values are not planned", _origin(node).file or None))
+        if val.device.type not in PLANNED_DEVICES:
+            raise Unsupported(Reason(f"{node}", f"lies on {val.device}; only {', '.join(PLANNED_DEVICES)} is planned so far"))
         if unbacked(val):
             raise Unsupported(Reason(f"{node.target}", f"the size of its result depends on data ({_origin(node)})"))
         if val.device.type not in DEVICES:

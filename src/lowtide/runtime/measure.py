@@ -6,8 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from lowtide.runtime.load import release_retained
 from lowtide.torch_compat import memory_events
 
@@ -21,23 +19,12 @@ class Measured:
     allocations: int
 
 
-def measure(run: Callable[[], Any], *, device: str = "cpu") -> Measured:
-    """Run once and count. What earlier calls retained is given back first, so that it counts where it is taken again.
+def measure(run: Callable[[], Any]) -> Measured:
+    """Run once and count every allocation and free that the framework's CPU allocator makes on this thread.
 
-    On CPU every allocation and free of this thread is counted one by one; on CUDA the allocator's own statistics are
-    read. The result of ``run`` is dropped before the end is taken.
+    What earlier calls retained is given back first, so that it counts where it is taken again.
     """
     release_retained()
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        count = torch.cuda.memory_stats().get("allocation.all.allocated", 0)
-        run()
-        torch.cuda.synchronize()
-        after = torch.cuda.memory_stats().get("allocation.all.allocated", 0)
-        peak = torch.cuda.max_memory_allocated() - before
-        return Measured(peak, torch.cuda.memory_allocated() - before, after - count)
     _, events = memory_events(run)
     live = peak = 0
     for e in events:
