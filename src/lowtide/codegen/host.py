@@ -267,7 +267,7 @@ class _Section:
         """The result continues in the bytes of a dying operand of the same layout."""
         dying = next(r for r in op.reads if self.graph.value[r].storage == place.over)
         into = result if place.slab is not None else dying
-        if step.facts.out is not None:
+        if step.facts.pointwise and step.facts.out is not None:
             call = f"{self.names.of('op', step.facts.out)}({', '.join(args)}, {step.facts.out_name}={into})"
         else:
             call = f"{self.names.of('op', str(step.facts.overwrite))}({', '.join(args)})"

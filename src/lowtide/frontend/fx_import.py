@@ -88,7 +88,9 @@ class _Importer:
             kind = type(val).__name__ if val.layout is torch.strided else str(val.layout)
             raise Unsupported(Reason(f"{node}", f"{kind} values are not planned", _origin(node).file or None))
         if val.device.type not in PLANNED_DEVICES:
-            raise Unsupported(Reason(f"{node}", f"lies on {val.device}; only {', '.join(PLANNED_DEVICES)} is planned so far"))
+            raise Unsupported(
+                Reason(f"{node}", f"lies on {val.device}; only {', '.join(PLANNED_DEVICES)} is planned so far")
+            )
         if unbacked(val):
             raise Unsupported(Reason(f"{node.target}", f"the size of its result depends on data ({_origin(node)})"))
         if val.device.type not in DEVICES:

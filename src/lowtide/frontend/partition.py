@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from lowtide.frontend.loss import shrink_cross_entropy
 from lowtide.torch_compat import OpOverload, keep_saved, min_cut_partition, recomputable_by_default
 
 # One cheap pass over their input each, and their result is as large as what they read.
@@ -30,6 +31,7 @@ CHEAP = frozenset(
 def partition(joint: fx.GraphModule, inputs: Any, **given: Any) -> tuple[fx.GraphModule, fx.GraphModule]:
     """Split ``joint``; ``given`` are the keyword arguments that AOTAutograd passes to a partition function."""
     _forget_running_statistics(joint)
+    shrink_cross_entropy(joint)
     for node in joint.graph.nodes:
         if node.op == "call_function" and not _cheap(node):
             keep_saved(node)

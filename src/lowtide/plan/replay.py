@@ -3,12 +3,14 @@
 Comes in: a Schedule and a MemoryPlan. Goes out: nothing, or VerifyError with a clause. Promised: shares no code with
 lifetimes, packers or the order engine, and is quadratic on purpose: for every step it looks at every storage.
 
-Clauses: ``missing`` (a storage has no place), ``undefined`` (read before it is written), ``freed`` (read after its end),
-``overwritten`` (its bytes belong to another storage by now), ``overlap`` (written over a live storage), ``inplace`` (takes
-over a storage that is not its to take), ``bounds`` (outside its slab, or misaligned), ``held`` (slab not held at the
-time), ``escape`` (the caller would keep part of a slab), ``input`` (writes to what the caller owns), ``order`` (two
-operations that touch the same mutated bytes, or share an effect, changed places), ``section``, ``promise`` (the bytes
-held at some step differ from the plan's).
+Clauses: ``missing`` (a storage has no place), ``twice`` (or two), ``undefined`` (read before it is written), ``freed``
+(read after its end), ``overwritten`` (its bytes belong to another storage by now), ``overlap`` (written over a live
+storage), ``inplace`` (takes over a storage that is not its to take, or in a way that its operation cannot), ``bounds``
+(outside its slab), ``misaligned``, ``callee`` (in a slab, but made by an operation that allocates by itself), ``held``
+(slab not held at the time, or kept for the next call while saved tensors lie in it), ``device``, ``escape`` (the caller
+would keep part of a slab, or keep what is freed), ``input`` (writes to what the caller owns), ``order`` (two operations
+that touch the same mutated bytes, or share an effect, changed places), ``section``, ``promise`` (the bytes held at some
+step differ from the plan's, or lie outside its bounds).
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ def replay(schedule: Schedule, plan: MemoryPlan, *, alignment: int = 64) -> None
     graph = schedule.graph
     _check_order(schedule)
     moments = _moments(schedule)
+    _check_places(graph, plan)
+    _check_kept(plan, moments)
     last_read = _last_reads(graph, moments)
     owner: dict[str, tuple[object, int, int]] = {}  # storage -> container, from, to: what it wrote and still owns
     container_of: dict[str, object] = {}
@@ -54,21 +58,43 @@ def replay(schedule: Schedule, plan: MemoryPlan, *, alignment: int = 64) -> None
     for section in schedule.graph.sections:
         for i, arg in enumerate(section.returns):
             if isinstance(arg, Ref) and i not in section.saved:
-                _check_returned(graph, plan, graph.value[arg.name].storage, owner, gone)
+                _check_returned(graph, plan, graph.value[arg.name].storage, owner, gone, len(moments))
     _check_promise(schedule, plan, moments, container_of)
 
 
 def _moments(schedule: Schedule) -> list[_Moment]:
     out: list[_Moment] = []
     section = 0
+    belongs = {op.name: i for i, s in enumerate(schedule.graph.sections) for op in s.ops}
     for step in schedule.steps:
+        if step.section != belongs[step.op.name]:
+            raise VerifyError("section", f"{step.op.name} belongs to section {belongs[step.op.name]}")
         if step.section < section:
             raise VerifyError("section", f"{step.op.name} of an earlier section runs after one of a later section")
         while section < step.section:
             out.append(_Moment(None))
             section += 1
         out.append(_Moment(step))
+    out.extend(_Moment(None) for _ in range(section + 1, len(schedule.graph.sections)))
     return out
+
+
+def _check_places(graph: Graph, plan: MemoryPlan) -> None:
+    made = {storage for op in graph.ops for storage in _made(graph, op)}
+    seen: set[str] = set()
+    for p in plan.places:
+        if p.storage in seen:
+            raise VerifyError("twice", f"%{p.storage} has two places")
+        if p.storage not in made:
+            raise VerifyError("input", f"%{p.storage} has a place, but no operation makes it")
+        seen.add(p.storage)
+
+
+def _check_kept(plan: MemoryPlan, moments: list[_Moment]) -> None:
+    borders = [t for t, m in enumerate(moments) if m.step is None]
+    for i, slab in enumerate(plan.slabs):
+        if slab.kept and any(slab.first < t < slab.end for t in borders):
+            raise VerifyError("held", f"slab {i} is kept for the next call while saved tensors lie in it")
 
 
 def _storages(graph: Graph, names: tuple[str, ...]) -> list[str]:
@@ -77,6 +103,12 @@ def _storages(graph: Graph, names: tuple[str, ...]) -> list[str]:
 
 def _made(graph: Graph, op: Op) -> list[str]:
     return [o for o in op.outputs if o is not None and graph.value[o].storage == o]
+
+
+def _runs_on(graph: Graph, op: Op) -> str:
+    """The device whose bytes an operation uses as workspace: that of its first result, else of what it changes."""
+    made = [*_made(graph, op), *op.mutates]
+    return graph.value[made[0]].layout.device if made else "cpu"
 
 
 def _last_reads(graph: Graph, moments: list[_Moment]) -> dict[str, int]:
@@ -123,43 +155,65 @@ def _check_write(
         if place.over in graph.caller_owned:
             raise VerifyError("input", f"%{storage} takes over %{place.over}, which the caller owns")
         allowed = (place.over, storage) in step.inplace and last_read.get(place.over, -1) == t and place.over in owner
-        if not allowed or place.over in gone:
+        if not allowed or place.over in gone or not _can_take_over(graph, step, place.over, storage):
             raise VerifyError("inplace", f"%{storage} may not take over %{place.over} in step {t} ({step.op.origin})")
         container, low, _ = owner[place.over]
     elif place.slab is not None:
         container, low = place.slab, place.offset
+        if step.facts.out is None or step.facts.restride or len(step.op.outputs) != 1:
+            raise VerifyError("callee", f"%{storage} lies in a slab, but {step.op.name} allocates its results itself")
     else:
         container, low = f"own {storage}", 0
     high = low + place.nbytes
     if isinstance(container, int):
         slab = plan.slabs[container]
-        if place.slab != container or place.offset != low or low % alignment or high > slab.nbytes:
+        if place.slab != container or place.offset != low or low < 0 or high > slab.nbytes:
             raise VerifyError("bounds", f"%{storage} at {low}..{high} of a slab of {slab.nbytes} bytes")
+        if low % alignment:
+            raise VerifyError("misaligned", f"%{storage} at {low}, which is no multiple of {alignment}")
+        if slab.device != graph.value[storage].layout.device:
+            raise VerifyError("device", f"%{storage} is on {graph.value[storage].layout.device}, its slab not")
         if not slab.first <= place.first < place.end <= slab.end:
             raise VerifyError(
                 "held", f"%{storage} lives in steps {place.first}..{place.end} of a slab held {slab.first}..{slab.end}"
             )
         if place.escapes:
             raise VerifyError("escape", f"%{storage} is returned, but lies in a slab")
+    if not place.first < place.end:
+        raise VerifyError("held", f"%{storage} has no step of its own")
     for other, (where, lo, hi) in list(owner.items()):
         if where == container and lo < high and low < hi and other not in gone:
-            if other != place.over and last_read.get(other, -1) >= t:
-                raise VerifyError(
-                    "overlap", f"%{storage} is written over %{other}, which is read in step {last_read[other]}"
-                )
+            if other != place.over and (last_read.get(other, -1) >= t or plan.place[other].end > t):
+                raise VerifyError("overlap", f"%{storage} is written over %{other}, which is not over in step {t}")
             gone[other] = f"%{storage}"
     owner[storage] = (container, low, high)
     container_of[storage] = container
 
 
+def _can_take_over(graph: Graph, step: Step, dying: str, storage: str) -> bool:
+    """Element on element: one result, and an operation that can put it there: pointwise by ``out``, or the overwriting
+    form whose first operand is the only one on the dying bytes (or which is pointwise). No operand stands differently
+    on those bytes."""
+    op, facts = step.op, step.facts
+    wanted = graph.value[storage].layout
+    reads = [r for r in op.reads if graph.value[r].storage == dying]
+    first = op.args[0].name if op.args and isinstance(op.args[0], Ref) else None
+    writes = (facts.pointwise and facts.out is not None) or (
+        facts.overwrite is not None and first in reads and (facts.pointwise or reads == [first])
+    )
+    alike = all(graph.value[r].layout == wanted for r in reads) and graph.nbytes[dying] == graph.nbytes[storage]
+    return writes and alike and not facts.restride and len(op.outputs) == 1 and not op.mutates
+
+
 def _check_returned(
-    graph: Graph, plan: MemoryPlan, storage: str, owner: dict[str, tuple[object, int, int]], gone: dict[str, str]
-) -> None:
+    graph: Graph, plan: MemoryPlan, storage: str, owner: dict[str, tuple[object, int, int]], gone: dict[str, str],
+    steps: int,
+) -> None:  # fmt: skip
     if storage in graph.caller_owned:
         return
     if storage in gone or storage not in owner:
         raise VerifyError("overwritten", f"%{storage} is returned, but {gone.get(storage, 'nothing')} wrote it last")
-    if isinstance(owner[storage][0], int) or not plan.place[storage].escapes:
+    if isinstance(owner[storage][0], int) or not plan.place[storage].escapes or plan.place[storage].end < steps:
         raise VerifyError("escape", f"%{storage} is returned, but its place is not its own for good")
 
 
@@ -184,6 +238,11 @@ def _check_order(schedule: Schedule) -> None:
 def _check_promise(
     schedule: Schedule, plan: MemoryPlan, moments: list[_Moment], container_of: dict[str, object]
 ) -> None:
+    if len(plan.live) != len(moments):
+        raise VerifyError("promise", f"the plan has {len(plan.live)} steps, the schedule {len(moments)}")
+    if not plan.lower_bound <= plan.promised_nbytes <= plan.sum_nbytes:
+        bounds = f"{plan.lower_bound} <= {plan.promised_nbytes} <= {plan.sum_nbytes}"
+        raise VerifyError("promise", f"lower bound, promise and sum of sizes are out of order: {bounds}")
     held = [0] * len(moments)
     on_device = {p.storage for p in plan.places if schedule.graph.value[p.storage].layout.device == plan.device}
     spans: dict[object, tuple[int, int, int]] = {}
@@ -198,7 +257,7 @@ def _check_promise(
         for t in range(first, end):
             held[t] += nbytes
     for t, moment in enumerate(moments):
-        if moment.step is not None:
+        if moment.step is not None and _runs_on(schedule.graph, moment.step.op) == plan.device:
             held[t] += max(moment.step.facts.workspace, moment.step.facts.out_workspace)
         if held[t] != plan.live[t]:
             raise VerifyError("promise", f"step {t} holds {held[t]} bytes, the plan says {plan.live[t]}")

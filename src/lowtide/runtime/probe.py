@@ -74,7 +74,7 @@ class _Known:
 
     def __init__(self) -> None:
         machine = f"{torch.__version__}-{torch.get_num_threads()}-{torch.backends.cpu.get_cpu_capability()}"
-        self.path = cache_folder() / f"facts-1-{machine.replace(' ', '_')}.json"
+        self.path = cache_folder() / f"facts-2-{machine.replace(' ', '_')}.json"
         self.stored = _read(self.path)
         self.fresh: dict[str, dict[str, Any]] = {}
 
@@ -195,8 +195,7 @@ def _try_out(graph: Graph, op: Op, record: dict[str, Any], args: list[Any], kwar
     """Find the overload that writes into given tensors, and keep it if it allocates no more than the plain call."""
     if record["restride"] or any(o is None for o in op.outputs):
         return
-    if record["pointwise"]:
-        record["overwrite"] = _overwriting(op, args, kwargs)
+    record["overwrite"] = _overwriting(op, args, kwargs)
     found = _out_overload(op)
     if found is None:
         return

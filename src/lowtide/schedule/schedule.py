@@ -84,9 +84,12 @@ def schedule(graph: Graph, facts: Mapping[str, OpFacts], *, inplace: bool = True
 
 
 def _inplace_pairs(graph: Graph, op: Op, facts: OpFacts) -> tuple[tuple[str, str], ...]:
-    """Operands whose storage the one result may take over if it dies here: same extent, element on element."""
-    possible = facts.pointwise and (facts.out is not None or facts.overwrite is not None)
-    if not possible or len(op.outputs) != 1 or op.outputs[0] is None or op.mutates or facts.restride:
+    """Operands whose storage the one result may take over if it dies here: same extent, element on element.
+
+    By ``out``, any operand of a pointwise operation; by ``overwrite``, the first operand, which nothing else may touch
+    unless the operation is pointwise.
+    """
+    if len(op.outputs) != 1 or op.outputs[0] is None or op.mutates or facts.restride:
         return ()
     out = graph.value[op.outputs[0]]
     reads = [graph.value[r] for r in op.reads]
@@ -94,8 +97,10 @@ def _inplace_pairs(graph: Graph, op: Op, facts: OpFacts) -> tuple[tuple[str, str
     pairs: list[tuple[str, str]] = []
     for r in reads:
         sharing = [x for x in reads if x.storage == r.storage]
+        by_out = facts.pointwise and facts.out is not None
+        by_overwrite = facts.overwrite is not None and r.name == first and (facts.pointwise or len(sharing) == 1)
         if (
-            (facts.out is not None or r.name == first)
+            (by_out or by_overwrite)
             and r.storage not in graph.caller_owned
             and graph.nbytes[r.storage] == graph.nbytes[out.storage] > 0
             and all(_same_place(x, out) for x in sharing)
@@ -132,18 +137,20 @@ def memory_graph(schedule: Schedule) -> MemoryGraph:
         for s in names
     )
     nodes: list[Node] = []
-    hazards = _Hazards(graph)
-    section, since = 0, []
-    for step in schedule.steps:
-        if step.section != section:
-            nodes.append(Node(f"{CALL}{graph.sections[step.section].name}", after=tuple(since)))
-            section, since = step.section, [nodes[-1].name]
-            hazards = _Hazards(graph)
-        node = _node(graph, step, hazards)
-        if section:
-            node = replace(node, after=(*node.after, since[0]))
-        nodes.append(node)
-        since.append(node.name)
+    since: list[str] = []
+    for i, section in enumerate(graph.sections):
+        if i:
+            nodes.append(Node(f"{CALL}{section.name}", after=tuple(since)))
+            since = [nodes[-1].name]
+        hazards = _Hazards(graph)
+        for step in schedule.steps:
+            if step.section != i:
+                continue
+            node = _node(graph, step, hazards)
+            if i:
+                node = replace(node, after=(*node.after, since[0]))
+            nodes.append(node)
+            since.append(node.name)
     return MemoryGraph(buffers, tuple(nodes))
 
 
@@ -192,7 +199,8 @@ def _node(graph: Graph, step: Step, hazards: _Hazards) -> Node:
         dict.fromkeys(graph.value[o].storage for o in op.outputs if o and graph.value[o].storage not in reads)
     )
     workspace = max(step.facts.workspace, step.facts.out_workspace)
-    device = graph.value[writes[0]].layout.device if writes else "cpu"
+    made = [*writes, *op.mutates]
+    device = graph.value[made[0]].layout.device if made else "cpu"
     return Node(op.name, tuple(reads), writes, hazards.before(op), workspace, step.inplace, device)
 
 
