@@ -6,10 +6,19 @@ the ``bound`` names; every name in it is an identifier that we made.
 
 from __future__ import annotations
 
+import keyword
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lowtide.core.codec import VERSION
+
+_OURS = re.compile(r"_|args|run|exact|float|h\d+|_unused\d+")
+
+
+def usable(name: str) -> bool:
+    """Whether generated code may call a value so: an identifier that the code does not use for something else."""
+    return name.isidentifier() and not keyword.iskeyword(name) and _OURS.fullmatch(name) is None
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ def plan_memory(schedule: Schedule, options: Options, lower_bound: int | None = 
     """The plan with the least promised peak. ``lower_bound`` in bytes, if the order engine proved one."""
     graph = memory_graph(schedule)
     alive = lifetimes(graph)
-    device = _main_device(alive)
+    device = main_device(alive)
     chains = _chains(schedule, graph, [x for x in alive if x.device == device])
     base = timeline(graph, device=device, alive=alive).live
     found: list[tuple[str, dict[str, Place], tuple[Slab, ...], tuple[int, ...]]] = []
@@ -51,19 +51,21 @@ def plan_memory(schedule: Schedule, options: Options, lower_bound: int | None = 
         found.append((name, places, slabs, live))
     best = min(found, key=lambda f: (max(f[3], default=0), _allocations(f[1], f[2])))
     name, places, slabs, live = best
+    alignment = ALIGNMENT[device.split(":")[0]]
+    workspace = max((n.workspace for n in graph.nodes if n.device == device), default=0)
     others = {x.storage: x for x in (_fresh(a) for a in alive if a.device != device)}
     ordered = tuple((places | others)[a.name] for a in alive)
     return MemoryPlan(
         device, ordered, slabs, live,
         max(base, default=0) if lower_bound is None else lower_bound,
-        sum(align_up(a.nbytes, ALIGNMENT[device.split(":")[0]]) for a in alive if a.device == device),
+        sum(align_up(a.nbytes, alignment) for a in alive if a.device == device) + workspace,
         name,
         tuple((f[0], max(f[3], default=0)) for f in found),
     )  # fmt: skip
 
 
-def _main_device(alive: Sequence[Lifetime]) -> str:
-    """The device that most bytes are on (cpu for an empty program)."""
+def main_device(alive: Sequence[Lifetime]) -> str:
+    """The device that most bytes are on (cpu for an empty program): the one that a plan is for."""
     totals: dict[str, int] = {}
     for a in alive:
         totals[a.device] = totals.get(a.device, 0) + a.nbytes

@@ -53,7 +53,8 @@ class Slab:
 class MemoryPlan:
     """Places, slabs, and the bytes held while each step runs.
 
-    live: bytes held during each step, of the device that the plan is for. least: the same with no slabs, no alignment.
+    live: bytes held during each step, of the device that the plan is for. lower_bound: proved, over all orders (over
+        this one, where no other was allowed). sum_nbytes: all storages side by side, aligned, and the largest workspace.
     candidates: (name, promised bytes) of every way that was considered; ``chosen`` is the name of this one.
     """
 

@@ -1,0 +1,144 @@
+"""Plans of random schedules: the checker takes each of them, and the three figures are in order."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+
+from lowtide.core.options import Options
+from lowtide.core.units import align_up
+from lowtide.ir.graph import Graph, Layout, Op, Ref, Section, Value
+from lowtide.memory.lifetime import lifetimes, timeline
+from lowtide.order.engine import reorder
+from lowtide.plan.choose import main_device, plan_memory
+from lowtide.plan.plan import FRESH, OVER, SLAB
+from lowtide.plan.replay import replay
+from lowtide.schedule.schedule import OpFacts, Schedule, memory_graph, reordered, schedule
+from plans import plans_of, schedules
+from strategies import reach, static_graphs
+
+RANDOM = schedules(static_graphs(most=8))
+TWO_DEVICES = schedules(static_graphs(most=6, devices=("cpu", "cuda:0")))
+
+
+@pytest.mark.spec("G2", "G3", "G4", "G6", "PP-30", "PP-35")
+@given(RANDOM)
+def test_the_checker_takes_every_real_plan(made: Schedule):
+    for plan in plans_of(made).values():
+        replay(made, plan)
+
+
+@given(TWO_DEVICES)
+def test_the_checker_takes_plans_for_two_devices(made: Schedule):
+    for plan in plans_of(made).values():
+        replay(made, plan)
+
+
+@pytest.mark.spec("G9", "PP-30", "PP-23")
+@given(RANDOM)
+def test_bound_promise_and_sum_are_in_order(made: Schedule):
+    found = reorder(memory_graph(made), budget_steps=100)
+    best = reordered(made, found.order)
+    for slabs in ("auto", "none", "one"):
+        plan = plan_memory(best, Options(slabs=slabs), found.lower_bound)
+        assert found.lower_bound == plan.lower_bound <= plan.promised_nbytes <= plan.sum_nbytes
+    plans = plans_of(made)
+    assert plans["auto"].promised_nbytes <= plans["none"].promised_nbytes == timeline(memory_graph(made)).peak
+    assert plans["auto"].promised_nbytes == min(nbytes for _, nbytes in plans["auto"].candidates)
+
+
+@pytest.mark.spec("G9")
+@given(TWO_DEVICES)
+def test_figures_are_of_one_device(made: Schedule):
+    graph = memory_graph(made)
+    device = main_device(lifetimes(graph))
+    found = reorder(graph, budget_steps=100, device=device)
+    plan = plan_memory(reordered(made, found.order), Options(), found.lower_bound)
+    assert plan.device == device
+    assert plan.lower_bound <= plan.promised_nbytes <= plan.sum_nbytes
+    replay(reordered(made, found.order), plan)
+
+
+@pytest.mark.spec("G11", "PP-29", "RT-10")
+@given(RANDOM)
+def test_places_are_of_what_we_make_and_as_large_as_it_reaches(made: Schedule):
+    graph = made.graph
+    for plan in plans_of(made).values():
+        assert not {p.storage for p in plan.places} & graph.caller_owned
+        for p in plan.places:
+            assert p.nbytes == max(reach(v.layout) for v in graph.values if v.storage == p.storage)
+
+
+@given(RANDOM)
+def test_nothing_returned_lies_in_a_slab_and_nothing_is_kept_across_sections(made: Schedule):
+    borders = [t for t, n in enumerate(memory_graph(made).nodes) if n.name.startswith("call:")]
+    for plan in plans_of(made).values():
+        for p in plan.places:
+            assert not (p.escapes and p.slab is not None)
+        for s in plan.slabs:
+            assert not (s.kept and any(s.first < t < s.end for t in borders))
+
+
+@given(RANDOM)
+def test_no_more_is_kept_than_allowed(made: Schedule):
+    for retain in (0, 64, 512):
+        plan = plan_memory(made, Options(slabs="one", retain=retain))
+        assert sum(s.nbytes for s in plan.slabs if s.kept) <= retain
+
+
+def chain(*sizes: int, facts: OpFacts) -> Schedule:
+    """x -> t0 -> t1 -> ...; the last is returned."""
+    names = [f"t{i}" for i in range(len(sizes))]
+    values = [
+        Value(n, Layout("u8", "cpu", (k,), (1,)), n) for n, k in zip(["x", *names], [sizes[0], *sizes], strict=True)
+    ]
+    ops = tuple(
+        Op(n, "aten.relu.default", (Ref(before),), (), (n,)) for before, n in zip(["x", *names], names, strict=False)
+    )
+    section = Section("inference", (Ref("x"),), ops, (Ref(names[-1]),))
+    return schedule(Graph("g", tuple(values), (section,)), dict.fromkeys(names, facts))
+
+
+WRITES = OpFacts(out="aten.relu.out")
+
+
+def test_a_chain_in_one_slab():
+    made = chain(1000, 2000, 3000, 4000, facts=WRITES)
+    plan = plan_memory(made, Options(slabs="one"))
+    assert [p.how for p in plan.places] == [SLAB, SLAB, SLAB, FRESH]
+    # t0 and t2 may share; t1 lies between them
+    assert plan.slabs[0].nbytes == align_up(2000, 64) + align_up(3000, 64)
+    assert plan.sum_nbytes == sum(align_up(n, 64) for n in (1000, 2000, 3000, 4000))
+    assert plan.promised_nbytes == plan.slabs[0].nbytes + 4000
+
+
+def test_a_pointwise_chain_in_place():
+    made = chain(1000, 1000, 1000, facts=OpFacts(out="aten.relu.out", pointwise=True))
+    plan = plan_memory(made, Options())
+    # the last is returned on storage of its own, or continues a chain that is: either way one kilobyte
+    assert plan.promised_nbytes == 1000
+    assert [p.how for p in plan.places] == [FRESH, OVER, OVER]
+    assert plan_memory(schedule(made.graph, {}), Options()).promised_nbytes == 2000
+
+
+@pytest.mark.spec("PP-29", "RT-02")
+def test_what_operations_allocate_themselves_stays_out_of_slabs():
+    for unfit in (OpFacts(), OpFacts(out="aten.relu.out", restride=(0,))):
+        plan = plan_memory(chain(1000, 1000, 1000, 1000, facts=unfit), Options(slabs="one"))
+        assert all(p.how == FRESH for p in plan.places) and not plan.slabs
+
+
+def test_workspace_counts_in_promise_and_sum():
+    made = chain(64, 64, facts=OpFacts(workspace=1000, out="aten.relu.out", out_workspace=1200))
+    plan = plan_memory(made, Options(slabs="none"))
+    assert plan.live == (64 + 1200, 128 + 1200)
+    assert plan.sum_nbytes == 128 + 1200
+
+
+def test_a_program_without_steps():
+    value = Value("x", Layout("f32", "cpu", (4,), (1,)), "x")
+    graph = Graph("g", (value,), (Section("inference", (Ref("x"),), (), (Ref("x"),)),))
+    plan = plan_memory(schedule(graph, {}), Options())
+    assert (plan.promised_nbytes, plan.sum_nbytes, plan.places, plan.live) == (0, 0, (), ())
+    assert plan.peak_step == 0
+    replay(schedule(graph, {}), plan)
