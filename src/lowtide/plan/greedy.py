@@ -30,7 +30,7 @@ def pack_greedy(problem: PackProblem) -> PackResult:
     """
     started = time.perf_counter()
     flat = flatten(problem)
-    offsets = place(flat, orders(flat)["size"])
+    offsets = place(flat, order_by(flat, "size"))
     height = height_of(flat, offsets)
     bound = lower_bound(flat)
     named = {b.id: offset for b, offset in zip(problem.buffers, offsets, strict=True)}
@@ -44,19 +44,29 @@ def height_of(flat: Flat, offsets: Sequence[int]) -> int:
     return max((offsets[i] + flat.size[i] for i in range(flat.count) if at[i] < at[i + 1]), default=0)
 
 
+ORDERS = ("size", "area", "breadth", "lifetime", "time")
+
+
 def orders(flat: Flat) -> dict[str, list[int]]:
-    """Every order by name, best first in each; ties by size, then by place in the problem."""
+    """Every order by name."""
+    return {name: order_by(flat, name) for name in ORDERS}
+
+
+def order_by(flat: Flat, name: str) -> list[int]:
+    """The buffers in one of ``ORDERS``, first to place first; ties by size, then by place in the problem."""
     size, everyone = flat.size, range(flat.count)
     spans = [flat.span(i) for i in everyone]
+    if name == "time":
+        return sorted(everyone, key=lambda i: (spans[i][0], -size[i]))
     life = [end - first for first, end in spans]
+    if name == "size":
+        return sorted(everyone, key=lambda i: (-size[i], -life[i]))
+    if name == "area":
+        return sorted(everyone, key=lambda i: (-size[i] * life[i], -size[i]))
+    if name == "lifetime":
+        return sorted(everyone, key=lambda i: (-life[i], -size[i]))
     breadth = _most_alive(occupancy(flat), spans)
-    return {
-        "size": sorted(everyone, key=lambda i: (-size[i], -life[i], i)),
-        "area": sorted(everyone, key=lambda i: (-size[i] * life[i], -size[i], i)),
-        "breadth": sorted(everyone, key=lambda i: (-breadth[i], -size[i], i)),
-        "lifetime": sorted(everyone, key=lambda i: (-life[i], -size[i], i)),
-        "time": sorted(everyone, key=lambda i: (spans[i][0], -size[i], i)),
-    }
+    return sorted(everyone, key=lambda i: (-breadth[i], -size[i]))
 
 
 def _most_alive(alive: list[int], spans: list[tuple[int, int]]) -> list[int]:

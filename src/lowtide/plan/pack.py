@@ -25,7 +25,7 @@ from lowtide.plan.problem import FEASIBLE, INFEASIBLE, OPTIMAL, UNKNOWN, PackPro
 from lowtide.plan.reduce import linearise, merge, possible_merges, without_handover
 from lowtide.plan.sections import Sections, sections_of
 
-PACKERS = ("size", "area", "breadth", "lifetime", "time")
+PACKERS = greedy.ORDERS
 EXACT_LIMIT = 6000  # buffers; the exact search keeps neighbour lists
 _MANY = 30_000  # buffers; from here on fewer greedy orders are tried
 _TINY = 6  # buffers; up to here Python is done before the library is loaded
@@ -109,33 +109,35 @@ def _pack_plain(
     left = nodes if nodes is not None else 1 << 60
     place = compiled.placer(flat, library)
     run = _Run(flat, problem.capacity, deadline, left, place, library, lower_bound(flat), [])
-    orders = greedy.orders(flat)
-    named = {name: orders[name] for name in PACKERS if name in packers} or {"size": orders["size"]}
-    _ask_greedy(run, named)
+    _ask_greedy(run, [name for name in PACKERS if name in packers] or ["size"])
     small = flat.count <= EXACT_LIMIT and flat.plain and "exact" in packers
     sections = sections_of(flat) if small and not run.done() else None
     if sections is not None:
         _dive(run, sections)
-    if "local" in packers and not run.done() and not run.proved_not:
-        _ask_local(run, orders, share=0.15 if sections is not None else 1.0)
+    if "local" in packers and flat.count <= _MANY and not (run.done() or run.late() or run.proved_not):
+        _ask_local(run, share=0.15 if sections is not None else 1.0)
     if sections is not None and not run.done() and not run.proved_not:
         _decide(run, sections) if run.capacity is not None else _minimise(run, sections)
     return _result(problem, run)
 
 
-def _ask_greedy(run: _Run, orders: dict[str, list[int]]) -> None:
+def _ask_greedy(run: _Run, names: list[str]) -> None:
     """Every order with first and best fit; for very many buffers first fit alone and no more than needed."""
-    for name, order in orders.items():
+    for name in names:
+        if run.packer and (run.done() or run.late()):
+            return
+        order = greedy.order_by(run.flat, name)
         for best in (False, True) if run.flat.count <= _MANY else (False,):
             if run.packer and (run.done() or run.late()):
                 return
             run.offer(f"{name}/{'best' if best else 'first'}", run.place(order, best=best))
 
 
-def _ask_local(run: _Run, orders: dict[str, list[int]], share: float) -> None:
+def _ask_local(run: _Run, share: float) -> None:
     now = time.perf_counter()
     until = now + (run.deadline - now) * share
-    start = orders[run.packer.partition("/")[0]] if run.packer.partition("/")[0] in orders else orders["size"]
+    name = run.packer.partition("/")[0]
+    start = greedy.order_by(run.flat, name if name in greedy.ORDERS else "size")
     target = max(run.bound, run.capacity or 0)
     run.offer("local", improve(run.flat, start, run.place, target, until))
 
@@ -185,11 +187,12 @@ def _decide(run: _Run, sections: Sections) -> None:
 
 
 def _minimise(run: _Run, sections: Sections) -> None:
-    """Bisection in a window below the best height, down to the bound at most. What a budget does not decide counts as too
-    low for this round; the next round has twice the budget."""
-    budget, step = 50 * len(sections.size), _step(sections)
+    """Bisection between the bound and the height with a small budget first, then in a window below the best height. What
+    a budget does not decide counts as too low for this round; the next round has twice the budget."""
+    budget, step, rounds = 25 * len(sections.size), _step(sections), 0
     while not run.done() and not run.late() and run.nodes_left > 0:
-        low = max(run.bound, run.height - max(run.height // 32 // step, 1) * step)
+        window = max(run.height // 32 // step, 1) * step if rounds > 1 else run.height
+        low, rounds = max(run.bound, run.height - window), rounds + 1
         while low < run.height and not run.late() and run.nodes_left > 0:
             middle = low + (run.height - step - low) // 2 // step * step
             fits = _search(run, sections, middle, budget, _seconds_left(run))
@@ -198,34 +201,6 @@ def _minimise(run: _Run, sections: Sections) -> None:
             if not fits:
                 low = middle + step
         budget *= 2
-
-
-def _step(sections: Sections) -> int:
-    """Every height is a multiple of it (bytes), and so is the bound."""
-    return sections.unit if all(nbytes % sections.unit == 0 for nbytes in sections.real) else 1
-
-
-def _decide(run: _Run, sections: Sections) -> None:
-    """Does it fit the capacity?"""
-    assert run.capacity is not None
-    if _search(run, sections, run.capacity, run.nodes_left, _seconds_left(run)) is False:
-        run.proved_not = True
-
-
-def _minimise(run: _Run, sections: Sections) -> None:
-    """Bisection between the bound and the height. What a budget does not decide counts as too low for this round; the
-    next round has four times the budget, and asks for a little less than the best height each time one was found."""
-    budget, step = 100 * len(sections.size), _step(sections)
-    while not run.done() and not run.late() and run.nodes_left > 0:
-        low = run.bound
-        while low < run.height and not run.late() and run.nodes_left > 0:
-            middle = low + (run.height - step - low) // 2 // step * step
-            fits = _search(run, sections, middle, budget, _seconds_left(run))
-            if fits is False:
-                run.bound = max(run.bound, middle + step)
-            if not fits:
-                low = middle + step
-        budget *= 4
 
 
 def _result(problem: PackProblem, run: _Run) -> PackResult:
@@ -261,7 +236,7 @@ def _with_merges(
 
     def needed(chosen: list[tuple[str, str]]) -> int:
         flat = flatten(linearise(merge(problem, chosen).problem))
-        return greedy.height_of(flat, greedy.place(flat, greedy.orders(flat)["size"]))
+        return greedy.height_of(flat, greedy.place(flat, greedy.order_by(flat, "size")))
 
     chosen, least = min(((c, needed(c)) for c in (list(pairs), [])), key=lambda x: x[1])
     bound = lower_bound(flatten(linearise(without_handover(problem))))

@@ -305,5 +305,5 @@ def test_checker_refuses_a_moved_buffer_that_runs_into_another(problem, data):
     if not meeting:
         return
     a, b = data.draw(st.sampled_from(meeting))
-    with pytest.raises(VerifyError, match="overlap|misaligned"):
+    with pytest.raises(VerifyError, match=r"overlap|misaligned"):
         check(problem, {**offsets, a.id: offsets[b.id]})

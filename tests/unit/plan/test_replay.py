@@ -150,7 +150,7 @@ DAMAGES: list[tuple[str, str, Damage]] = [
     ("held", "slab taken too late", lambda s, p: (s, with_slab(p, first=p.slabs[0].first + 1))),
     ("held", "kept for the next call with saved tensors in it", lambda s, p: (s, with_slab(p, kept=True))),
     ("device", "slab elsewhere", lambda s, p: (s, with_slab(p, device="cuda:0"))),
-    ("escape", "a returned one in a slab", lambda s, p: (s, with_place(with_slab(p, nbytes=1 << 20, end=99), "loss", how=SLAB, slab=0, offset=1 << 16))),
+    ("escape", "a returned one in a slab", lambda s, p: (s, with_place(with_slab(p, nbytes=1 << 20, end=99), "loss", how=SLAB, slab=0))),
     ("escape", "a returned one is freed", lambda s, p: (s, with_place(p, "loss", end=p.place["loss"].end - 1))),
     ("escape", "a returned one is not known as such", lambda s, p: (s, with_place(p, "gw", escapes=False))),
     ("input", "takes over the caller's", lambda s, p: (s, with_place(p, "h", how=OVER, over="x", slab=None, offset=0))),
@@ -159,7 +159,7 @@ DAMAGES: list[tuple[str, str, Damage]] = [
     ("order", "a step is missing", lambda s, p: (replace(s, steps=s.steps[:-1]), p)),
     ("order", "reads the buffer after its update", lambda s, p: (swapped(s, "m", "new"), p)),
     ("section", "backward runs in forward", lambda s, p: (swapped(s, "loss", "gy"), p)),
-    ("section", "a step says another section", lambda s, p: (replace(s, steps=(*s.steps[:-1], replace(s.steps[-1], section=0))), p)),
+    ("section", "a step says another section", lambda s, p: (in_section(s, "gx", 0), p)),
     ("promise", "more held than promised", lambda s, p: (s, replace(p, live=(p.live[0] - 1, *p.live[1:])))),
     ("promise", "less held than promised", lambda s, p: (s, replace(p, live=(*p.live[:-1], p.live[-1] + 1)))),
     ("promise", "too few steps", lambda s, p: (s, replace(p, live=p.live[:-1]))),
@@ -167,6 +167,10 @@ DAMAGES: list[tuple[str, str, Damage]] = [
     ("promise", "above the sum", lambda s, p: (s, replace(p, sum_nbytes=p.promised_nbytes - 1))),
     ("promise", "a workspace forgotten", lambda s, p: (facts_of(s, "gw", replace(MATRIX, out_workspace=65)), p)),
 ]  # fmt: skip
+
+
+def in_section(made: Schedule, name: str, section: int) -> Schedule:
+    return replace(made, steps=tuple(replace(s, section=section) if s.op.name == name else s for s in made.steps))
 
 
 def facts_of(made: Schedule, name: str, facts: OpFacts) -> Schedule:
@@ -214,7 +218,8 @@ def damaged(made: Schedule, plan: MemoryPlan, dice: random.Random) -> MemoryPlan
     read_later = [p for p in plan.places if last[p.storage] > p.first and p.nbytes]
     sharing = [
         (a, b) for a in plan.places for b in read_later
-        if a.slab is not None and a.slab == b.slab and a.how == b.how == SLAB and a.nbytes and b.first < a.first <= last[b.storage]
+        if a.slab is not None and a.slab == b.slab and a.how == b.how == SLAB
+        and a.nbytes and b.first < a.first <= last[b.storage]
     ]  # fmt: skip
     kinds: list[Callable[[], MemoryPlan]] = []
     if read_later:

@@ -1,0 +1,66 @@
+"""Planning anew per shape: correct at any sizes, tight, and remembered."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lowtide.core.errors import UserError
+from lowtide.plan.check import check
+from lowtide.plan.problem import PackBuffer, PackProblem
+from lowtide.plan.replan import replanner
+
+
+def network(n: int = 120) -> PackProblem:
+    draw = random.Random(5)
+    rows = [(i, i + draw.choice((1, 2, 3, 20))) for i in range(n)]
+    return PackProblem(tuple(PackBuffer(f"t{i}", 64, (row,)) for i, row in enumerate(rows)))
+
+
+@pytest.mark.spec("PP-28", "PP-16")
+def test_a_hundred_shapes_are_all_valid_and_near_their_bound():
+    problem = network()
+    plan, draw = replanner(problem), random.Random(9)
+    kind = [draw.choice(((1, 0), (0, 1), (1, 1))) for _ in problem.buffers]
+    for _ in range(100):
+        batch, length = draw.randint(0, 64), draw.randint(0, 512)
+        sizes = [4 * (batch if b else 1) * (length if n else 1) * 16 for b, n in kind]
+        got = plan(sizes)
+        sized = replace(problem, buffers=tuple(replace(b, size=s) for b, s in zip(problem.buffers, sizes, strict=True)))
+        check(sized, dict(zip((b.id for b in problem.buffers), got.offsets, strict=True)), height=got.height)
+        assert got.lower_bound <= got.height <= 1.01 * got.lower_bound
+
+
+@pytest.mark.spec("PP-28")
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_any_sizes_at_all(data):
+    problem = network(30)
+    sizes = data.draw(st.lists(st.integers(0, 5000), min_size=30, max_size=30))
+    fast, slow = (replanner(problem, native=native)(sizes) for native in (True, False))
+    assert fast == slow
+    sized = replace(problem, buffers=tuple(replace(b, size=s) for b, s in zip(problem.buffers, sizes, strict=True)))
+    check(sized, dict(zip((b.id for b in problem.buffers), fast.offsets, strict=True)), height=fast.height)
+
+
+def test_recent_shapes_are_remembered_and_old_ones_forgotten():
+    plan = replanner(network(10), recent=2)
+    first = plan([1] * 10)
+    assert plan([1] * 10) is first
+    plan([2] * 10)
+    assert plan([1] * 10) is first
+    plan([3] * 10)
+    plan([4] * 10)
+    assert plan([1] * 10) is not first
+
+
+def test_what_cannot_be_replanned_is_refused():
+    windowed = PackProblem((PackBuffer("a", 4, ((0, 1), (1, 2)), windows=(None, (0, 2))),))
+    with pytest.raises(UserError, match="windows"):
+        replanner(windowed)
+    with pytest.raises(UserError, match="3 sizes"):
+        replanner(network(3))([1, 2])
