@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from lowtide.core.errors import BugError, Unsupported, VerifyError
+from lowtide.core.errors import BugError, OptionError, Unsupported, VerifyError
 from lowtide.core.options import Options
 from lowtide.core.reason import Reason
 from lowtide.frontend.fx_import import import_graph
@@ -32,17 +32,24 @@ from lowtide.torch_compat import aot_backend, boxed
 log = logging.getLogger(__name__)
 _numbers = itertools.count()
 _PLAN = "lowtide"
+_EXAMPLE = 'torch.compile(model, backend="lowtide", options={"budget": "2GiB"})'
 
 
 def lowtide(
-    gm: torch.fx.GraphModule, example_inputs: Sequence[Any], *, options: Mapping[str, object] | None = None
+    gm: torch.fx.GraphModule,
+    example_inputs: Sequence[Any],
+    *,
+    options: Mapping[str, object] | None = None,
+    mode: str | None = None,
 ) -> Callable[..., Any]:
-    """Compile one Dynamo graph.
+    """Compile one Dynamo graph. ``mode``: only what ``torch.compile`` calls the default one.
 
     Raises:
-        OptionError: an option is unknown or wrong.
+        OptionError: an option is unknown or wrong, or there is a mode.
         OverBudget: the promised peak is above ``options["budget"]``.
     """
+    if mode not in (None, "default"):
+        raise OptionError(f"lowtide has no mode {mode!r}: say what you want with options=, for instance {_EXAMPLE}")
     unit = _Unit(f"graph{next(_numbers)}", Options.of(options))
     compiled = aot_backend(
         fw_compiler=unit.forward,
@@ -123,7 +130,7 @@ def build_planned(
         graph, constants = import_graph(record.name, calls, kept=kept)
         dispatch = Dispatch(graph, functools.partial(_build, record, options, constants), options.recent_shapes)
         if not graph.symbols:
-            dispatch.variant((None, ()))
+            dispatch.variant()
     except Unsupported as e:
         return _unplanned(record, e.reason)
     except (VerifyError, BugError) as e:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -19,7 +18,6 @@ from torch._functorch.partitioners import min_cut_rematerialization_partition as
 from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
-from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.checkpoint import CheckpointPolicy
 
@@ -32,7 +30,7 @@ __all__ = [
     "keeps_graph",
     "memory_events",
     "min_cut_partition",
-    "real_tensors",
+    "profiling",
     "recomputable_by_default",
     "schema_views",
     "storage_uses",
@@ -88,11 +86,6 @@ def keeps_graph() -> bool:
     return bool(torch._C._autograd._get_current_graph_task_keep_graph())
 
 
-def real_tensors() -> AbstractContextManager[Any]:
-    """Inside a compiler call: step out of fake tensors and every other dispatch mode, to run operators for real."""
-    return _disable_current_modes()
-
-
 def storage_uses(t: torch.Tensor) -> int:
     """How many tensors stand on a tensor's storage, itself included."""
     return int(torch._C._storage_Use_Count(t.untyped_storage()._cdata)) - 1
@@ -124,6 +117,11 @@ def schema_views(op: OpOverload) -> tuple[int | None, ...]:
         else:
             out.append(next((i for i, s in enumerate(infos) if s is not None and not s.is_write), None))
     return tuple(out)
+
+
+def profiling() -> bool:
+    """Whether a profiler runs on this thread; ``memory_events`` then cannot."""
+    return bool(torch._C._autograd._profiler_enabled())
 
 
 def memory_events(run: Callable[[], Any]) -> tuple[Any, list[int]]:

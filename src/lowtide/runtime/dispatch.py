@@ -21,6 +21,7 @@ from lowtide.torch_compat import keeps_graph
 
 Build = Callable[[Graph], list[LoadedSection]]
 Binding = tuple[str, int, int | None]
+Sizes = tuple[tuple[str, int], ...]
 
 
 class Dispatch:
@@ -30,21 +31,19 @@ class Dispatch:
         self.graph, self.build, self.recent = graph, build, recent
         self.bindings = [_bindings(graph, i) for i in range(len(graph.sections))]
         self.lock = threading.RLock()
-        self.variants: OrderedDict[tuple[Any, ...], list[LoadedSection]] = OrderedDict()
+        self.variants: OrderedDict[Sizes, dict[int | None, list[LoadedSection]]] = OrderedDict()
 
-    def variant(self, key: tuple[Any, ...]) -> list[LoadedSection]:
-        """The sections for sizes ``key[1]``; ``key[0]`` is None for the whole program or the index of a lone section."""
+    def variant(self, sizes: Sizes = (), lone: int | None = None) -> list[LoadedSection]:
+        """The sections for ``sizes``; with ``lone``, that section as a program of its own."""
         with self.lock:
-            found = self.variants.get(key)
-            if found is None:
-                graph = specialise(self.graph, dict(key[1]))
-                found = self.build(graph if key[0] is None else alone(graph, key[0]))
-                self.variants[key] = found
-                while len(self.variants) > 2 * self.recent:
-                    self.variants.popitem(last=False)
-            else:
-                self.variants.move_to_end(key)
-            return found
+            known = self.variants.setdefault(sizes, {})
+            self.variants.move_to_end(sizes)
+            while len(self.variants) > self.recent:
+                self.variants.popitem(last=False)
+            if lone not in known:
+                graph = specialise(self.graph, dict(sizes))
+                known[lone] = self.build(graph if lone is None else alone(graph, lone))
+            return known[lone]
 
     def section(self, index: int) -> Callable[[list[Any]], list[Any]]:
         """The callable of one section; takes a list of arguments and empties it."""
@@ -53,11 +52,11 @@ class Dispatch:
         def call(args: list[Any]) -> list[Any]:
             sizes = tuple((name, args[i] if dim is None else args[i].shape[dim]) for name, i, dim in bindings)
             if index == 0:
-                return self.variant((None, sizes))[0](args)
-            joint = self.variant((None, sizes))[index]
+                return self.variant(sizes)[0](args)
+            joint = self.variant(sizes)[index]
             if not keeps_graph() and joint.owns(args):
                 return joint(args)
-            return self.variant((index, sizes))[0](args)
+            return self.variant(sizes, index)[0](args)
 
         return call
 

@@ -12,6 +12,7 @@ import itertools
 import linecache
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -29,12 +30,23 @@ _numbers = itertools.count()
 
 
 class _Retained:
-    """Slabs held between calls, for the whole process: who holds them and how many bytes."""
+    """Slabs held between calls, for the whole process: who holds them and how many bytes.
+
+    ended: idle lists of holders that are gone, not subtracted yet; filled without the lock, since Python may end a holder
+        at any moment.
+    """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.holders: weakref.WeakSet[Slabs] = weakref.WeakSet()
+        self.ended: deque[tuple[Sequence[SlabUse], list[list[Headers]]]] = deque()
         self.nbytes = 0
+
+    def settle(self) -> None:
+        """Subtract what ended with its holder. With the lock held."""
+        while self.ended:
+            uses, idle = self.ended.popleft()
+            self.nbytes -= sum(use.nbytes * len(held) for use, held in zip(uses, idle, strict=True))
 
 
 _retained = _Retained()
@@ -43,6 +55,7 @@ _retained = _Retained()
 def release_retained() -> int:
     """Free all slabs that are held for a next call. Returns the number of bytes."""
     with _retained.lock:
+        _retained.settle()
         freed, _retained.nbytes = _retained.nbytes, 0
         for holder in list(_retained.holders):
             for idle in holder.idle:
@@ -52,7 +65,9 @@ def release_retained() -> int:
 
 def retained_nbytes() -> int:
     """Bytes of slabs held for a next call."""
-    return _retained.nbytes
+    with _retained.lock:
+        _retained.settle()
+        return _retained.nbytes
 
 
 class Slabs:
@@ -61,7 +76,9 @@ class Slabs:
     def __init__(self, uses: Sequence[SlabUse], retain: int, poison: bool) -> None:
         self.uses, self.retain, self.poison = uses, retain, poison
         self.idle: list[list[Headers]] = [[] for _ in uses]
-        _retained.holders.add(self)
+        with _retained.lock:
+            _retained.holders.add(self)
+        weakref.finalize(self, _retained.ended.append, (uses, self.idle)).atexit = False
 
     def take(self, index: int, found: torch.Tensor | None) -> Headers:
         """Headers of slab use ``index``; ``found`` is an input that lies in the slab, if an earlier section leased it."""
@@ -84,6 +101,7 @@ class Slabs:
         if not use.kept:
             return
         with _retained.lock:
+            _retained.settle()
             if _retained.nbytes + use.nbytes <= self.retain:
                 self.idle[index].append(headers)
                 _retained.nbytes += use.nbytes

@@ -13,6 +13,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from lowtide.core.reason import Reason
 from lowtide.ir.graph import Atom, Graph, Layout, Op, Ref
 from lowtide.runtime.calls import empty, overload, python_of
 from lowtide.schedule.schedule import OpFacts
-from lowtide.torch_compat import memory_events, real_tensors
+from lowtide.torch_compat import memory_events
 
 # Operators from elsewhere may do anything when run on made-up inputs, so only these are tried.
 _TRIED = ("aten", "prims")
@@ -32,11 +33,14 @@ _TRIED = ("aten", "prims")
 def probe(graph: Graph) -> dict[str, OpFacts]:
     """Facts for every operation that is not a view."""
     known = _Known()
-    facts: dict[str, OpFacts] = {}
-    with real_tensors(), torch.random.fork_rng(devices=[]), torch.no_grad():
-        for op in graph.ops:
-            if not op.view:
-                facts[op.name] = known.of(graph, op)
+
+    def try_all() -> dict[str, OpFacts]:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            return {op.name: known.of(graph, op) for op in graph.ops if not op.view}
+
+    # On a thread of its own, where no fake tensors, autocast, profiler or other mode of the caller's is in force.
+    with ThreadPoolExecutor(1) as thread:
+        facts = thread.submit(try_all).result()
     known.store()
     return facts
 
@@ -86,16 +90,23 @@ class _Known:
         return _facts(op, record)
 
     def store(self) -> None:
-        """Add what is new to the file; losing a race costs a later process some measuring, nothing else."""
-        if not self.fresh:
+        """Add what is new to the file; losing a race costs a later process some measuring, nothing else.
+
+        What could not be tried is not stored: the next process may have more luck (or memory).
+        """
+        fresh = {key: record for key, record in self.fresh.items() if record["note"] is None}
+        if not fresh:
             return
-        merged = _read(self.path) | self.fresh
+        merged = _read(self.path) | fresh
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             fd, name = tempfile.mkstemp(dir=self.path.parent)
-            with os.fdopen(fd, "w", encoding="utf-8") as f:
-                json.dump(merged, f)
-            Path(name).replace(self.path)
+            try:
+                with os.fdopen(fd, "w", encoding="utf-8") as f:
+                    json.dump(merged, f)
+                Path(name).replace(self.path)
+            finally:
+                Path(name).unlink(missing_ok=True)
         except OSError:
             return  # a cache that cannot be written is no cache: everything is measured again next time
 
@@ -103,11 +114,22 @@ class _Known:
 def _read(path: Path) -> dict[str, dict[str, Any]]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(found, dict):
         return {}
-    return {k: r for k, r in found.items() if isinstance(r, dict) and set(r) == set(_UNKNOWN)}
+    return {k: r for k, r in found.items() if _whole(r)}
+
+
+def _whole(record: Any) -> bool:
+    """Whether what a file holds can be a record."""
+    if not isinstance(record, dict) or set(record) != set(_UNKNOWN):
+        return False
+    if not isinstance(record["restride"], list) or not isinstance(record["pointwise"], bool):
+        return False
+    names = [record["out_name"], *(record[k] or "" for k in ("out", "overwrite", "note"))]
+    counts = [record["workspace"], record["out_workspace"], *record["restride"]]
+    return all(isinstance(n, str) for n in names) and all(type(n) is int and n >= 0 for n in counts)
 
 
 def _facts(op: Op, record: Mapping[str, Any]) -> OpFacts:
