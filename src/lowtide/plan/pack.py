@@ -17,13 +17,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from lowtide.core.errors import OptionError
+from lowtide.core.units import align_up
 from lowtide.plan import compiled, greedy
 from lowtide.plan.conflict import few_that_conflict, fixed_clash
 from lowtide.plan.flat import Flat, flatten, lower_bound
 from lowtide.plan.improve import improve
 from lowtide.plan.problem import FEASIBLE, INFEASIBLE, OPTIMAL, UNKNOWN, PackProblem, PackResult, validate
 from lowtide.plan.reduce import linearise, merge, possible_merges, without_handover
-from lowtide.plan.sections import Sections, sections_of
+from lowtide.plan.sections import MORE_ORDERS, ORDERS, Sections, sections_of
 
 PACKERS = greedy.ORDERS
 EXACT_LIMIT = 6000  # buffers; the exact search keeps neighbour lists
@@ -115,9 +116,12 @@ def _pack_plain(
     if sections is not None:
         _dive(run, sections)
     if "local" in packers and flat.count <= _MANY and not (run.done() or run.late() or run.proved_not):
-        _ask_local(run, share=0.15 if sections is not None else 1.0)
+        _ask_local(run, share=0.03 if sections is not None else 1.0)
     if sections is not None and not run.done() and not run.proved_not:
-        _decide(run, sections) if run.capacity is not None else _minimise(run, sections)
+        if run.capacity is not None:
+            _decide(run, sections)
+        else:
+            _minimise(run, sections_of(flat, (*ORDERS, *MORE_ORDERS)))
     return _result(problem, run)
 
 
@@ -166,7 +170,11 @@ def _dive(run: _Run, sections: Sections) -> None:
     if target < run.bound:
         run.proved_not = True
         return
-    answer = _search(run, sections, target, 400 * len(sections.size), _seconds_left(run))
+    budget = 400 * len(sections.size)
+    whole = align_up(target, sections.grain)  # all but the topmost buffer cost whole grains, so this one is likelier
+    if run.capacity is None and target < whole < run.height:
+        _search(run, sections, whole, budget, _seconds_left(run) / 4)
+    answer = _search(run, sections, target, budget, _seconds_left(run) / 2)
     if answer is False:
         if run.capacity is not None:
             run.proved_not = True

@@ -35,6 +35,18 @@ ORDERS = (
     "eighths:HT",
 )
 
+# Asked as well where the least height is sought, and a target may take many tries.
+MORE_ORDERS = (
+    "fewest:WSL",
+    "fewest:O",
+    "fewest:FLS",
+    "fullest:HT",
+    "lowest:THA",
+    "lowest:WL",
+    "fullest:O",
+    "fewest:OWH",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Sections:
