@@ -66,9 +66,10 @@ def min_cut_partition(joint: torch.fx.GraphModule, inputs: Any, **given: Any) ->
         return _min_cut(joint, inputs, **given)
 
 
-def keep_saved(node: torch.fx.Node) -> None:
-    """Forbid the partitioner to recompute a node, unless the user's checkpointing already decided on it."""
-    node.meta.setdefault("recompute", CheckpointPolicy.MUST_SAVE)
+def keep_saved(node: torch.fx.Node, *, whatever_was_asked: bool = False) -> None:
+    """Forbid the partitioner to recompute a node, unless the user's checkpointing already decided on it (or even then)."""
+    if whatever_was_asked or "recompute" not in node.meta:
+        node.meta["recompute"] = CheckpointPolicy.MUST_SAVE
 
 
 @functools.cache

@@ -14,7 +14,7 @@ import torch
 from torch import fx
 
 from lowtide.frontend.loss import shrink_cross_entropy
-from lowtide.torch_compat import OpOverload, keep_saved, min_cut_partition, recomputable_by_default
+from lowtide.torch_compat import OpOverload, keep_saved, min_cut_partition, recomputable_by_default, schema_views
 
 # One cheap pass over their input each, and their result is as large as what they read.
 CHEAP = frozenset(
@@ -35,10 +35,27 @@ def partition(joint: fx.GraphModule, inputs: Any, **given: Any) -> tuple[fx.Grap
     for node in joint.graph.nodes:
         if node.op == "call_function" and not _cheap(node):
             keep_saved(node)
+    for node in _readers_of_mutated_inputs(joint):
+        keep_saved(node, whatever_was_asked=True)
     fw, bw = min_cut_partition(joint, inputs, **given)
     if _statistics_unread(bw):
         _drop_unread(fw, bw, given["num_fwd_outputs"])
     return fw, bw
+
+
+def _readers_of_mutated_inputs(joint: fx.GraphModule) -> list[fx.Node]:
+    """What is computed from an input before the program changes it. Computed again in backward it would see the input as
+    it is afterwards, and give a wrong gradient (torch's partitioner alone lets that happen)."""
+    changed = [n.args[0] for n in joint.graph.find_nodes(op="call_function", target=torch.ops.aten.copy_.default)]
+    waiting = [n for n in changed if isinstance(n, fx.Node) and n.op == "placeholder"]
+    readers: dict[fx.Node, None] = {}
+    while waiting:
+        for user in waiting.pop().users:
+            if isinstance(user.target, OpOverload) and user.target is not torch.ops.aten.copy_.default:
+                readers[user] = None
+                if any(v is not None for v in schema_views(user.target)):
+                    waiting.append(user)
+    return list(readers)
 
 
 def _forget_running_statistics(joint: fx.GraphModule) -> None:

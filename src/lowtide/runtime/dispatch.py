@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from lowtide.core.errors import Unsupported
@@ -62,12 +63,18 @@ class Dispatch:
 
 
 def alone(graph: Graph, index: int) -> Graph:
-    """One section as a program of its own: all its inputs, saved tensors included, belong to the caller."""
+    """One section as a program of its own: all its inputs, saved tensors included, belong to the caller.
+
+    Where only views of a storage come in, the first of them stands for it.
+    """
     section = graph.sections[index]
-    named = {i.name for i in section.inputs if isinstance(i, Ref)} | set(graph.constants)
-    named |= {o for op in section.ops for o in op.outputs if o is not None}
-    storages = {graph.value[n].storage for n in named}
-    values = tuple(v for v in graph.values if v.name in named or v.name in storages)
+    given = [*(i.name for i in section.inputs if isinstance(i, Ref)), *graph.constants]
+    made = {o for op in section.ops for o in op.outputs if o is not None}
+    root = {graph.value[n].storage: graph.value[n].storage for n in (*given, *made) if graph.value[n].storage in made}
+    for n in given:
+        storage = graph.value[n].storage
+        root.setdefault(storage, storage if storage in given else n)
+    values = tuple(replace(v, storage=root[v.storage]) for v in graph.values if v.name in made or v.name in given)
     return Graph(f"{graph.name}.{section.name}", values, (section,), graph.constants, graph.symbols)
 
 
