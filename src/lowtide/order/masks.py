@@ -21,6 +21,7 @@ class Masks:
 
     pred, after: direct edges as sets; pred_list, succ: as lists; before, behind: all ancestors, all descendants.
     held: per storage all its holders.
+    terms: per storage (its makers, all its holders or none if it outlives the end, bytes).
     dies: per node (all other holders, bytes) of each storage that may end at it.
     begins: per node (all other makers, bytes) of each storage that it or another may begin.
     alloc: per node bytes that it alone begins; extra: its workspace.
@@ -36,6 +37,7 @@ class Masks:
     before: list[int]
     behind: list[int]
     held: list[int]
+    terms: list[tuple[int, int, int]]
     dies: list[list[tuple[int, int]]]
     begins: list[list[tuple[int, int]]]
     alloc: list[int]
@@ -68,6 +70,7 @@ def masks_of(flat: Flat) -> Masks:
         for s in flat.succs[i]:
             behind[i] |= behind[s] | 1 << s
     dies = [[(holders[b] & ~(1 << i), flat.size[b]) for b in flat.holds[i] if not flat.outlives[b]] for i in range(n)]
+    terms = [(makers[b], 0 if flat.outlives[b] else holders[b], flat.size[b]) for b in range(flat.m)]
     begins = [[(makers[b] & ~(1 << i), flat.size[b]) for b in flat.shared[i]] for i in range(n)]
     pairs = [
         [(holders[r] & ~(1 << i), makers[w] & ~(1 << i), r, w) for r, w in flat.pairs[i] if not flat.outlives[r]]
@@ -83,6 +86,7 @@ def masks_of(flat: Flat) -> Masks:
         before,
         behind,
         holders,
+        terms,
         dies,
         begins,
         flat.alloc,
@@ -151,15 +155,24 @@ def worth(masks: Masks, order: Sequence[int]) -> int:
 
 def alive_after(masks: Masks, done: int) -> int:
     """Bytes alive once exactly the nodes of ``done`` have run."""
-    flat = masks.flat
-    total = flat.base
-    for b, held in enumerate(masks.held):
-        begun = any(done >> p & 1 for p in flat.makers[b])
-        if begun:
-            total += flat.size[b]
-        if not held & ~done and not flat.outlives[b]:
-            total -= flat.size[b]
+    total = masks.flat.base
+    for made, held, nbytes in masks.terms:
+        if made & done:
+            total += nbytes
+        if held and not held & ~done:
+            total -= nbytes
     return total
+
+
+def alive_between(masks: Masks, done: int, alive: int, target: int) -> int:
+    """Bytes alive after the set ``target``, from the bytes ``alive`` after a set ``done`` that differs little."""
+    for v in bits(target & ~done):
+        alive += cost(masks, v, done)[1]
+        done |= 1 << v
+    for v in bits(done & ~target):
+        done ^= 1 << v
+        alive -= cost(masks, v, done)[1]
+    return alive
 
 
 def lowest(masks: Masks, done: int, path: Sequence[int], bonus: Sequence[tuple[int, int]] = ()) -> tuple[int, int]:
