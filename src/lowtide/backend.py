@@ -153,7 +153,7 @@ def _build(
     """Compile and load one variant."""
     compiled = compile_graph(graph, probe, options)
     planned = Planned(compiled.schedule, compiled.plan, compiled.program)
-    note_program(record, planned)
+    note_program(record, planned, 2 * options.recent_shapes)  # a section run alone is a variant too
     return load(
         compiled.program,
         constants,

@@ -9,6 +9,7 @@ be tried alone keeps safe facts and a Reason.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import tempfile
@@ -67,6 +68,8 @@ def _layout(x: Layout) -> str:
     return f"{x.dtype}{list(x.size)}{list(x.stride)}{x.device}"
 
 
+_STORED = 20_000  # the file keeps the newest: sizes that vary would make it grow for ever
+
 _UNKNOWN: Mapping[str, Any] = {
     "out": None, "out_name": "out", "workspace": 0, "out_workspace": 0, "overwrite": None, "pointwise": False,
     "restride": [], "note": None,
@@ -98,6 +101,7 @@ class _Known:
         if not fresh:
             return
         merged = _read(self.path) | fresh
+        merged = dict(itertools.islice(merged.items(), max(0, len(merged) - _STORED), None))
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             fd, name = tempfile.mkstemp(dir=self.path.parent)

@@ -107,11 +107,12 @@ def _listed(record: Record) -> None:
         _records.append(record)
 
 
-def note_program(record: Record, planned: Planned) -> None:
-    """A variant was built."""
+def note_program(record: Record, planned: Planned, recent: int) -> None:
+    """A variant was built. Of a graph whose sizes vary, the ``recent`` last ones are remembered."""
     with _lock:
         _listed(record)
         record.planned.append(planned)
+        del record.planned[:-recent]
 
 
 def note_fallback(record: Record, reason: Reason) -> None:
