@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -195,6 +196,7 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     """Measure what the command line asks for; exit code 1 if something failed or differs from eager."""
     given = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the processes that were started end too
     console = Console()
     backends = [b for b in BACKENDS if b in given.backends or b == "eager"]
     machine, versions = where()

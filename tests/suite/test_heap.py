@@ -67,7 +67,18 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[int]]:
 
 @pytest.mark.parametrize(
     "way",
-    "malloc calloc realloc shrunk reallocarray memalign aligned_alloc valloc pvalloc posix_memalign".split(),
+    [
+        "malloc",
+        "calloc",
+        "realloc",
+        "shrunk",
+        "reallocarray",
+        "memalign",
+        "aligned_alloc",
+        "valloc",
+        "pvalloc",
+        "posix_memalign",
+    ],
 )
 def test_each_way_of_allocating_counts(seen: dict[str, list[int]], way: str):
     grown, left, peak = seen[way]
