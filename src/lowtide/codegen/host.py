@@ -256,12 +256,15 @@ class _Section:
             if place.how == OVER:
                 return self._over(op, step, args, place, result)
             if place.slab is not None and step.facts.out is not None:
-                return f"{self.names.of('op', step.facts.out)}({', '.join(args)}, {step.facts.out_name}={result})"
+                return self._into(step, args, result)
         call = f"{_targets(targets, op)}{plain}({', '.join(args)})"
         for r in step.facts.restride:
             value = self.graph.value[targets[r]]
             call += f"; {targets[r]} = exact({targets[r]}, {value.layout.size}, {value.layout.stride})"
         return call
+
+    def _into(self, step: Step, args: list[str], result: str) -> str:
+        return f"{self.names.of('op', str(step.facts.out))}({', '.join([*args, f'{step.facts.out_name}={result}'])})"
 
     def _over(self, op: Op, step: Step, args: list[str], place: Place, result: str) -> str:
         """The result continues in the bytes of a dying operand of the same layout."""

@@ -99,7 +99,7 @@ def _groupings(cuts: Sequence[int], chains: Sequence[_Chain], options: Options) 
     """Ways to group chains (by index) into slabs; ``cuts`` are the borders of the sections, first and last included."""
     able = [i for i, c in enumerate(chains) if c.eligible]
     none: tuple[str, list[list[int]]] = ("none", [])
-    one: tuple[str, list[list[int]]] = ("one", [able] if able else [])
+    one: tuple[str, list[list[int]]] = ("one", _arenas(cuts, chains, able))
     if options.slabs == "none":
         return [none]
     if options.slabs == "one":
@@ -114,6 +114,17 @@ def _groupings(cuts: Sequence[int], chains: Sequence[_Chain], options: Options) 
         ]
         ways.append((f"windows {k}", [g for g in groups if len(g) > 1]))
     return ways
+
+
+def _arenas(cuts: Sequence[int], chains: Sequence[_Chain], able: Sequence[int]) -> list[list[int]]:
+    """As few groups as can be: a new one only at a border between sections that nothing crosses, since there nothing
+    hands the slab on."""
+    groups: list[list[int]] = [[]]
+    for cut in cuts[1:]:
+        groups[-1] += [i for i in able if chains[i].first < cut and not any(i in g for g in groups)]
+        if not any(chains[i].first < cut < chains[i].end for i in able):
+            groups.append([])
+    return [g for g in groups if g]
 
 
 def _lay_out(

@@ -18,74 +18,10 @@ from lowtide.plan.choose import plan_memory
 from lowtide.plan.plan import FRESH, OVER, SLAB, MemoryPlan, Place
 from lowtide.plan.replay import replay
 from lowtide.schedule.schedule import OpFacts, Schedule, schedule
-from plans import plans_of, schedules
+from plans import MATRIX, WRITES, plans_of, schedules, training
 from strategies import static_graphs
 
-WRITES = OpFacts(out="aten.add.out", pointwise=True)
-MATRIX = OpFacts(out="aten.mm.out", workspace=64, out_workspace=64)
 BYTES = 256
-
-
-def training() -> Schedule:
-    """A training step as the frontend makes them: two sections, matrix products, pointwise chains, saved values, random
-    numbers, a view, and a buffer that is updated."""
-    names = [
-        "x",
-        "w",
-        "stat",
-        "h",
-        "drop",
-        "r",
-        "keep",
-        "y",
-        "m",
-        "new",
-        "loss",
-        "g",
-        "gy",
-        "gr",
-        "gm",
-        "gh",
-        "gw",
-        "gx",
-    ]
-    values = [Value(n, Layout("f32", "cpu", (8, 8), (8, 1)), n) for n in names]
-    values.insert(6, Value("rv", Layout("f32", "cpu", (64,), (1,)), "r"))
-
-    def op(name: str, target: str, *reads: str, **more: object) -> Op:
-        return Op(name, target, tuple(map(Ref, reads)), outputs=(name,), **more)
-
-    forward = (
-        op("h", "aten.mm.default", "x", "w"),
-        op("drop", "aten.rand_like.default", "h", effect="random"),
-        op("r", "aten.mul.Tensor", "h", "drop"),
-        op("rv", "aten.view.default", "r", view=True),
-        op("keep", "aten.rand_like.default", "r", effect="random"),
-        op("y", "aten.mul.Tensor", "rv", "keep"),
-        op("m", "aten.add.Tensor", "y", "stat"),
-        Op("new", "aten.copy_.default", (Ref("stat"), Ref("m")), outputs=(), returns="none", mutates=("stat",)),
-        op("loss", "aten.mm.default", "y", "w"),
-    )
-    values = [v for v in values if v.name != "new"]
-    backward = (
-        op("gy", "aten.mm.default", "g", "w"),
-        op("gr", "aten.mul.Tensor", "gy", "keep"),
-        op("gm", "aten.mul.Tensor", "gr", "r"),
-        op("gh", "aten.mul.Tensor", "gm", "drop"),
-        op("gw", "aten.mm.default", "x", "gh"),
-        op("gx", "aten.mm.default", "gh", "w"),
-    )
-    saved = ("x", "w", "r", "drop", "keep")
-    sections = (
-        Section(
-            "forward", (Ref("x"), Ref("w"), Ref("stat")), forward, tuple(map(Ref, ("loss", *saved))), (1, 2, 3, 4, 5)
-        ),
-        Section("backward", tuple(map(Ref, (*saved, "g"))), backward, (Ref("gw"), Ref("gx"))),
-    )
-    known = {o.name: MATRIX if "mm" in o.target else WRITES for o in (*forward, *backward)}
-    known["new"] = OpFacts()
-    known["drop"] = known["keep"] = OpFacts(out="aten.rand_like.out")
-    return schedule(Graph("step", tuple(values), sections), known)
 
 
 @cache
