@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from benchmarks.suite.entry import Case
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten_with_path, tree_map
+from torch.utils._pytree import tree_flatten_with_path, tree_leaves, tree_map
 
 Mode = Literal["train", "module", "infer", "sgd", "adamw"]
 MODES: tuple[Mode, ...] = ("train", "module", "infer", "sgd", "adamw")
@@ -227,8 +227,11 @@ def _copied(value: Any) -> Any:
 
 
 def _leaves(tree: Any) -> Iterator[tuple[str, Any]]:
-    for path, leaf in tree_flatten_with_path(tree)[0]:
-        yield "".join(map(str, path)) or "itself", leaf
+    try:
+        found = [("".join(map(str, path)) or "itself", leaf) for path, leaf in tree_flatten_with_path(tree)[0]]
+    except ValueError:  # a container that does not name its parts
+        found = [(f"[{i}]", leaf) for i, leaf in enumerate(tree_leaves(tree))]
+    yield from found
 
 
 def _changed(before: Any, after: Any) -> list[str]:

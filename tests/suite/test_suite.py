@@ -41,6 +41,7 @@ def cases() -> list[Any]:
     for entry in (*PLAIN, *LIBRARY):
         for mode in MODES:
             quick = mode == "train" or (mode == "infer" and not entry.needs) or entry.name in QUICK.get(mode, ())
+            quick &= "slow" not in entry.tags
             marks = () if quick else (pytest.mark.slow,)
             found.append(pytest.param(entry, mode, id=f"{entry.name}-{mode}", marks=marks))
     return found
