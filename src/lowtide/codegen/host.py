@@ -190,7 +190,8 @@ class _Section:
         out.append("    args.clear()")
         first, final = self._slab_spans()
         out.extend(self._take(u) for u in first.pop(-1, ()))
-        dead = [n for n in dict.fromkeys(self.inputs) if n not in self.last and not self._returned(n)]
+        bound = {*self.last, *self.graph.constants}  # of these, none is unread
+        dead = [n for n in dict.fromkeys(self.inputs) if n not in bound and not self._returned(n)]
         dead += [p for p in parameters if p.startswith("_unused")]
         if dead:
             out.append(f"    del {', '.join(dead)}")
