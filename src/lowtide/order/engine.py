@@ -17,7 +17,6 @@ from lowtide.order.bounds import cut_bound, end_bound
 from lowtide.order.check import check_order
 from lowtide.order.entrants import ENTRANTS
 from lowtide.order.exact import close
-from lowtide.order.masks import masks_of
 from lowtide.order.objective import least_objective
 from lowtide.order.windows import improve, piece_of, pieces
 
@@ -152,7 +151,7 @@ class _Search:
             local = list(range(len(nodes)))
             if peak_bytes(piece, local) <= self.bound:
                 continue
-            found = close(masks_of(piece), local, self.bound, room, self._stop)
+            found = close(piece, local, self.bound, room, self._stop)
             self.steps += found.steps
             self._raise(found.bound, "exhausted")
             self._take(self.order[:start] + [nodes[k] for k in found.order] + self.order[stop:])

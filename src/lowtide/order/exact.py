@@ -1,6 +1,6 @@
 """From a good order to the best one, with proof: decisions at chosen limits until the bounds meet or the steps end.
 
-Comes in: Masks, a start order, what is known of the lower bound, a number of steps. Goes out: the best order found, the
+Comes in: Flat, a start order, what is known of the lower bound, a number of steps. Goes out: the best order found, the
 lower bound then proved, the steps used. Deterministic. Any-time: the result is never worse than the start.
 """
 
@@ -9,12 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from lowtide.core.errors import BugError
+from lowtide.memory.flat import Flat, peak_bytes
+from lowtide.order.contract import contracted
 from lowtide.order.descent import Decision
 from lowtide.order.implied import implied
-from lowtide.order.masks import Masks, worth
+from lowtide.order.masks import Masks, masks_of, worth
 
 _FIRST_SLICE = 500
 _LEAST = 2_000
+_SHARES = (0, 8, 4)  # eighths of the way from the bound to the peak
 _HARD = 40  # steps per node after which the orderings that a limit implies are worth their price
 
 
@@ -41,27 +45,34 @@ class Bracket:
         return self.peak <= self.bound
 
 
-def close(masks: Masks, order: list[int], bound: int, steps: int, stop: Callable[[], bool] = lambda: False) -> Bracket:
+def close(flat: Flat, order: list[int], bound: int, steps: int, stop: Callable[[], bool] = lambda: False) -> Bracket:
     """Narrow the bracket around the least peak for at most about ``steps`` steps.
 
-    In turns of growing length a decision is asked for at the bound itself (loose bounds fall fast, tight ones are
-    often reached), just below the peak (whose proof or refutation is needed in any case), and half way.
+    In turns of growing length decisions are asked for at the bound itself (tight bounds are often reached), just below
+    the peak (whose refutation ends the search) and between (refutations far below the optimum are cheap).
     """
-    state = Bracket(list(order), worth(masks, order), bound, steps)
+    whole = masks_of(flat)
+    smaller = contracted(whole)
+    masks = masks_of(smaller.flat) if smaller.gone or smaller.flat.m < flat.m else whole
+    inner = smaller.contract(order)
+    state = Bracket(inner, worth(masks, inner), bound, steps)
     turn = _FIRST_SLICE
     while not state.closed and state.steps < steps and not stop():
-        for ask in (0, 2, 1):
+        for share in _SHARES:
             if state.closed or state.steps >= steps:
                 break
-            limit = (state.bound, (state.bound + state.peak) // 2, state.peak - 1)[ask]
-            _ask(masks, state, limit, min(turn, steps - state.steps))
+            _ask(masks, state, share, min(turn, steps - state.steps))
         turn *= 2
+    state.order = smaller.expand(state.order)
+    if peak_bytes(flat, state.order) > state.peak:
+        raise BugError("an order of the contracted graph has a higher peak in the original")
     return state
 
 
-def _ask(masks: Masks, state: Bracket, limit: int, steps: int) -> None:
-    """Ask whether ``limit`` can be kept, and on from there while the answers come within ``steps``."""
-    while not state.closed:
+def _ask(masks: Masks, state: Bracket, share: int, steps: int) -> None:
+    """Ask whether the limit at ``share`` eighths of the bracket can be kept, again while answers come in ``steps``."""
+    while not state.closed and steps > 0:
+        limit = min(state.bound + (state.peak - state.bound) * share // 8, state.peak - 1)
         decision = state.decisions.get(limit)
         if decision is None:
             # Sets that failed at a higher limit fail at this one too; those of the lower ones do not carry over.
@@ -80,14 +91,9 @@ def _ask(masks: Masks, state: Bracket, limit: int, steps: int) -> None:
         if decision.order is not None:
             state.order = decision.order
             state.peak = worth(masks, state.order)
-            again = state.peak - 1
         else:
             state.bound = max(state.bound, min(decision.over, state.peak))
-            again = state.bound
         state.decisions = {x: d for x, d in state.decisions.items() if state.bound <= x < state.peak}
-        if steps <= 0 or limit == again:
-            return
-        limit = again
 
 
 def _tightened(masks: Masks, state: Bracket, limit: int, failed: tuple[set[int], set[int]]) -> Decision:

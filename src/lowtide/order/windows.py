@@ -13,7 +13,6 @@ from itertools import pairwise
 from lowtide.memory.flat import Flat, build, live_bytes
 from lowtide.order.bounds import holders_of
 from lowtide.order.exact import close
-from lowtide.order.masks import masks_of
 
 _FIRST, _LARGEST = 24, 384
 
@@ -78,7 +77,7 @@ class _Order:
         outside = max(max(self.live[:start], default=0), max(self.live[stop:], default=0))
         now = max(self.live[start:stop])
         goal = max(target, min(outside, now - 1))
-        found = close(masks_of(piece), list(range(len(nodes))), goal, steps)
+        found = close(piece, list(range(len(nodes))), goal, steps)
         if found.peak >= now:
             return found.steps, False
         self.order[start:stop] = [nodes[k] for k in found.order]
