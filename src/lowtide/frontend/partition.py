@@ -26,6 +26,7 @@ CHEAP = frozenset(
         "logical_and", "logical_or", "masked_fill", "constant_pad_nd", "tril", "triu", "roll", "flip",
     )
 )  # fmt: skip
+_BATCH_NORM = torch.ops.aten._native_batch_norm_legit_functional.default
 
 
 def partition(joint: fx.GraphModule, inputs: Any, **given: Any) -> tuple[fx.GraphModule, fx.GraphModule]:
@@ -51,6 +52,8 @@ def _readers_of_mutated_inputs(joint: fx.GraphModule) -> list[fx.Node]:
     readers: dict[fx.Node, None] = {}
     while waiting:
         for user in waiting.pop().users:
+            if user.target is _BATCH_NORM and user.args[5] is True:
+                continue  # its result reads the batch's statistics, and computed again it is given no others
             if isinstance(user.target, OpOverload) and user.target is not torch.ops.aten.copy_.default:
                 readers[user] = None
                 if any(v is not None for v in schema_views(user.target)):
@@ -78,9 +81,7 @@ def _statistics_unread(bw: fx.GraphModule) -> bool:
     """Batch normalisations that backward computes again need no running statistics: they would be saved, and change
     under the feet of a second forward call."""
     changed = False
-    for node in bw.graph.find_nodes(
-        op="call_function", target=torch.ops.aten._native_batch_norm_legit_functional.default
-    ):
+    for node in bw.graph.find_nodes(op="call_function", target=_BATCH_NORM):
         for unread in [u for u in node.users if not u.users]:
             bw.graph.erase_node(unread)
         x, weight, bias, _mean, _var, _training, momentum, eps = node.args
