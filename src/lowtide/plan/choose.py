@@ -9,6 +9,7 @@ memory and the caller does not get to keep it; what crosses from one section to 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -104,13 +105,13 @@ def _groupings(cuts: Sequence[int], chains: Sequence[_Chain], options: Options) 
         return [none]
     if options.slabs == "one":
         return [one]
-    sections = list(zip(cuts, cuts[1:], strict=False))
-    ways = [none, one]
+    sections = list(itertools.pairwise(cuts))
+    ways: list[tuple[str, list[list[int]]]] = [none, one]
     for k in WINDOWS:
         edges = sorted({a + (b - a) * i // k for a, b in sections for i in range(k)} | {cuts[-1]})
         groups = [
             [i for i in able if lo <= chains[i].first and chains[i].end <= hi]
-            for lo, hi in zip(edges, edges[1:], strict=False)
+            for lo, hi in itertools.pairwise(edges)
         ]
         ways.append((f"windows {k}", [g for g in groups if len(g) > 1]))
     return ways
