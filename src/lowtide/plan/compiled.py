@@ -1,4 +1,4 @@
-"""The compiled twin (``search.cpp``): built on first use, called through ctypes, with the Python twins in its stead.
+"""The compiled twins (``greedy.cpp`` and ``search.cpp``, one library): built on first use, called through ctypes, with the Python twins in its stead.
 
 Comes in: ``Flat`` and ``Sections``. Goes out: placements and answers of the exact search. Promised: the same answers with
 and without a compiler (the exact search then reaches fewer nodes in the same time); ``why_not()`` says why there is none.
@@ -21,6 +21,7 @@ from lowtide.plan import search as twin
 from lowtide.plan.flat import Flat
 from lowtide.plan.sections import Sections
 
+_SOURCES = ("greedy.cpp", "search.cpp")
 _NUMBERS = ctypes.POINTER(ctypes.c_int64)
 _ARRAYS = ("size", "alignment", "fixed", "segment_of", "first", "end", "low", "high", "excluded_of", "excluded")
 _ROWS = ("size", "alignment", "limit", "range_of", "lo", "hi", "obstacle_of", "obstacle_lo", "obstacle_hi")
@@ -48,7 +49,7 @@ class _Sections(ctypes.Structure):
 
 @cache
 def _library() -> tuple[ctypes.CDLL | None, str]:
-    source = files("lowtide.plan").joinpath("search.cpp").read_text(encoding="utf-8")
+    source = "\n".join(files("lowtide.plan").joinpath(name).read_text(encoding="utf-8") for name in _SOURCES)
     try:
         library = load(source, "plan")
     except BuildError as e:
@@ -71,9 +72,10 @@ def _pointer(numbers: array[int]) -> object:
     return ctypes.cast(numbers.buffer_info()[0], _NUMBERS)
 
 
-def placer(flat: Flat, library: ctypes.CDLL | None) -> Place:
+def placer(flat: Flat, library: ctypes.CDLL | None, *, scan: bool = False) -> Place:
     """The greedy placement of one problem, compiled or not, for as many calls as wanted.
 
+    Best fit in order of birth takes n log n, unless ``scan`` asks for the way that any order can take.
     It raises UserError where two fixed places contradict each other.
     """
     if library is None:
@@ -89,7 +91,9 @@ def placer(flat: Flat, library: ctypes.CDLL | None) -> Place:
     def place(order: Sequence[int], *, best: bool = False) -> list[int]:
         wanted, offsets = array("q", order), array("q", bytes(8 * len(kept[0])))
         many = ctypes.c_int64(len(wanted))
-        fault = library.lowtide_place(ctypes.byref(struct), _pointer(wanted), many, int(best), _pointer(offsets))
+        fault = library.lowtide_place(
+            ctypes.byref(struct), _pointer(wanted), many, int(best), int(scan), _pointer(offsets)
+        )
         if fault >= 0:
             raise UserError(
                 f"the fixed place of buffer number {fault} (offset {flat.fixed[fault]}) is taken by another one"

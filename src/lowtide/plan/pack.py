@@ -5,8 +5,8 @@ and the lower bound. Promised: the same problem and the same node limit give the
 but when to stop (``stopped by time`` is then noted in the result). Without a compiler the Python twins serve.
 
 What is done, in this order, until the height meets the bound or the problem's capacity: greedy packers over sorted
-orders; local search over the best order; the exact search aimed at the capacity or the bound; then bisection below
-the best height with node budgets that double per round.
+orders; for many buffers, repair in windows of time; local search over the best order; the exact search aimed at the
+capacity or the bound; then bisection below the best height with node budgets that double per round.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 
 from lowtide.core.errors import OptionError
 from lowtide.core.units import align_up
-from lowtide.plan import compiled, greedy
+from lowtide.plan import compiled, greedy, windows
 from lowtide.plan.conflict import few_that_conflict, fixed_clash
 from lowtide.plan.flat import Flat, flatten, lower_bound
 from lowtide.plan.improve import improve
@@ -29,6 +29,7 @@ from lowtide.plan.sections import MORE_ORDERS, ORDERS, Sections, sections_of
 PACKERS = greedy.ORDERS
 EXACT_LIMIT = 6000  # buffers; the exact search keeps neighbour lists
 _MANY = 30_000  # buffers; from here on fewer greedy orders are tried
+_STEPS = 20_000_000_000  # of one greedy pass; a few seconds
 _TINY = 6  # buffers; up to here Python is done before the library is loaded
 
 
@@ -110,8 +111,10 @@ def _pack_plain(
     left = nodes if nodes is not None else 1 << 60
     place = compiled.placer(flat, library)
     run = _Run(flat, problem.capacity, deadline, left, place, library, lower_bound(flat), [])
-    _ask_greedy(run, [name for name in PACKERS if name in packers] or ["size"])
+    _ask_greedy(run, [name for name in PACKERS if name in packers] or ["size"], "exact" in packers)
     small = flat.count <= EXACT_LIMIT and flat.plain and "exact" in packers
+    if "exact" in packers and EXACT_LIMIT < flat.count <= _MANY:
+        _ask_windows(run)
     sections = sections_of(flat) if small and not run.done() else None
     if sections is not None:
         _dive(run, sections)
@@ -125,16 +128,46 @@ def _pack_plain(
     return _result(problem, run)
 
 
-def _ask_greedy(run: _Run, names: list[str]) -> None:
-    """Every order with first and best fit; for very many buffers first fit alone and no more than needed."""
-    for name in names:
+def _ask_greedy(run: _Run, names: list[str], exact: bool) -> None:
+    """Every order with first and best fit. For very many buffers best fit in order of birth, which is quick, and its repair
+    (if ``exact`` is asked), then first fit in the other orders where few buffers meet."""
+    ways = [(name, best) for name in names for best in (False, True)]
+    if run.flat.count > _MANY:
+        quick = [("time", True)] if "time" in names else []
+        ways = quick + [(name, False) for name in names if name != "time" and _steps(run.flat) < _STEPS]
+        ways = ways or [(names[0], False)]
+    for name, best in ways:
         if run.packer and (run.done() or run.late()):
             return
-        order = greedy.order_by(run.flat, name)
-        for best in (False, True) if run.flat.count <= _MANY else (False,):
-            if run.packer and (run.done() or run.late()):
-                return
-            run.offer(f"{name}/{'best' if best else 'first'}", run.place(order, best=best))
+        run.offer(f"{name}/{'best' if best else 'first'}", run.place(greedy.order_by(run.flat, name), best=best))
+        if run.flat.count > _MANY and best and exact:
+            _ask_windows(run)
+
+
+def _steps(flat: Flat) -> int:
+    """About the steps of one scan over sorted segments: pairs of buffers, those that meet counted twenty times."""
+    born, died = [0] * (flat.moments + 1), [0] * (flat.moments + 1)
+    for first, end in zip(flat.first, flat.end, strict=True):
+        born[first] += 1
+        died[end] += 1
+    alive = meetings = 0
+    for b, d in zip(born, died, strict=True):
+        alive -= d
+        meetings += b * alive + b * (b - 1) // 2
+        alive += b
+    return flat.count * flat.count // 2 + 20 * meetings
+
+
+def _ask_windows(run: _Run) -> None:
+    """Repair what lies above the target, where the problem is of a kind that allows it."""
+    if run.done() or run.late() or not windows.serves(run.flat):
+        return
+    target = max(run.bound, run.capacity or 0)
+    whole = align_up(target, run.flat.grain) if run.capacity is None else target
+    until = (time.perf_counter() + run.deadline) / 2
+    offsets, nodes = windows.repair(run.flat, run.best, whole, run.library, until)
+    run.nodes += nodes
+    run.offer("windows", offsets)
 
 
 def _ask_local(run: _Run, share: float) -> None:

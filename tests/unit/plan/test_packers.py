@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+import random
 from dataclasses import replace
 
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lowtide.core.errors import FileError, OptionError, VerifyError
-from lowtide.plan import compiled, greedy
+from lowtide.plan import compiled, greedy, windows
 from lowtide.plan import search as twin
 from lowtide.plan.check import check
 from lowtide.plan.flat import flatten, lower_bound
@@ -95,6 +97,47 @@ def test_compiled_greedy_equals_its_twin(problem, best):
     place = compiled.placer(flat, compiled.library())
     for order in greedy.orders(flat).values():
         assert place(order, best=best) == greedy.place(flat, order, best=best)
+
+
+@needs_compiler
+@pytest.mark.spec("PP-32")
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.integers(1, 12), st.integers(1, 300)), min_size=1, max_size=80),
+    st.sampled_from([1, 64]),
+)
+def test_the_short_way_of_best_fit_over_time_gives_the_places_of_the_scan(rows, alignment):
+    buffers = tuple(PackBuffer(str(i), size, ((a, a + n),), alignment) for i, (a, n, size) in enumerate(rows))
+    flat = flatten(PackProblem(buffers))
+    order = greedy.order_by(flat, "time")
+    fast, scan = (compiled.placer(flat, compiled.library(), scan=s)(order, best=True) for s in (False, True))
+    assert fast == scan == greedy.place(flat, order, best=True)
+
+
+@pytest.mark.spec("PP-32")
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.booleans())
+def test_repair_in_windows_is_correct_and_never_higher(seed, native):
+    draw = random.Random(seed)
+    rows = [(t, t + draw.randint(1, 9), draw.randint(1, 500)) for t in (draw.randrange(60) for _ in range(90))]
+    problem = PackProblem(tuple(PackBuffer(str(i), s, ((a, z),), 64) for i, (a, z, s) in enumerate(rows)))
+    flat = flatten(problem)
+    start = greedy.place(flat, greedy.order_by(flat, "time"))
+    offsets, _ = windows.repair(flat, start, lower_bound(flat), compiled.library() if native else None, math.inf)
+    height = greedy.height_of(flat, offsets)
+    check(problem, {str(i): x for i, x in enumerate(offsets)}, height=height)
+    assert height <= greedy.height_of(flat, start)
+
+
+@needs_compiler
+@pytest.mark.spec("PP-32", "G9")
+def test_many_buffers_that_are_hard_in_few_moments_only_come_near_their_bound():
+    draw = random.Random(3)
+    rows = [(t, t + draw.randint(1, 40), draw.randint(1, 1 << 20)) for t in (draw.randrange(7000) for _ in range(7000))]
+    problem = PackProblem(tuple(PackBuffer(str(i), s, ((a, z),), 64) for i, (a, z, s) in enumerate(rows)))
+    result = pack(problem, seconds=60, packers=("time", "exact"))
+    check(problem, result.offsets, height=result.height)
+    assert result.height <= 1.005 * result.lower_bound < dict(result.tried)["time/best"]
 
 
 @needs_compiler
