@@ -197,7 +197,7 @@ def main() -> int:
     """Measure what the command line asks for; exit code 1 if something failed or differs from eager."""
     given = arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the processes that were started end too
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 150)
     backends = [b for b in BACKENDS if b in given.backends or b == "eager"]
     machine, versions = where()
     command = "python -m benchmarks.e2e " + " ".join(sys.argv[1:])
