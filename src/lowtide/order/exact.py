@@ -73,7 +73,7 @@ def _ask(masks: Masks, state: Bracket, share: int, steps: int) -> None:
     """Ask whether the limit at ``share`` eighths of the bracket can be kept, again while answers come in ``steps``."""
     while not state.closed and steps > 0:
         limit = min(state.bound + (state.peak - state.bound) * share // 8, state.peak - 1)
-        decision = state.decisions.get(limit)
+        decision: Decision | None = state.decisions.get(limit)
         if decision is None:
             # Sets that failed at a higher limit fail at this one too; those of the lower ones do not carry over.
             decision = Decision(masks, limit, state.failed if limit == state.peak - 1 else None)

@@ -1,0 +1,116 @@
+"""Planning information and the validity checks."""
+
+from __future__ import annotations
+
+import graphs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lowtide.core.errors import VerifyError
+from lowtide.memory.graph import Buffer, MemoryGraph, Node
+from lowtide.memory.lifetime import timeline
+from lowtide.memory.planning import prepare
+from lowtide.memory.validate import validate, validate_acyclic, validate_names
+
+
+@pytest.mark.spec("PK-01", "PK-04", "PK-13")
+@given(st.sampled_from(sorted(graphs.SHAPES)), st.integers(0, 10**6), st.integers(1, 25))
+def test_neighbours_mirror_each_other(shape: str, seed: int, n: int):
+    g = graphs.make(shape, seed, n)
+    validate(g)
+    info = prepare(g)
+    for i, node in enumerate(info.nodes):
+        assert node.index == i
+        assert i not in node.predecessors
+        assert i not in node.successors
+        assert all(i in info.nodes[s].predecessors for s in node.successors)
+        assert all(i in info.nodes[p].successors for p in node.predecessors)
+    for b in info.buffers.values():
+        assert set(b.memory_successors) <= set(b.ordering_successors)
+    assert info.baseline_peak == timeline(g).peak
+
+
+@pytest.mark.spec("PK-01")
+def test_a_mutated_version_hands_its_successors_to_the_storage():
+    g = MemoryGraph(
+        (Buffer("x", 8), Buffer("x1", 8, alias_of="x"), Buffer("x2", 8, alias_of="x1")),
+        (Node("make", (), ("x",)), Node("m", ("x",), ("x1",)), Node("mm", ("x1",), ("x2",)), Node("use", ("x2",))),
+    )
+    buffers = prepare(g).buffers
+    assert (buffers["x"].nbytes_on_create, buffers["x"].memory_successors) == (8, (1, 2, 3))
+    assert (buffers["x2"].nbytes_on_create, buffers["x2"].nbytes_on_free, buffers["x2"].memory_successors) == (
+        0,
+        0,
+        (3,),
+    )
+
+
+@pytest.mark.spec("PK-01")
+def test_waiting_is_not_using():
+    g = MemoryGraph((Buffer("x", 8),), (Node("make", (), ("x",)), Node("use", ("x",)), Node("wait", after=("make",))))
+    x = prepare(g).buffers["x"]
+    assert x.memory_successors == (1,)
+    assert x.ordering_successors == (1, 2)
+
+
+@pytest.mark.spec("PK-02")
+def test_a_node_with_several_results_creates_their_sum_and_each_is_freed_by_itself():
+    g = MemoryGraph(
+        (Buffer("a", 10), Buffer("b", 20)),
+        (Node("two", (), ("a", "b")), Node("use_b", ("b",)), Node("use_a", ("a",))),
+    )
+    info = prepare(g)
+    assert info.nodes[0].nbytes_created == 30
+    assert [info.buffers[n].nbytes_on_free for n in "ab"] == [10, 20]
+    assert timeline(g).after == (30, 10, 0)
+
+
+@pytest.mark.spec("PK-03")
+def test_freeable_inputs_are_those_said_to_be_and_used():
+    free = {"input": True, "freeable": True}
+    g = MemoryGraph(
+        (Buffer("primals_1", 4, **free), Buffer("saved", 4, input=True), Buffer("idle", 4, **free), Buffer("y", 1)),
+        (Node("n", ("primals_1", "saved"), ("y",)),),
+    )
+    info = prepare(g)
+    assert info.freeable_inputs == ("primals_1",)
+    assert info.nodes[0].reads == ("primals_1",)
+    assert info.buffers["saved"].nbytes_on_free == 0
+
+
+@pytest.mark.spec("PK-14")
+def test_a_cycle_is_named():
+    g = MemoryGraph((), (Node("a", after=("c",)), Node("b", after=("a",)), Node("c", after=("b",))))
+    with pytest.raises(VerifyError, match="cycle: a needs c needs b needs a"):
+        validate_acyclic(g)
+
+
+@pytest.mark.spec("PK-14")
+def test_deep_graphs_need_no_recursion():
+    n = 5000
+    validate_acyclic(MemoryGraph((), tuple(Node(f"n{i}", after=(f"n{i - 1}",) if i else ()) for i in range(n))))
+
+
+X = Buffer("x", 1)
+
+
+@pytest.mark.spec("PK-15")
+@pytest.mark.parametrize(
+    ("g", "message"),
+    [
+        (MemoryGraph((X, X), ()), "duplicate: two buffers are called x"),
+        (MemoryGraph((), (Node("n"), Node("n"))), "duplicate: two nodes are called n"),
+        (MemoryGraph((), (Node("n", ("x",)),)), "unknown: node n uses x"),
+        (MemoryGraph((), (Node("n", inplace=(("x", "x"),)),)), "unknown: node n uses x"),
+        (MemoryGraph((), (Node("n", after=("m",)),)), "unknown: node n comes after m"),
+        (MemoryGraph((Buffer("v", 1, alias_of="x"), X), ()), "unknown: buffer v stands on x"),
+        (
+            MemoryGraph((Buffer("x", 1, input=True, freeable=True),), (Node("n", (), ("x",)),)),
+            "input: node n writes the input x",
+        ),
+    ],
+)
+def test_bad_names_are_refused(g: MemoryGraph, message: str):
+    with pytest.raises(VerifyError, match=message):
+        validate_names(g)
