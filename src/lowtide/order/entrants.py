@@ -224,7 +224,9 @@ def lpmf(flat: Flat) -> list[int]:
 
 
 def eager_free(flat: Flat) -> list[int]:
-    """Program order, left only for ready nodes that free more than they begin and fit under the peak so far."""
+    """Program order, left only for ready nodes that free more than they begin, and that fit under the peak so far or
+    need no more than the node that is due.
+    """
     state, n = _Frees(flat), flat.n
     done = bytearray(n)
     heap: list[tuple[int, int]] = []
@@ -246,7 +248,8 @@ def eager_free(flat: Flat) -> list[int]:
             if done[i] or net != state.net(i):
                 heappop(heap)
             else:
-                if state.live + state.alloc[i] + flat.workspace[i] <= state.peak:
+                due = state.alloc[following] + flat.workspace[following]
+                if state.alloc[i] + flat.workspace[i] <= max(state.peak - state.live, due):
                     chosen = i
                 break
         done[chosen] = 1
