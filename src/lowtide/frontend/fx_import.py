@@ -31,8 +31,6 @@ DTYPES = {
     torch.float64: "f64", torch.complex32: "c32", torch.complex64: "c64", torch.complex128: "c128",
 }  # fmt: skip
 
-DEVICES = ("cpu", "cuda")
-
 # Views by their schema that are more than a layout on the same bytes: computed instead.
 _COMPUTED = {"aten._conj.default": "aten._conj_physical.default", "aten._neg_view.default": "aten.neg.default"}
 
@@ -93,8 +91,6 @@ class _Importer:
             )
         if unbacked(val):
             raise Unsupported(Reason(f"{node.target}", f"the size of its result depends on data ({_origin(node)})"))
-        if val.device.type not in DEVICES:
-            raise Unsupported(Reason(f"{node}", f"is on the device {val.device}; we plan {' and '.join(DEVICES)}"))
         if val.dtype not in DTYPES:
             raise Unsupported(Reason(f"{node}", f"has the dtype {val.dtype}, of which we know no layout"))
         name = self._name(node.name + suffix)
