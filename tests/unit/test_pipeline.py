@@ -1,0 +1,88 @@
+"""The stages together: what they hand on, budgets, and checkers that are switched on by ``verify``."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+
+from lowtide.core.errors import OverBudget, VerifyError
+from lowtide.core.observe import Observers
+from lowtide.core.options import Options
+from lowtide.pipeline import PROGRAM, compile_graph, order_steps
+from lowtide.plan import replay as checker
+from lowtide.schedule.schedule import OpFacts, Schedule
+from plans import schedules, training
+from strategies import static_graphs
+
+SILENT = Observers()
+
+
+def facts_of(made: Schedule):
+    return lambda _: {s.op.name: s.facts for s in made.steps}
+
+
+@pytest.mark.spec("G6", "G9", "SC-59")
+@given(schedules(static_graphs(most=6)))
+def test_every_program_passes_its_checkers(made: Schedule):
+    options = Options(verify=True)
+    compiled = compile_graph(made.graph, facts_of(made), options, SILENT)
+    assert compiled.order is not None
+    assert compiled.plan.lower_bound == compiled.order.lower_bound <= compiled.plan.promised_nbytes
+    program_order = compile_graph(made.graph, facts_of(made), Options(verify=True, reorder=False), SILENT)
+    assert program_order.order is None
+    assert compiled.plan.promised_nbytes <= program_order.plan.promised_nbytes
+
+
+def test_program_order_stays_where_no_other_is_better():
+    made = training()
+    ordered, found = order_steps(made, Options())
+    assert found is not None
+    if found.peak >= found.candidates[PROGRAM]:
+        assert ordered is made
+
+
+@pytest.mark.spec("SC-59")
+def test_a_wrong_plan_is_refused_before_it_runs(monkeypatch: pytest.MonkeyPatch):
+    import lowtide.pipeline as pipeline
+
+    right = pipeline.plan_memory
+
+    def wrong(*args, **kwargs):
+        from dataclasses import replace
+
+        plan = right(*args, **kwargs)
+        return replace(plan, live=tuple(n + 1 for n in plan.live))
+
+    monkeypatch.setattr(pipeline, "plan_memory", wrong)
+    made = training()
+    with pytest.raises(VerifyError, match="promise"):
+        compile_graph(made.graph, facts_of(made), Options(verify=True), SILENT)
+    assert checker.replay.__module__ == "lowtide.plan.replay"
+
+
+def test_a_budget_is_held_against_the_promise():
+    made = training()
+    promised = compile_graph(made.graph, facts_of(made), Options(), SILENT).plan.promised_nbytes
+    compile_graph(made.graph, facts_of(made), Options(budget=promised), SILENT)
+    with pytest.raises(OverBudget) as refused:
+        compile_graph(made.graph, facts_of(made), Options(budget=promised - 1), SILENT)
+    assert (refused.value.budget_nbytes, refused.value.promised_nbytes) == (promised - 1, promised)
+    assert f"({promised} bytes)" in str(refused.value) and "smallest peak known" in str(refused.value)
+
+
+def test_a_larger_plan_that_is_forced_names_the_smaller_one():
+    made = training()
+    auto = compile_graph(made.graph, facts_of(made), Options(), SILENT).plan
+    one = compile_graph(made.graph, facts_of(made), Options(slabs="one"), SILENT).plan
+    assert auto.promised_nbytes <= one.promised_nbytes
+    assert [name for name, _ in one.candidates] == ["one"]
+
+
+@pytest.mark.spec("G12")
+def test_notes_of_operations_become_reasons():
+    from lowtide.core.reason import Reason
+
+    made = training()
+    note = Reason("mm", "is slow today")
+    compiled = compile_graph(made.graph, lambda _: {"h": OpFacts(note=note)}, Options(), SILENT)
+    assert compiled.schedule.reasons == (note,)
