@@ -14,6 +14,7 @@ from typing import Any
 from lowtide.core.codec import VERSION
 from lowtide.core.units import format_bytes
 from lowtide.ir.graph import Ref
+from lowtide.plan.holders import Holder, holders
 from lowtide.plan.plan import SLAB, MemoryPlan
 from lowtide.runtime.measure import Measured, measure
 from lowtide.runtime.records import Call, Calls, Planned, Record, records
@@ -44,6 +45,7 @@ class GraphAnalysis:
     sum_bytes: int
     sections: tuple[tuple[str, int], ...]
     layout: str
+    holders: tuple[Holder, ...]
     capture_seconds: float
     compile_seconds: float
     fallback: str | None
@@ -71,6 +73,10 @@ class MemoryAnalysis:
             shown = (g.promised_peak_bytes, g.lower_bound_bytes, g.saved_bytes, g.output_bytes, g.sum_bytes)
             tail = f"unplanned: {g.fallback}" if g.fallback else g.layout
             rows.append(f"{g.name:<12}" + "".join(f"{format_bytes(n):>12}" for n in shown) + f"  {tail}")
+        largest = max(self.graphs, key=lambda g: g.promised_peak_bytes, default=None)
+        if largest is not None and largest.holders:
+            rows.append(f"at the peak of {largest.name}:")
+            rows.extend(f"  {format_bytes(h.nbytes):>10}  {h.made_by}  {h.origin}" for h in largest.holders)
         measured = "not measured" if self.measured_peak_bytes is None else format_bytes(self.measured_peak_bytes)
         rows.append(f"iteration: promised {format_bytes(self.promised_peak_bytes)}, measured {measured}")
         return "\n".join(rows)
@@ -169,7 +175,7 @@ def _graph(record: Record, planned: Planned | None) -> GraphAnalysis:
     fallback = str(record.fallback) if record.fallback else None
     seconds = record.capture_seconds, record.compile_seconds
     if planned is None:
-        return GraphAnalysis(record.name, "cpu", 0, 0, 0, 0, 0, 0, 0, 0, 0, (), "none", *seconds, fallback, ())
+        return GraphAnalysis(record.name, "cpu", 0, 0, 0, 0, 0, 0, 0, 0, 0, (), "none", (), *seconds, fallback, ())
     plan, schedule = planned.plan, planned.schedule
     graph = schedule.graph
     at = plan.peak_step
@@ -196,6 +202,7 @@ def _graph(record: Record, planned: Planned | None) -> GraphAnalysis:
         sum_bytes=plan.sum_nbytes,
         sections=tuple((name, max(plan.live[lo:hi], default=0)) for name, lo, hi in spans),
         layout=f"{plan.chosen} ({sum(p.how == SLAB for p in plan.places)} of {len(plan.places)} storages in slabs)",
+        holders=holders(schedule, plan),
         capture_seconds=seconds[0],
         compile_seconds=seconds[1],
         fallback=fallback,

@@ -28,6 +28,7 @@ from lowtide.ir.verify import verify
 from lowtide.memory.lifetime import lifetimes
 from lowtide.order.engine import OrderResult, reorder
 from lowtide.plan.choose import main_device, plan_memory
+from lowtide.plan.holders import holders
 from lowtide.plan.plan import MemoryPlan
 from lowtide.plan.replay import replay
 from lowtide.program import Program
@@ -69,7 +70,7 @@ def compile_graph(graph: Graph, facts: Facts, options: Options, observers: Obser
     program = emit(ordered, plan)
     see("program", program.source)
     see("summary", lambda: _summary(ordered, plan))
-    _hold_to_budget(graph, plan, options)
+    _hold_to_budget(ordered, plan, options)
     return Compiled(ordered, plan, program, found)
 
 
@@ -111,13 +112,14 @@ def order_steps(scheduled: Schedule, options: Options) -> tuple[Schedule, OrderR
     return reordered(scheduled, found.order), found
 
 
-def _hold_to_budget(graph: Graph, plan: MemoryPlan, options: Options) -> None:
+def _hold_to_budget(ordered: Schedule, plan: MemoryPlan, options: Options) -> None:
     if options.budget is None or plan.promised_nbytes <= options.budget:
         return
     least = min((nbytes for _, nbytes in plan.candidates), default=plan.promised_nbytes)
     raise OverBudget(
-        f"graph {graph.name} needs {format_bytes(plan.promised_nbytes)} ({plan.promised_nbytes} bytes), the budget is "
-        f"{format_bytes(options.budget)}; the smallest peak known is {format_bytes(least)} ({least} bytes)",
+        f"graph {ordered.graph.name} needs {format_bytes(plan.promised_nbytes)} ({plan.promised_nbytes} bytes), the budget is "
+        f"{format_bytes(options.budget)}; the smallest peak known is {format_bytes(least)} ({least} bytes). "
+        f"At the peak: {'; '.join(map(str, holders(ordered, plan, 3)))}",
         budget_nbytes=options.budget,
         promised_nbytes=plan.promised_nbytes,
     )

@@ -1,0 +1,34 @@
+"""Who holds the peak: the storages alive in the peak step, largest first, with the operation and the user's line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lowtide.core.units import format_bytes
+from lowtide.plan.plan import MemoryPlan
+from lowtide.schedule.schedule import Schedule
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """``nbytes`` of storage ``name``, made by ``made_by`` (an ATen overload) at ``origin`` (file:line module)."""
+
+    nbytes: int
+    name: str
+    made_by: str
+    origin: str
+
+    def __str__(self) -> str:
+        return f"{format_bytes(self.nbytes)} %{self.name} {self.made_by} {self.origin}".rstrip()
+
+
+def holders(schedule: Schedule, plan: MemoryPlan, top: int = 5) -> tuple[Holder, ...]:
+    """The ``top`` largest storages that are alive in the plan's peak step. Ties: order of definition."""
+    at = plan.peak_step
+    graph = schedule.graph
+    made_by = {o: op.target for op in graph.ops for o in op.outputs if o is not None}
+    alive = sorted((p for p in plan.places if p.first <= at < p.end), key=lambda p: -p.nbytes)
+    return tuple(
+        Holder(p.nbytes, p.storage, made_by.get(p.storage, "input"), str(graph.value[p.storage].origin))
+        for p in alive[:top]
+    )

@@ -1,0 +1,26 @@
+"""The holders of a peak are what is alive there, largest first, with the user's line."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import lowtide  # noqa: E402
+
+
+@pytest.mark.torch
+@pytest.mark.spec("IR-02")
+def test_holders_are_alive_at_the_peak_and_named() -> None:
+    torch.compiler.reset()
+    model = torch.nn.Sequential(torch.nn.Linear(64, 512), torch.nn.ReLU(), torch.nn.Linear(512, 8))
+    compiled = torch.compile(model, backend="lowtide", options={"verify": True})
+    x = torch.randn(256, 64)
+    compiled(x).square().mean().backward()
+    (graph,) = lowtide.memory_analysis().graphs
+    sizes = [h.nbytes for h in graph.holders]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] == 256 * 512 * 4
+    assert sum(sizes) <= graph.promised_peak_bytes
+    assert graph.holders[0].made_by.startswith("aten.")
+    assert ".py:" in graph.holders[0].origin
