@@ -1,4 +1,5 @@
-"""The compiled twins (``greedy.cpp`` and ``search.cpp``, one library): built on first use, called through ctypes, with the Python twins in its stead.
+"""The compiled twins (``greedy.cpp`` and ``search.cpp``, one library): built on first use, called through ctypes, with the
+Python twins in its stead.
 
 Comes in: ``Flat`` and ``Sections``. Goes out: placements and answers of the exact search. Promised: the same answers with
 and without a compiler (the exact search then reaches fewer nodes in the same time); ``why_not()`` says why there is none.

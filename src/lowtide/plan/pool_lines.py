@@ -1,0 +1,213 @@
+"""A program of allocate, free and reuse lines, rewritten so that buffers are slices of pools.
+
+Comes in: lines in their final order, and what is known about every buffer. Goes out: the lines with pools created, sliced
+and destroyed. Promised: the list that came in is untouched; lines that are not about memory stay, in their order; lines
+of names that are not ours stay as they are; a pool is created once, before its first slice, and destroyed at most once,
+after everything in it died, unless an output lies in it; every name is defined before it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from lowtide.core.errors import UserError, VerifyError
+from lowtide.ir.symbolic import Dim, evaluate
+from lowtide.plan.pools import Pool, plan_pools
+from lowtide.plan.ranges import live_in
+from lowtide.plan.tree import Request
+
+ALLOCATE, FREE, REUSE, OTHER = "allocate", "free", "reuse", "other"  # what comes in
+SIZE, CREATE, SLICE, ALIAS, DESTROY = "size", "create", "slice", "alias", "destroy"  # what goes out beside it
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """``names``: what it is about (reuse: new, old; alias: new, earlier; destroy: the pool, then all names in it).
+
+    ``dim``: bytes (create), offset in bytes (slice) or value (size). ``layout``: dtype, shape and stride as text.
+    ``text``: of a line that is not about memory.
+    """
+
+    kind: str
+    names: tuple[str, ...] = ()
+    dim: Dim = 0
+    pool: str = ""
+    layout: str = ""
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """A buffer that we allocate: bytes as an expression (hint: at example sizes, None where unknown until it begins), its
+    layout as text, whether the caller keeps it or an alias of it, where it lies."""
+
+    nbytes: Dim
+    hint: int | None
+    layout: str = ""
+    output: bool = False
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Names that share one storage, first the one that was allocated; live in steps ``[begin, end)`` of the clock."""
+
+    names: tuple[str, ...]
+    begin: int
+    end: int
+    output: bool
+
+
+GUESS = 64  # bytes of a size that is not known; only where it goes depends on it
+
+
+def groups_of(lines: Sequence[Line], infos: Mapping[str, Info]) -> tuple[tuple[Group, ...], tuple[int, ...]]:
+    """Storages with their live ranges, and the clock at every line.
+
+    The clock counts maximal blocks of adjacent memory lines. A group lives from its first to its last line; to the end
+    of the program if it is never freed, one tick longer if it is an output.
+
+    Raises:
+        UserError: a name is allocated, freed or reused twice.
+    """
+    clock, now, before = list[int](), 0, False
+    for line in lines:
+        memory = line.kind != OTHER
+        now += memory and not before
+        before = memory
+        clock.append(now)
+    first: dict[str, int] = {}
+    names: dict[str, list[str]] = {}
+    root: dict[str, str] = {}
+    freed: dict[str, int] = {}
+    gone: set[str] = set()
+    for line, at in zip(lines, clock, strict=True):
+        if line.kind == ALLOCATE and line.names[0] in infos:
+            _once(line.names[0], root)
+            root[line.names[0]] = line.names[0]
+            names[line.names[0]], first[line.names[0]] = [line.names[0]], at
+        elif line.kind == REUSE and line.names[1] in root:
+            new, old = line.names
+            _once(new, root)
+            _once(old, gone)
+            gone.add(old)
+            root[new] = root[old]
+            names[root[old]].append(new)
+        elif line.kind == FREE and line.names[0] in root:
+            _once(line.names[0], gone)
+            gone.add(line.names[0])
+            freed[root[line.names[0]]] = at
+    out: list[Group] = []
+    for name, members in names.items():
+        output = any(m in infos and infos[m].output for m in members)
+        end = now + 2 if output else freed.get(name, now + 1)
+        out.append(Group(tuple(members), first[name], end, output))
+    return tuple(out), tuple(clock)
+
+
+def _once(name: str, seen: Mapping[str, str] | set[str]) -> None:
+    if name in seen:
+        raise UserError(f"{name} is allocated, reused or freed twice")
+
+
+def request_of(group: Group, info: Info) -> Request:
+    """One request per storage; an unknown size gets a guess that only decides where it goes."""
+    ranges = live_in([(group.begin, group.end)])
+    hint = GUESS if info.hint is None else info.hint
+    return Request(group.names[0], info.nbytes, hint, ranges, group.output, info.hint is None, info.device)
+
+
+def pooled(
+    lines: Sequence[Line], infos: Mapping[str, Info], *, mode: str = "intermediates", alignment: int = 64,
+    removed: frozenset[str] = frozenset(),
+) -> tuple[tuple[Line, ...], tuple[Pool, ...]]:  # fmt: skip
+    """The program with pools. ``removed``: names that no longer exist; their memory lines are dropped first.
+
+    Raises:
+        UserError: see ``groups_of``. OptionError: there is no such mode.
+    """
+    lines = [x for x in lines if x.kind == OTHER or not removed.intersection(x.names)]
+    groups, _ = groups_of(lines, infos)
+    pools = plan_pools([request_of(g, infos[g.names[0]]) for g in groups], mode=mode, alignment=alignment)
+    home = {r.name: p for p in pools for r in p.members}
+    root = {n: g.names[0] for g in groups for n in g.names}
+    left = {p.name: sum(g.names[0] in p.offsets for g in groups) for p in pools}
+    held: dict[str, list[str]] = {}
+    slices: dict[tuple[str, Dim, str], str] = {}
+    out: list[Line] = []
+    for line in lines:
+        name = line.names[0] if line.names else ""
+        pool = home.get(root.get(name, ""))
+        if line.kind == OTHER or pool is None:
+            out.append(line)
+        elif line.kind == ALLOCATE:
+            if pool.name not in held:
+                held[pool.name] = []
+                out += _creation(pool, infos)
+            held[pool.name].append(name)
+            out.append(_slice(name, pool, infos[name].layout, slices))
+        elif line.kind == REUSE:
+            held[pool.name].append(name)
+            out.append(Line(ALIAS, line.names, pool=pool.name))
+        else:
+            left[pool.name] -= 1
+            if not left[pool.name] and not pool.output:
+                out.append(Line(DESTROY, (pool.name, *held[pool.name]), pool=pool.name))
+    out += [
+        Line(DESTROY, (p.name, *held[p.name]), pool=p.name) for p in pools if left[p.name] and not p.output
+    ]  # what is never freed lives to the end
+    return tuple(out), pools
+
+
+def _creation(pool: Pool, infos: Mapping[str, Info]) -> list[Line]:
+    """Sizes, then the allocation: with the layout of the one buffer that fills it, else flat bytes."""
+    sizes = [Line(SIZE, (n,), d, pool.name) for n, d in pool.sizes]
+    only = infos[pool.members[0].name].layout if len(pool.members) == 1 else ""
+    return [*sizes, Line(CREATE, (pool.name,), pool.nbytes, pool.name, only)]
+
+
+def _slice(name: str, pool: Pool, layout: str, slices: dict[tuple[str, Dim, str], str]) -> Line:
+    """A slice, or an alias of an earlier name that is the same slice."""
+    key = (pool.name, pool.offsets[name], layout)
+    if layout and key in slices:
+        return Line(ALIAS, (name, slices[key]), pool=pool.name)
+    slices.setdefault(key, name)
+    return Line(SLICE, (name,), pool.offsets[name], pool.name, layout)
+
+
+def text_of(line: Line) -> str:
+    """One line of Python over ``empty``, ``slice_of`` and the size names."""
+    if line.kind == OTHER:
+        return line.text
+    first = line.names[0]
+    match line.kind:
+        case "size":
+            return f"{first} = {line.dim}"
+        case "create":
+            return f"{first} = empty({line.dim}{f', {line.layout}' if line.layout else ''})"
+        case "slice":
+            return f"{first} = slice_of({line.pool}, {line.dim}{f', {line.layout}' if line.layout else ''})"
+        case "alias":
+            return f"{first} = {line.names[1]}"
+        case "destroy":
+            return f"del {', '.join(line.names)}"
+        case _:
+            return f"{line.kind} {', '.join(line.names)}"
+
+
+def resolved(lines: Sequence[Line], bindings: Mapping[str, int]) -> tuple[Line, ...]:
+    """The lines with numbers for expressions, at given sizes.
+
+    Raises:
+        VerifyError: ``symbol``, a size is used before it is bound.
+    """
+    known, out = dict(bindings), list[Line]()
+    for line in lines:
+        value = evaluate(line.dim, known)
+        if line.kind == SIZE:
+            if line.names[0] in known:
+                raise VerifyError("symbol", f"{line.names[0]} is bound twice")
+            known[line.names[0]] = value
+        out.append(replace(line, dim=value))
+    return tuple(out)
