@@ -111,7 +111,9 @@ class _Argument:
         if name is not None and name not in bound:
             low, high = self.limits.get(name, (0, math.inf))
             if not low <= n <= high:
-                raise UserError(f"argument {self.name}{where}: {n} is outside {low}..{high:g}, for which it was exported")
+                raise UserError(
+                    f"argument {self.name}{where}: {n} is outside {low}..{high:g}, for which it was exported"
+                )
             bound[name] = n
         elif isinstance(dim, int) or symbols_of(dim) <= bound.keys():
             wanted = evaluate(dim, bound)
