@@ -86,7 +86,7 @@ DAMAGES: list[tuple[str, str, Damage]] = [
     ("held", "slab taken too late", lambda s, p: (s, with_slab(p, first=p.slabs[0].first + 1))),
     ("held", "kept for the next call with saved tensors in it", lambda s, p: (s, with_slab(p, kept=True))),
     ("device", "slab elsewhere", lambda s, p: (s, with_slab(p, device="cuda:0"))),
-    ("escape", "a returned one in a slab", lambda s, p: (s, with_place(with_slab(p, nbytes=1 << 20, end=99), "loss", how=SLAB, slab=0))),
+    ("escape", "returned in a slab", lambda s, p: (s, with_place(with_slab(p, nbytes=9**9, end=99), "loss", how=SLAB, slab=0))),
     ("escape", "a returned one is freed", lambda s, p: (s, with_place(p, "loss", end=p.place["loss"].end - 1))),
     ("escape", "a returned one is not known as such", lambda s, p: (s, with_place(p, "gw", escapes=False))),
     ("input", "takes over the caller's", lambda s, p: (s, with_place(p, "h", how=OVER, over="x", slab=None, offset=0))),
