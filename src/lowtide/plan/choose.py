@@ -110,8 +110,7 @@ def _groupings(cuts: Sequence[int], chains: Sequence[_Chain], options: Options) 
     for k in WINDOWS:
         edges = sorted({a + (b - a) * i // k for a, b in sections for i in range(k)} | {cuts[-1]})
         groups = [
-            [i for i in able if lo <= chains[i].first and chains[i].end <= hi]
-            for lo, hi in itertools.pairwise(edges)
+            [i for i in able if lo <= chains[i].first and chains[i].end <= hi] for lo, hi in itertools.pairwise(edges)
         ]
         ways.append((f"windows {k}", [g for g in groups if len(g) > 1]))
     return ways
