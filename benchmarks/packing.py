@@ -2,6 +2,7 @@
 
     python benchmarks/packing.py instances [--seconds 40] [--only DJ] [--competitors 10]
     python benchmarks/packing.py families [--seconds 10]
+    python benchmarks/packing.py shapes
 
 Prints Markdown tables. Times are CPU seconds of this process unless a column says wall. Every placement is checked before
 it is counted (above 20,000 buffers by a sweep over time instead of the quadratic checker). CP-SAT comes from OR-tools,
@@ -19,13 +20,18 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from lowtide.ir.symbolic import evaluate, parse_dim
 from lowtide.plan import compiled
 from lowtide.plan.check import check
 from lowtide.plan.cpsat import pack_cpsat
 from lowtide.plan.flat import flatten, lower_bound
 from lowtide.plan.pack import PACKERS, pack
+from lowtide.plan.pools import plan_pools
 from lowtide.plan.problem import PackBuffer, PackProblem, PackResult
 from lowtide.plan.problem_csv import parse_csv
+from lowtide.plan.ranges import live_in
+from lowtide.plan.replan import replanner
+from lowtide.plan.tree import Request
 
 HERE = Path(__file__).parent
 CAPACITY = 1 << 20
@@ -199,7 +205,7 @@ def families(seconds: float, counts: list[int]) -> None:
     )
     for n in counts:
         for kind in kinds:
-            for alignment in (1, 64, 512) if n == counts[0] else (64,):
+            for alignment in (1, 64, 512) if n <= 1000 else (64,):
                 problem = family(kind, n, alignment)
                 first = "size" if n <= 30_000 else "time"
                 one, cpu_one, _ = measured(lambda p=problem, f=first: pack(p, seconds=60, packers=(f,)))
@@ -213,9 +219,46 @@ def families(seconds: float, counts: list[int]) -> None:
                 )
 
 
+# ---- sizes that vary ------------------------------------------------------------------------------------------------
+
+
+def shapes(n: int, count: int) -> None:
+    """The allocation tree (offsets are expressions) and planning anew, at the hint and at other shapes."""
+    draw = random.Random(7)
+    forms = [parse_dim(t) for t in ("(s0*s1*16)", "(s0*s1*64)", "(s0*4096)", "(s1*4096)", "(s0*1024)")]
+    print(f"\n### {n} buffers planned at (16, 16), height / bound at {count} shapes\n")
+    print("| lives | where | tree mean | tree worst | anew mean | anew worst |\n|-|-|-:|-:|-:|-:|")
+    for lives, most in (("short", 4), ("mixed", 40)):
+        dims = [draw.choice(forms) for _ in range(n)]
+        spans = [(i, i + draw.randint(1, most)) for i in range(n)]
+        hint = {"s0": 16, "s1": 16}
+        rows = [
+            Request(f"b{i}", d, evaluate(d, hint), live_in([span]))
+            for i, (d, span) in enumerate(zip(dims, spans, strict=True))
+        ]
+        pools = plan_pools(rows)
+        anew = replanner(PackProblem(tuple(PackBuffer(r.name, r.hint, (r.ranges.spans[0],)) for r in rows)))
+        elsewhere = [{"s0": draw.randint(1, 128), "s1": draw.randint(1, 128)} for _ in range(count)]
+        for where, cases in (("hint", [hint]), ("elsewhere", elsewhere)):
+            tree: list[float] = []
+            again: list[float] = []
+            for sizes in cases:
+                got = anew([evaluate(d, sizes) for d in dims])
+                total = 0
+                for pool in pools:
+                    known = dict(sizes)
+                    for name, d in pool.sizes:
+                        known[name] = evaluate(d, known)
+                    total += evaluate(pool.nbytes, known)
+                tree.append(total / got.lower_bound)
+                again.append(got.height / got.lower_bound)
+            figures = (sum(tree) / len(tree), max(tree), sum(again) / len(again), max(again))
+            print(f"| {lives} | {where} | " + " | ".join(f"{x:.3f}" for x in figures) + " |", flush=True)
+
+
 def main() -> None:
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    words.add_argument("what", choices=("instances", "families"))
+    words.add_argument("what", choices=("instances", "families", "shapes"))
     words.add_argument("--seconds", type=float, default=40.0)
     words.add_argument("--only", default="ABCDEFGHIJK")
     words.add_argument("--competitors", type=float, default=0.0, help="seconds for each rival; 0 leaves them out")
@@ -227,8 +270,10 @@ def main() -> None:
     if given.what == "instances":
         at_capacity(given.only)
         minimising(given.only, given.seconds, given.competitors)
-    else:
+    elif given.what == "families":
         families(given.seconds, given.counts)
+    else:
+        shapes(300, 100)
 
 
 if __name__ == "__main__":
