@@ -14,9 +14,12 @@ import lowtide  # noqa: E402
 def test_holders_are_alive_at_the_peak_and_named() -> None:
     torch.compiler.reset()
     model = torch.nn.Sequential(torch.nn.Linear(64, 512), torch.nn.ReLU(), torch.nn.Linear(512, 8))
-    compiled = torch.compile(model, backend="lowtide", options={"verify": True})
-    x = torch.randn(256, 64)
-    compiled(x).square().mean().backward()
+
+    @torch.compile(backend="lowtide", options={"verify": True})
+    def loss(x: torch.Tensor) -> torch.Tensor:
+        return model(x).square().mean()
+
+    loss(torch.randn(256, 64)).backward()
     (graph,) = lowtide.memory_analysis().graphs
     sizes = [h.nbytes for h in graph.holders]
     assert sizes == sorted(sizes, reverse=True)
