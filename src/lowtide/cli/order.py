@@ -1,6 +1,6 @@
 """``lowtide order``: the order of least peak for a memory graph given as JSON, without PyTorch.
 
-Comes in: a file in the format of docs/schemas/order-graph.md. Goes out: a table, or one JSON object. Promised: a bad
+Comes in: a file in the format of docs/schemas/order-graph-1.schema.json. Goes out: a table, or one JSON object. Promised: a bad
 file is refused with place and reason; progress is written to stderr, and only where that is a terminal.
 """
 

@@ -1,4 +1,4 @@
-"""A MemoryGraph as JSON of version 1: reader, writer. The format is docs/schemas/order-graph.md.
+"""A MemoryGraph as JSON of version 1: reader, writer. The format is docs/schemas/order-graph-1.schema.json.
 
 Comes in: JSON text or a file. Goes out: a MemoryGraph of which every rule of ``memory.graph`` holds, or a FileError
 with the place (``nodes[3].reads[0]``) and the reason. ``read_graph(dumps(g)) == g``, so every peak survives the trip.

@@ -77,7 +77,7 @@ def least_during(flat: Flat, holders: list[list[int]], v: int, steps: int) -> tu
     hill, bonus = _running(flat, holders, v, label)
     for nbytes, needs in bonus:
         net.supply(nbytes, needs)
-    work = 2 * flat.n // 8 + net.push(steps)
+    work = 2 * flat.n + net.push(steps)
     return alive + hill - sum(net.left), work
 
 

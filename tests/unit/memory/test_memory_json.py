@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+from pathlib import Path
 
 import graphs
 import pytest
@@ -131,3 +132,15 @@ def test_whole_buffers_written_in_parts_and_unwritten_views_can_be_read():
     assert loads(graph(buffers, nodes)).predecessors[2] == (0, 1)
     views = [X, {"name": "v", "nbytes": 0, "alias_of": "x", "output": True}]
     assert loads(graph(views, [{"name": "u", "reads": ["v"]}])).predecessors == ((),)
+
+
+def test_the_schema_and_the_reader_know_the_same_fields():
+    schema = json.loads((Path(__file__).parents[3] / "docs/schemas/order-graph-1.schema.json").read_text())
+    for kind, example in (("buffer", {"name": "b", "nbytes": 1}), ("node", {"name": "n"})):
+        fields = schema["$defs"][kind]
+        assert fields["required"] == list(example)
+        wrong = {**example, "surplus": 1}
+        with pytest.raises(FileError) as caught:
+            loads(graph([wrong], []) if kind == "buffer" else graph([], [wrong]))
+        known = str(caught.value).partition("known: ")[2].split(", ")
+        assert sorted(known) == sorted(fields["properties"])
