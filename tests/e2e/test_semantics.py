@@ -13,52 +13,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from nets import Compile, Net, inputs, loss_of, pair, same, same_gradients
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore")]
-
-Compile = Callable[..., Any]
-
-
-class Net(nn.Module):
-    """Saves activations of several sizes, and has holes in time for a planner to reuse."""
-
-    def __init__(self, width: int = 16) -> None:
-        super().__init__()
-        self.one, self.two, self.three = nn.Linear(width, 3 * width), nn.Linear(3 * width, width), nn.Linear(width, 4)
-        self.norm = nn.LayerNorm(width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = torch.tanh(self.one(x))
-        h = self.norm(self.two(h * torch.sigmoid(h)) + x)
-        return torch.softmax(self.three(F.gelu(h)), -1)
-
-
-def pair() -> tuple[Net, Net]:
-    torch.manual_seed(1)
-    net = Net()
-    return net, copy.deepcopy(net)
-
-
-def loss_of(out: Tensor) -> Tensor:
-    return (out * torch.arange(out.numel(), dtype=out.dtype).reshape(out.shape)).sum()
-
-
-def same(a: Tensor, b: Tensor) -> None:
-    assert a.dtype == b.dtype and a.shape == b.shape
-    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
-
-
-def same_gradients(a: nn.Module, b: nn.Module) -> None:
-    for (name, p), q in zip(a.named_parameters(), b.parameters(), strict=True):
-        assert (p.grad is None) == (q.grad is None), name
-        if p.grad is not None and q.grad is not None:
-            same(p.grad, q.grad)
-
-
-def inputs(count: int, rows: int = 6) -> list[Tensor]:
-    return [torch.randn(rows, 16) for _ in range(count)]
 
 
 # ---------------------------------------------------------------------------------------------- orders of calls
@@ -509,96 +468,3 @@ def test_threads_whose_backward_runs_elsewhere(compiled: Compile):
 
 
 # ---------------------------------------------------------------------------------------------- models as objects
-
-
-@pytest.mark.spec("G1")
-def test_frozen_parameters_and_changing_requires_grad(compiled: Compile):
-    net, twin = pair()
-    f, x = compiled(net), inputs(1)[0]
-    for frozen in ("one", "three", ""):
-        for module in (net, twin):
-            module.zero_grad(set_to_none=True)
-            for name, part in module.named_children():
-                part.requires_grad_(name != frozen)
-        loss_of(f(x)).backward()
-        loss_of(twin(x)).backward()
-        same_gradients(net, twin)
-        if frozen:
-            assert getattr(net, frozen).weight.grad is None
-
-
-@pytest.mark.spec("G1")
-def test_a_deep_copy_of_a_compiled_model_is_its_own(compiled: Compile, backend: str):
-    net, twin = pair()
-    net.compile(backend=backend)
-    x = inputs(1)[0]
-    loss_of(net(x)).backward()
-    other = copy.deepcopy(net)
-    other.zero_grad(set_to_none=True)
-    with torch.no_grad():
-        for p in other.parameters():
-            p.mul_(1.5)
-        for p in twin.parameters():
-            p.mul_(1.5)
-    loss_of(other(x)).backward()
-    loss_of(twin(x)).backward()
-    same_gradients(other, twin)
-
-
-@pytest.mark.spec("G1")
-def test_reset_between_calls(compiled: Compile):
-    """``torch.compiler.reset()`` between a forward and its backward, and then a fresh start."""
-    net, twin = pair()
-    f, x = compiled(net), inputs(1)[0]
-    pending = loss_of(f(x))
-    torch.compiler.reset()
-    pending.backward()
-    loss_of(f(x)).backward()
-    for _ in range(2):
-        loss_of(twin(x)).backward()
-    same_gradients(net, twin)
-
-
-@pytest.mark.spec("G1")
-def test_parameters_replaced_between_calls(compiled: Compile):
-    net, twin = pair()
-    f, x = compiled(net), inputs(1)[0]
-    for step in range(3):
-        with torch.no_grad():
-            for module in (net, twin):
-                module.two.weight = nn.Parameter(torch.full((16, 48), 0.01 * (step + 1)))
-        net.zero_grad(set_to_none=True)
-        twin.zero_grad(set_to_none=True)
-        loss_of(f(x)).backward()
-        loss_of(twin(x)).backward()
-        same_gradients(net, twin)
-
-
-@pytest.mark.spec("G1")
-def test_optimizer_state_and_clipping(compiled: Compile):
-    net, twin = pair()
-    f, xs = compiled(net), inputs(4)
-    optimizers = [torch.optim.AdamW(m.parameters(), lr=1e-2, foreach=True) for m in (net, twin)]
-    for x in xs:
-        for module, call, optimizer in ((net, f, optimizers[0]), (twin, twin, optimizers[1])):
-            optimizer.zero_grad(set_to_none=True)
-            loss_of(call(x)).backward()
-            nn.utils.clip_grad_norm_(module.parameters(), 0.5)
-            optimizer.step()
-    for p, q in zip(net.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(p, q, rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.spec("G1")
-def test_two_models_and_one_function_share_a_process(compiled: Compile):
-    net, twin = pair()
-    batch = nn.Sequential(nn.Linear(16, 16), nn.BatchNorm1d(16), nn.ReLU())
-    other = copy.deepcopy(batch)
-    f, g, h = compiled(net), compiled(batch), compiled(lambda x: x.sin().sum())
-    for x in inputs(3):
-        (loss_of(f(g(x))) + h(x)).backward()
-        (loss_of(twin(other(x))) + x.sin().sum()).backward()
-    same_gradients(net, twin)
-    same_gradients(batch, other)
-    same(batch[1].running_var, other[1].running_var)
-    assert batch[1].num_batches_tracked == 3
