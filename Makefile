@@ -32,7 +32,7 @@ test-all: .venv/made-test
 lint: .venv/made-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/codespell src tests docs scripts README.md CHANGELOG.md CONTRIBUTING.md
 
