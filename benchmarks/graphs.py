@@ -205,13 +205,16 @@ def wide(rng: random.Random, n: int) -> MemoryGraph:
 
 
 def inplace(rng: random.Random, n: int) -> MemoryGraph:
-    """Many in-place permissions that compete."""
+    """Many in-place permissions that compete, and nodes that only read."""
     b, size = Builder(rng), sizes(rng)
     made = [b.input(size(), freeable=rng.random() < 0.5) for _ in range(3)]
     for _ in range(n):
         pool = made[-8:]
         reads = rng.sample(pool, min(len(pool), rng.randint(1, 3)))
-        if rng.random() < 0.2:
+        kind = rng.random()
+        if kind < 0.15:
+            b.node(reads, [])
+        elif kind < 0.35:
             outs = [f"b{len(b.buffers) + k}" for k in range(2)]
             b.buffers += [Buffer(o, size()) for o in outs]
             pairs = [(r, o) for r in reads for o in outs if rng.random() < 0.7]

@@ -17,8 +17,8 @@ from lowtide.order.contract import contracted
 from lowtide.order.descent import Decision
 from lowtide.order.entrants import ENTRANTS
 from lowtide.order.exact import close
-from lowtide.order.implied import implied
-from lowtide.order.masks import alive_after, alive_between, bits, cost, lowest, masks_of, worth
+from lowtide.order.implied import Implied, _Look, implied
+from lowtide.order.masks import Masks, alive_after, alive_between, bits, cost, lowest, masks_of, worth
 from lowtide.order.windows import improve, piece_of, pieces
 
 SHAPES = st.sampled_from(sorted(graphs.SHAPES))
@@ -113,6 +113,40 @@ def test_decisions_are_right_at_every_limit_around_the_optimum(shape: str, seed:
             assert peak_bytes(flat, decision.order) == worth(masks, decision.order) <= limit
         else:
             assert limit < decision.over <= best
+
+
+@pytest.mark.spec("PK-12", "PK-18")
+@pytest.mark.parametrize(
+    ("shape", "seed", "n"), [("scratch", 75, 10), ("scratch", 294, 12), ("plain", 104, 14), ("scratch", 219, 14)]
+)
+def test_a_set_gives_way_to_a_cheaper_one_between(shape: str, seed: int, n: int):
+    """Graphs on which going straight to the set found, past a cheaper one, loses the optimum."""
+    g = graphs.make(shape, seed, n)
+    decision = Decision(masks_of(flatten(g)), optimum(g))
+    assert decision.run(10**6)
+    assert decision.order is not None
+
+
+def least_by_trying(masks: Masks, v: int) -> int:
+    """Least bytes alive while ``v`` runs, over every set that can precede it."""
+    seen, todo = {masks.before[v]}, [masks.before[v]]
+    for done in todo:
+        for x in bits(masks.full & ~(masks.behind[v] | 1 << v | done)):
+            if not masks.pred[x] & ~done and done | 1 << x not in seen:
+                seen.add(done | 1 << x)
+                todo.append(done | 1 << x)
+    return min(alive_after(masks, done) + cost(masks, v, done)[0] for done in todo)
+
+
+@pytest.mark.spec("PK-18")
+@given(SHAPES, SEEDS, st.integers(2, 12))
+def test_what_is_implied_rests_on_true_costs(shape: str, seed: int, n: int):
+    masks = masks_of(contracted(masks_of(flatten(graphs.make(shape, seed, n)))).flat)
+    for v in range(masks.n):
+        true = least_by_trying(masks, v)
+        look = _Look(Implied(masks), masks, list(range(masks.n)), v, true)
+        assert look.least <= true
+        assert look.least == true or masks.pairs[v] or masks.begins[v]
 
 
 @pytest.mark.spec("PK-12", "PK-18")
