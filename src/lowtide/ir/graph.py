@@ -180,7 +180,7 @@ class Graph:
         """Storages that are the caller's for the whole program: inputs that no section produced, and constants."""
         made = {n for op in self.ops for n in op.outputs if n is not None}
         given = {i.name for s in self.sections for i in s.inputs if isinstance(i, Ref)}
-        return frozenset(self.value[n].storage for n in (*given, *self.constants) if n not in made)
+        return frozenset(self.value[n].storage for n in (*given, *self.constants) if self.value[n].storage not in made)
 
     @cached_property
     def nbytes(self) -> Mapping[str, int]:
