@@ -151,6 +151,23 @@ def test_a_larger_write_moves_a_smaller_one_to_its_other_choice():
     g = graph(buffers, Node("n", ("a", "b"), ("y", "z"), inplace=(("a", "y"), ("b", "y"), ("a", "z"))))
     assert {x.name: x.takes_over for x in lifetimes(g)} == {"a": None, "b": None, "y": "b", "z": "a"}
     assert timeline(g).peak == 15
+    assert live_bytes(flatten(g), [0]) == [15]
+
+
+@pytest.mark.spec("PK-16")
+def test_bytes_that_are_there_already_take_nothing_over():
+    """A mutated input is not begun by its mutation, even in the first step; its pair must not use up the operand."""
+    free = {"input": True, "freeable": True}
+    buffers = [
+        Buffer("a", 9, **free),
+        Buffer("x", 9, **free),
+        Buffer("x2", 0, alias_of="x"),
+        Buffer("y", 5, output=True),
+    ]
+    g = graph(buffers, Node("n", ("a", "x"), ("x2", "y"), inplace=(("a", "x2"), ("a", "y"))), Node("m", ("x2",)))
+    assert {x.name: x.takes_over for x in lifetimes(g)} == {"a": None, "x": None, "y": "a"}
+    assert timeline(g).live == (18, 14)
+    assert live_bytes(flatten(g), [0, 1]) == [18, 14]
 
 
 @pytest.mark.spec("PK-01", "G3")

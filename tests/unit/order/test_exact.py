@@ -6,7 +6,7 @@ import random
 
 import graphs
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from order_oracle import Rules, optimum
 
@@ -175,6 +175,8 @@ def test_implied_orderings_keep_every_order_within_the_limit(shape: str, seed: i
 
 @pytest.mark.spec("PK-12", "PK-18")
 @given(SHAPES, SEEDS, st.integers(1, 11))
+@example("inplace", 86, 5)  # a node that only reads keeps its operand from being taken over
+@example("inplace", 165, 5)
 def test_contraction_keeps_the_optimum(shape: str, seed: int, n: int):
     g = graphs.make(shape, seed, n)
     flat = flatten(g)
