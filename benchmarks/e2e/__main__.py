@@ -34,7 +34,7 @@ from rich.console import Console
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/benchmarks.md"
-OF_LOSS, OF_NORM, OF_LARGEST = 1e-5, 1e-3, 1e-5
+OF_LOSS, OF_NORM, OF_LARGEST = 1e-5, 1e-2, 1e-5  # coarse: the tests compare closely
 
 
 class Worker:
