@@ -32,9 +32,9 @@ class Search {
             hull_lo_.push_back(in.lo[in.range_of[i]]), hull_hi_.push_back(in.hi[in.range_of[i + 1] - 1]);
         }
         for (auto *v : {&acc_, &peak_, &low_, &top1_, &top2_, &low1_, &low2_}) v->resize(in.sections);
-        for (auto *v : {&least_, &reach_, &raised_, &offset_}) v->resize(n_);
+        for (auto *v : {&least_, &first_, &reach_, &raised_, &offset_}) v->resize(n_);
         count_.resize(in.sections), piece_.resize(in.sections), cut_.resize(in.sections + 1);
-        sorted_.resize(n_), perm_.resize(n_), placed_.resize(n_), deferred_.resize(n_);
+        perm_.resize(n_), placed_.resize(n_), deferred_.resize(n_);
         neighbours();
     }
 
@@ -63,6 +63,10 @@ class Search {
         i64 pieces = 0, piece = -1;   // what then remains, in splits_, and the piece being solved
         bool lonely = false;          // it had no unplaced neighbour: if this fails, everything fails
     };
+    struct Span {  // of sections; empty if lo >= hi
+        std::int32_t lo = std::numeric_limits<std::int32_t>::max(), hi = 0;
+        void add(std::int32_t a, std::int32_t b) { lo = std::min(lo, a), hi = std::max(hi, b); }
+    };
     enum Kind : std::int32_t { kLeast, kPlaced, kDeferred, kWoken };
     struct Change {
         Kind kind;
@@ -76,11 +80,14 @@ class Search {
     i64 n_, nodes_ = 0, rule_ = 0;
     T capacity_;
     const i64 *rank_ = nullptr, *before_ = nullptr;
-    std::vector<T> size_, align_, limit_, least_, reach_, raised_, offset_, acc_, peak_, low_;
+    // first_ and reach_: what bound_reach() found after its first and its second round. acc_, peak_, low_ and count_ belong
+    // to sections. All of these are kept from node to node; what may be out of date lies in the sections of stale_.
+    std::vector<T> size_, align_, limit_, least_, first_, reach_, raised_, offset_, acc_, peak_, low_;
     std::vector<T> top1_, top2_, low1_, low2_;
-    std::vector<std::int32_t> hull_lo_, hull_hi_, cut_, near_, piece_, perm_, count_;
+    std::vector<std::int32_t> hull_lo_, hull_hi_, cut_, near_, piece_, perm_, count_, rows_, waiting_;
     std::vector<i64> near_of_;
     std::vector<std::pair<T, std::int32_t>> sorted_;
+    Span stale_;
     std::vector<std::uint8_t> placed_, deferred_;
     std::vector<Change> trail_;
     std::vector<Frame> frames_;
@@ -93,13 +100,22 @@ class Search {
         return false;
     }
 
+    // Rows by the section in which they begin; whoever begins before a row ends may meet it. Two passes: count, then fill.
     void neighbours() {
-        near_of_.push_back(0);
-        for (i64 a = 0; a < n_; ++a) {
-            for (i64 b = 0; b < n_; ++b)
-                if (a != b && hull_lo_[a] < hull_hi_[b] && hull_lo_[b] < hull_hi_[a] && meet(a, b)) near_.push_back(b);
-            near_of_.push_back(near_.size());
-        }
+        std::vector<std::int32_t> births(n_);
+        for (i64 i = 0; i < n_; ++i) births[i] = i;
+        std::stable_sort(births.begin(), births.end(), [&](auto a, auto b) { return hull_lo_[a] < hull_lo_[b]; });
+        near_of_.assign(n_ + 1, 0);
+        auto pairs = [&](auto see) {
+            for (i64 i = 0; i < n_; ++i)
+                for (i64 j = i + 1; j < n_ && hull_lo_[births[j]] < hull_hi_[births[i]]; ++j)
+                    if (meet(births[i], births[j])) see(births[i], births[j]);
+        };
+        pairs([&](auto a, auto b) { ++near_of_[a + 1], ++near_of_[b + 1]; });
+        for (i64 i = 0; i < n_; ++i) near_of_[i + 1] += near_of_[i];
+        near_.resize(near_of_[n_]);
+        std::vector<i64> next(near_of_.begin(), near_of_.end() - 1);
+        pairs([&](auto a, auto b) { near_[next[a]++] = b, near_[next[b]++] = a; });
     }
 
     // The lowest offset from `at` on that is aligned for b and clear of the obstacles in its life.
@@ -119,20 +135,25 @@ class Search {
         std::fill(deferred_.begin(), deferred_.end(), 0);
         std::fill(cut_.begin(), cut_.end(), 0);
         for (i64 i = 0; i < n_; ++i) {
-            least_[i] = clear(i, 0), perm_[i] = i;
+            least_[i] = first_[i] = reach_[i] = clear(i, 0), perm_[i] = i;
             for (i64 s = hull_lo_[i]; s < hull_hi_[i] - 1; ++s) ++cut_[s];
         }
-        trail_.clear(), frames_.clear(), splits_.clear(), nodes_ = 0;
+        trail_.clear(), frames_.clear(), splits_.clear(), nodes_ = 0, stale_ = Span();
     }
+
+    void touch(i64 b) { stale_.add(hull_lo_[b], hull_hi_[b]); }
+
+    void set_least(i64 b, T at) { least_[b] = first_[b] = reach_[b] = at, touch(b); }
 
     void undo(i64 mark) {
         while ((i64)trail_.size() > mark) {
             const auto [kind, b, old] = trail_.back();
             trail_.pop_back();
-            if (kind == kLeast) least_[b] = old;
-            if (kind == kDeferred) deferred_[b] = 0;
-            if (kind == kWoken) deferred_[b] = 1;
+            if (kind == kLeast) set_least(b, old);
+            if (kind == kDeferred) deferred_[b] = 0, set_least(b, least_[b]);
+            if (kind == kWoken) deferred_[b] = 1, touch(b);
             if (kind != kPlaced) continue;
+            touch(b);
             placed_[b] = 0;
             for (i64 s = hull_lo_[b]; s < hull_hi_[b] - 1; ++s) ++cut_[s];
         }
@@ -141,7 +162,7 @@ class Search {
     // Places b at its least offset and lifts its unplaced neighbours; returns whether it has none.
     bool put(i64 b) {
         const T top = least_[b] + size_[b];
-        placed_[b] = 1, offset_[b] = least_[b];
+        placed_[b] = 1, offset_[b] = least_[b], touch(b);
         trail_.push_back({kPlaced, (std::int32_t)b, 0});
         for (i64 s = hull_lo_[b]; s < hull_hi_[b] - 1; ++s) --cut_[s];
         bool lonely = true;
@@ -151,7 +172,7 @@ class Search {
             lonely = false;
             if (least_[v] >= top) continue;
             trail_.push_back({kLeast, v, least_[v]});
-            least_[v] = clear(v, top);
+            set_least(v, clear(v, top));
             if (!deferred_[v]) continue;
             trail_.push_back({kWoken, v, 0});
             deferred_[v] = 0;
@@ -159,69 +180,86 @@ class Search {
         return lonely;
     }
 
-    // Bounds from below the offset that every buffer of a component can still reach; false if one cannot fit. A deferred
-    // buffer ends above some unplaced neighbour, and one of them must be able to stand in its way.
+    // Bounds from below the offset that the rows of a component can still reach; false if one cannot fit. A deferred row
+    // ends above some unplaced neighbour, and one of them must be able to stand in its way. Only rows in stale sections can
+    // have changed; those sections grow by whatever did change.
     bool bound_reach(i64 lo, i64 hi) {
         bool any = false;
+        waiting_.clear();
         for (i64 k = lo; k < hi; ++k) {
-            const i64 b = perm_[k];
-            reach_[b] = least_[b];
-            any |= !deferred_[b];
+            const std::int32_t b = perm_[k];
+            if (deferred_[b]) waiting_.push_back(b);
+            else any = true;
         }
         if (!any) return false;
-        const i64 waiting = std::count_if(perm_.begin() + lo, perm_.begin() + hi, [&](auto b) { return deferred_[b]; });
-        const bool by_section = waiting > kFew;
-        for (int round = 0; round < 2 && waiting; ++round) {
-            if (by_section) two_least(lo, hi);
-            for (i64 k = lo; k < hi; ++k) {
-                const i64 b = perm_[k];
-                if (!deferred_[b]) continue;
-                const auto [rise, lowest] = by_section ? around_by_section(b) : around_by_list(b);
-                if (lowest >= least_[b] + size_[b]) return false;
-                raised_[b] = std::max(reach_[b], clear(b, rise));
-            }
-            for (i64 k = lo; k < hi; ++k)
-                if (deferred_[perm_[k]]) reach_[perm_[k]] = raised_[perm_[k]];
+        const bool by_section = (i64)waiting_.size() > kFew;
+        if (!waiting_.empty()) {
+            if (!raise_round(lo, hi, by_section, least_, least_, first_)) return false;
+            if (!raise_round(lo, hi, by_section, first_, first_, reach_)) return false;
         }
         for (i64 k = lo; k < hi; ++k)
-            if (reach_[perm_[k]] > limit_[perm_[k]]) return false;
+            if (stale(perm_[k]) && reach_[perm_[k]] > limit_[perm_[k]]) return false;
         return true;
     }
 
+    bool stale(i64 b) const { return hull_lo_[b] < stale_.hi && stale_.lo < hull_hi_[b]; }
+
+    // One round over the deferred rows in stale sections: `to` becomes what `from` allows. False if one can never rest.
+    bool raise_round(i64 lo, i64 hi, bool by_section, const std::vector<T> &own, const std::vector<T> &from, std::vector<T> &to) {
+        Span wide;
+        for (const auto b : waiting_)
+            if (stale(b)) wide.add(hull_lo_[b], hull_hi_[b]);
+        if (wide.lo >= wide.hi) return true;
+        if (by_section) two_least(lo, hi, wide, from);
+        Span changed;
+        bool rests = true;
+        for (const auto b : waiting_) {
+            if (!stale(b)) continue;
+            const auto [rise, lowest] = by_section ? around_by_section(b, from) : around_by_list(b, from);
+            rests &= lowest < least_[b] + size_[b];
+            const T now = rests ? std::max(own[b], clear(b, rise)) : own[b];
+            if (now != to[b]) changed.add(hull_lo_[b], hull_hi_[b]);
+            to[b] = now;
+            if (!rests) break;
+        }
+        stale_.add(changed.lo, changed.hi);
+        return rests;
+    }
+
     // The least top and the least offset that b's unplaced neighbours can reach.
-    std::pair<T, T> around_by_list(i64 b) const {
+    std::pair<T, T> around_by_list(i64 b, const std::vector<T> &from) const {
         T rise = kMost, lowest = kMost;
         for (i64 q = near_of_[b]; q < near_of_[b + 1]; ++q) {
             const i64 v = near_[q];
             if (placed_[v]) continue;
-            rise = std::min<T>(rise, reach_[v] + size_[v]);
-            lowest = std::min(lowest, reach_[v]);
+            rise = std::min<T>(rise, from[v] + size_[v]);
+            lowest = std::min(lowest, from[v]);
         }
         return {rise, lowest};
     }
 
-    std::pair<T, T> around_by_section(i64 b) const {
-        const T own = reach_[b] + size_[b];
+    std::pair<T, T> around_by_section(i64 b, const std::vector<T> &from) const {
+        const T own = from[b] + size_[b];
         T rise = kMost, lowest = kMost;
         for (i64 r = in_.range_of[b]; r < in_.range_of[b + 1]; ++r)
             for (i64 s = in_.lo[r]; s < in_.hi[r]; ++s) {
                 rise = std::min(rise, top1_[s] == own ? top2_[s] : top1_[s]);
-                lowest = std::min(lowest, low1_[s] == reach_[b] ? low2_[s] : low1_[s]);
+                lowest = std::min(lowest, low1_[s] == from[b] ? low2_[s] : low1_[s]);
             }
         return {rise, lowest};
     }
 
-    // Per section the two least offsets that its unplaced buffers can reach, and the two least tops: what is around a
-    // buffer is then the least that is not its own, without a walk over all its neighbours.
-    void two_least(i64 lo, i64 hi) {
-        const auto [left, right] = hull(lo, hi);
-        for (auto *v : {&top1_, &top2_, &low1_, &low2_}) std::fill(v->begin() + left, v->begin() + right, kMost);
+    // Per section of a span the two least offsets that its unplaced rows can reach, and the two least tops: what is around
+    // a row is then the least that is not its own, without a walk over all its neighbours.
+    void two_least(i64 lo, i64 hi, Span span, const std::vector<T> &from) {
+        for (auto *v : {&top1_, &top2_, &low1_, &low2_}) std::fill(v->begin() + span.lo, v->begin() + span.hi, kMost);
         T *const top1 = top1_.data(), *const top2 = top2_.data(), *const low1 = low1_.data(), *const low2 = low2_.data();
         for (i64 k = lo; k < hi; ++k) {
             const i64 b = perm_[k];
-            const T low = reach_[b], top = low + size_[b];
+            if (hull_lo_[b] >= span.hi || span.lo >= hull_hi_[b]) continue;
+            const T low = from[b], top = low + size_[b];
             for (i64 r = in_.range_of[b]; r < in_.range_of[b + 1]; ++r)
-                for (i64 s = in_.lo[r]; s < in_.hi[r]; ++s) {
+                for (i64 s = std::max<i64>(in_.lo[r], span.lo), end = std::min<i64>(in_.hi[r], span.hi); s < end; ++s) {
                     top2[s] = std::min(top2[s], std::max(top1[s], top));
                     top1[s] = std::min(top1[s], top);
                     low2[s] = std::min(low2[s], std::max(low1[s], low));
@@ -230,27 +268,56 @@ class Search {
         }
     }
 
-    // Whether a component can still fit: in every section, whatever starts at or above an offset must fit above it.
+    // Whether a component can still fit: in every section, whatever starts at or above an offset must fit above it. Brings
+    // the stale sections of the component up to date; what is stale stays so until settled() says that all is well.
     bool hopeful(i64 lo, i64 hi) {
         if (!bound_reach(lo, hi)) return false;
-        const auto [left, right] = hull(lo, hi);
-        for (i64 k = lo; k < hi; ++k) sorted_[k] = {reach_[perm_[k]], perm_[k]};
-        std::sort(sorted_.begin() + lo, sorted_.begin() + hi, [](auto &x, auto &y) { return x.first > y.first; });
+        sorted_.clear();
+        std::int32_t left = stale_.hi, right = stale_.lo;
+        for (i64 k = lo; k < hi; ++k) {
+            const std::int32_t b = perm_[k];
+            if (!stale(b)) continue;
+            sorted_.emplace_back(reach_[b], b);
+            left = std::min(left, hull_lo_[b]), right = std::max(right, hull_hi_[b]);
+        }
+        left = std::max(left, stale_.lo), right = std::min(right, stale_.hi);
+        if (left >= right) return true;
+        std::sort(sorted_.begin(), sorted_.end(), [](auto &x, auto &y) { return x.first > y.first; });
         std::fill(acc_.begin() + left, acc_.begin() + right, 0);
         std::fill(peak_.begin() + left, peak_.begin() + right, 0);
         T *const acc = acc_.data(), *const peak = peak_.data();
-        for (i64 k = lo; k < hi; ++k) {
-            const auto [reach, b] = sorted_[k];
+        for (const auto &[reach, b] : sorted_) {
             const T size = size_[b];
             T most = 0;
             for (i64 r = in_.range_of[b]; r < in_.range_of[b + 1]; ++r)
-                for (i64 s = in_.lo[r]; s < in_.hi[r]; ++s) {
+                for (i64 s = std::max<i64>(in_.lo[r], left), end = std::min<i64>(in_.hi[r], right); s < end; ++s) {
                     acc[s] += size;
                     most = std::max(most, acc[s]);
                     peak[s] = std::max<T>(peak[s], acc[s] + reach);
                 }
             if (most > capacity_ - reach) return false;
         }
+        if (rule_ != 0) candidates(left, right);
+        return true;
+    }
+
+    // Per section what may be picked there: how many rows, and the lowest of their offsets.
+    void candidates(i64 left, i64 right) {
+        std::fill(count_.begin() + left, count_.begin() + right, 0);
+        std::fill(low_.begin() + left, low_.begin() + right, kMost);
+        for (const auto &[_, b] : sorted_) {
+            if (!eligible(b)) continue;
+            const T least = least_[b];
+            for (i64 r = in_.range_of[b]; r < in_.range_of[b + 1]; ++r)
+                for (i64 s = std::max<i64>(in_.lo[r], left), end = std::min<i64>(in_.hi[r], right); s < end; ++s) {
+                    count_[s] += least + acc_[s] <= capacity_;
+                    low_[s] = std::min(low_[s], least);
+                }
+        }
+    }
+
+    bool settled() {
+        stale_ = Span();
         return true;
     }
 
@@ -269,17 +336,6 @@ class Search {
     i64 pivot(const Frame &f) {
         if (rule_ == 0) return -1;
         const auto [left, right] = hull(f.lo, f.hi);
-        std::fill(count_.begin() + left, count_.begin() + right, 0);
-        std::fill(low_.begin() + left, low_.begin() + right, kMost);
-        for (i64 k = f.lo; k < f.hi; ++k) {
-            const i64 b = perm_[k];
-            if (!eligible(b)) continue;
-            for (i64 r = in_.range_of[b]; r < in_.range_of[b + 1]; ++r)
-                for (i64 s = in_.lo[r]; s < in_.hi[r]; ++s) {
-                    count_[s] += least_[b] + acc_[s] <= capacity_;
-                    low_[s] = std::min(low_[s], least_[b]);
-                }
-        }
         i64 best = -1;
         for (i64 s = left; s < right; ++s)
             if (count_[s] && (best < 0 || goes_first(s, best))) best = s;
@@ -341,18 +397,14 @@ class Search {
         const i64 roots = split(0, n_);
         for (i64 r = 0; r < roots; ++r) {
             const auto [lo, hi] = splits_[r];
-            if (!open(lo, hi)) return 0;
+            for (i64 k = lo; k < hi; ++k) touch(perm_[k]);
+            if (!hopeful(lo, hi) || !settled()) return 0;
+            frames_.push_back({lo, hi});
             const int answer = component(budget, deadline);
             if (answer != 1) return answer;
             frames_.clear();
         }
         return 1;
-    }
-
-    bool open(i64 lo, i64 hi) {
-        if (!hopeful(lo, hi)) return false;
-        frames_.push_back({lo, hi});
-        return true;
     }
 
     int component(i64 budget, double deadline) {
@@ -373,34 +425,43 @@ class Search {
                 if (frames_.size() == 1) return 1;
                 splits_.resize(splits_.size() - frames_.back().pieces);
                 frames_.pop_back();
-                if (descend()) continue;
-                if (!fail()) return 0;
-                break;
+                descend();
             }
         }
     }
 
-    // Places the buffer at perm_[k] of the top frame and opens the first piece of what remains.
+    // Places the buffer at perm_[k] of the top frame and opens the first piece of what remains, if all pieces can still fit.
     bool attempt(i64 k) {
         Frame &f = frames_.back();
         std::swap(perm_[k], perm_[f.hi - 1]);
         f.chosen = perm_[f.hi - 1], f.mark = trail_.size();
         f.lonely = put(f.chosen);
-        f.pieces = split(f.lo, f.hi - 1);
-        for (i64 p = 0; p < f.pieces && f.pieces > 1; ++p) {  // no work goes into one piece while another is hopeless
+        f.pieces = parts(f);
+        f.piece = -1;
+        for (i64 p = 0; p < f.pieces; ++p) {
             const auto [lo, hi] = splits_[splits_.size() - f.pieces + p];
             if (!hopeful(lo, hi)) return false;
         }
-        f.piece = -1;
-        return descend();
+        settled();
+        descend();
+        return true;
+    }
+
+    // The pieces that remain without the row that was just placed; only where it was can one have become two.
+    i64 parts(const Frame &f) {
+        bool apart = false;
+        for (i64 s = hull_lo_[f.chosen]; s < hull_hi_[f.chosen] - 1; ++s) apart |= cut_[s] == 0;
+        if (apart) return split(f.lo, f.hi - 1);
+        if (f.lo < f.hi - 1) splits_.emplace_back(f.lo, f.hi - 1);
+        return f.lo < f.hi - 1;
     }
 
     // Opens the next piece of the top frame, if there is one.
-    bool descend() {
+    void descend() {
         Frame &f = frames_.back();
-        if (++f.piece == f.pieces) return true;
+        if (++f.piece == f.pieces) return;
         const auto [lo, hi] = splits_[splits_.size() - f.pieces + f.piece];
-        return open(lo, hi);
+        frames_.push_back({lo, hi});
     }
 
     // The attempt of the top frame failed: climbs to a frame that can go on. False if there is none.
@@ -420,8 +481,8 @@ class Search {
         f.pieces = 0, f.piece = -1;
         if (f.lonely) return false;
         trail_.push_back({kDeferred, (std::int32_t)f.chosen, 0});
-        deferred_[f.chosen] = 1;
-        return hopeful(f.lo, f.hi);
+        deferred_[f.chosen] = 1, touch(f.chosen);
+        return hopeful(f.lo, f.hi) && settled();
     }
 };
 
