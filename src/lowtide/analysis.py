@@ -17,7 +17,7 @@ from lowtide.ir.graph import Ref
 from lowtide.plan.holders import Holder, holders
 from lowtide.plan.plan import SLAB, MemoryPlan
 from lowtide.runtime.measure import Measured, measure
-from lowtide.runtime.records import Call, Calls, Planned, Record, records
+from lowtide.runtime.records import Call, Calls, Planned, Record, left_out, records
 from lowtide.schedule.schedule import CALL, Schedule, memory_graph
 
 
@@ -54,7 +54,10 @@ class GraphAnalysis:
 
 @dataclass(frozen=True, slots=True)
 class MemoryAnalysis:
-    """All graphs, and the whole iteration: promised, and measured where a step was given (else None)."""
+    """All graphs, and the whole iteration: promised, and measured where a step was given (else None).
+
+    left_to_python: what Dynamo could not capture in this process, and so nobody plans; one line of its own per reason.
+    """
 
     graphs: tuple[GraphAnalysis, ...]
     promised_peak_bytes: int
@@ -62,6 +65,7 @@ class MemoryAnalysis:
     lower_bound_bytes: int
     sum_bytes: int
     allocations: int | None
+    left_to_python: tuple[str, ...]
 
     def to_json(self) -> dict[str, object]:
         """The version-1 JSON form."""
@@ -78,6 +82,7 @@ class MemoryAnalysis:
             rows.append(f"at the peak of {largest.name}:")
             rows.extend(f"  {format_bytes(h.nbytes):>10}  {h.made_by}  {h.origin}" for h in largest.holders)
         measured = "not measured" if self.measured_peak_bytes is None else format_bytes(self.measured_peak_bytes)
+        rows.extend(f"not captured by Dynamo, runs in Python: {why}" for why in self.left_to_python)
         rows.append(f"iteration: promised {format_bytes(self.promised_peak_bytes)}, measured {measured}")
         return "\n".join(rows)
 
@@ -110,6 +115,7 @@ def memory_analysis(step: Callable[[], Any] | None = None) -> MemoryAnalysis:
         max((g.lower_bound_bytes for g in graphs), default=0),
         sum(g.sum_bytes for g in graphs),
         found.allocations if found else None,
+        left_out(),
     )
 
 

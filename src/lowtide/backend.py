@@ -27,7 +27,7 @@ from lowtide.runtime.dispatch import Dispatch
 from lowtide.runtime.load import LoadedSection, load, release_retained
 from lowtide.runtime.probe import probe
 from lowtide.runtime.records import Planned, Record, forget, note_fallback, note_program, watch
-from lowtide.torch_compat import aot_backend, boxed
+from lowtide.torch_compat import aot_backend, boxed, is_plain_subclass
 
 log = logging.getLogger(__name__)
 _numbers = itertools.count()
@@ -51,6 +51,12 @@ def lowtide(
     if mode not in (None, "default"):
         raise OptionError(f"lowtide has no mode {mode!r}: say what you want with options=, for instance {_EXAMPLE}")
     unit = _Unit(f"graph{next(_numbers)}", Options.of(options))
+    odd = next((x for x in example_inputs if is_plain_subclass(x)), None)
+    if odd is not None:
+        _unplanned(
+            unit.record, Reason(f"an input of class {type(odd).__name__}", "subclasses of Tensor are left to eager")
+        )
+        return gm.forward
     compiled = aot_backend(
         fw_compiler=unit.forward,
         bw_compiler=unit.backward,

@@ -7,17 +7,22 @@ Comes in and goes out: torch objects. Promised: nothing else in the package touc
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch._functorch.config as _functorch_config
 from torch._dynamo.backends.common import aot_autograd as _aot_autograd
+from torch._dynamo.utils import counters as _counters
 from torch._functorch.partitioners import get_default_op_list as _default_op_list
 from torch._functorch.partitioners import min_cut_rematerialization_partition as _min_cut
 from torch._ops import OpOverload
+from torch._prims.rng_prims import run_and_save_rng_state as draw_and_note
+from torch._prims.rng_prims import run_with_rng_state as draw_from
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.checkpoint import CheckpointPolicy
 
@@ -26,8 +31,12 @@ __all__ = [
     "OpOverload",
     "aot_backend",
     "boxed",
+    "draw_and_note",
+    "draw_from",
+    "is_plain_subclass",
     "keep_saved",
     "keeps_graph",
+    "left_to_python",
     "memory_events",
     "min_cut_partition",
     "profiling",
@@ -80,6 +89,20 @@ def _default_recomputable() -> frozenset[Any]:
 def recomputable_by_default(op: OpOverload) -> bool:
     """Whether torch's own partitioner counts an operator among those that are cheap to run again."""
     return op._overloadpacket in _default_recomputable() or op in _default_recomputable()
+
+
+def left_to_python() -> Counter[str]:
+    """What Dynamo could not capture since the process began: the first line of why, and how often."""
+    found: Counter[str] = Counter()
+    for why, times in _counters["unimplemented"].items() | _counters["graph_break"].items():
+        found[why.partition("\n")[0]] = max(times, found[why.partition("\n")[0]])
+    return found
+
+
+def is_plain_subclass(value: Any) -> bool:
+    """Whether a tensor is of a class of somebody's own without its own dispatch, for which AOTAutograd has no way."""
+    kinds = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer, FakeTensor)
+    return isinstance(value, torch.Tensor) and type(value) not in kinds and not is_traceable_wrapper_subclass(value)
 
 
 def keeps_graph() -> bool:

@@ -278,14 +278,46 @@ def test_checkpoint_inside_a_compiled_model(compiled: Compile, reentrant: bool):
 
 
 @pytest.mark.spec("G1")
-def test_checkpoint_with_dropout_draws_the_same_numbers_again(compiled: Compile):
+def test_checkpoint_with_dropout_draws_the_same_numbers_again(compiled: Compile, graphs: Callable[[], list[Any]]):
+    """Two draws in a checkpointed block and one behind it: backward repeats the first two, and leaves the generator
+    where it stood."""
     layer = nn.Linear(16, 16)
-    f = compiled(lambda x: checkpoint(lambda t: F.dropout(layer(t), 0.5), x, use_reentrant=False))
-    x = torch.randn(64, 16, requires_grad=True)
-    y = f(x)
-    y.sum().backward()
-    mask = (y != 0).float() * 2
-    same(x.grad, mask @ layer.weight)
+
+    def block(t: Tensor) -> Tensor:
+        return F.dropout(F.dropout(layer(t), 0.5), 0.25)
+
+    f = compiled(lambda x: F.dropout(checkpoint(block, x, use_reentrant=False), 0.1))
+    for _ in range(3):
+        x = torch.randn(64, 16, requires_grad=True)
+        y = f(x)
+        after = torch.get_rng_state()
+        y.sum().backward()
+        assert torch.equal(torch.get_rng_state(), after)
+        mask = (y != 0).float() * (2 / 0.75 / 0.9)
+        torch.testing.assert_close(x.grad, mask @ layer.weight, rtol=1e-4, atol=1e-5)
+    assert not any(g.fallback for g in graphs())
+
+
+@pytest.mark.spec("G1")
+def test_checkpointed_blocks_draw_each_their_own(compiled: Compile, graphs: Callable[[], list[Any]]):
+    layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(3))
+
+    def f(x: Tensor) -> list[Tensor]:
+        out = []
+        for layer in layers:
+            x = checkpoint(lambda t, layer=layer: F.dropout(layer(t), 0.5), x, use_reentrant=False)
+            out.append(x)
+        return out
+
+    x = torch.randn(32, 8, requires_grad=True)
+    results = compiled(f)(x)
+    masks = [(y != 0).float() * 2 for y in results]
+    results[-1].sum().backward()
+    grad = torch.ones(32, 8)
+    for layer, mask in zip(reversed(list(layers)), reversed(masks), strict=True):
+        grad = (grad * mask) @ layer.weight
+    torch.testing.assert_close(x.grad, grad)
+    assert not any(g.fallback for g in graphs())
 
 
 @pytest.mark.spec("G1")

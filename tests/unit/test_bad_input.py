@@ -115,7 +115,7 @@ def test_a_higher_order_operator_runs_as_captured(caplog: pytest.LogCaptureFixtu
         return torch.cond(x.sum() > 0, lambda a: a + 1, lambda a: a - 1, (x,))
 
     assert torch.equal(run(both), both(X))
-    unplanned(caplog, "true_graph")
+    unplanned(caplog, "cond: takes a program of its own")
 
 
 @pytest.mark.spec("G12")
@@ -123,6 +123,33 @@ def test_a_size_that_depends_on_data_runs_as_captured(caplog: pytest.LogCaptureF
     with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
         assert torch.equal(run(lambda x: x[x > 0] * 2), X[X > 0] * 2)
     unplanned(caplog, "depends on data")
+
+
+class Tagged(torch.Tensor):
+    """A subclass without a dispatch of its own."""
+
+
+@pytest.mark.spec("G12")
+def test_a_plain_subclass_runs_as_captured(caplog: pytest.LogCaptureFixture):
+    found = run(f, X.as_subclass(Tagged))
+    assert type(found) is Tagged and torch.equal(found.as_subclass(torch.Tensor), f(X))
+    unplanned(caplog, "class Tagged")
+
+
+@pytest.mark.spec("G12")
+def test_what_dynamo_leaves_to_python_is_told():
+    def looped(x: torch.Tensor) -> torch.Tensor:
+        for _ in range(3):
+            torch._dynamo.graph_break()
+            x = x + 1
+        return x
+
+    assert torch.equal(run(looped), looped(X))
+    told = lowtide.memory_analysis()
+    assert not told.graphs and any("graph_break" in why for why in told.left_to_python)
+    assert "runs in Python" in str(told)
+    torch.compiler.reset()
+    assert lowtide.memory_analysis().left_to_python == ()
 
 
 def test_graph_breaks_everywhere():

@@ -129,7 +129,11 @@ class _Importer:
         for part in str(node.target).split("."):
             held = getattr(held, part)
         if not isinstance(held, torch.Tensor) or not isinstance(node.meta.get("val"), torch.Tensor):
-            raise Unsupported(Reason(f"attribute {node.target}", f"is a {type(held).__name__}"))
+            user = next(iter(node.users), node)
+            what = getattr(user.target, "__name__", str(user.target))
+            raise Unsupported(
+                Reason(what, f"takes a program of its own ({node.target}), which is not planned ({_origin(user)})")
+            )
         self.env[node] = ref = self._define(node, node.meta["val"], None)
         self.constants[ref.name] = held
 

@@ -14,6 +14,7 @@ import torch
 from torch import fx
 
 from lowtide.frontend.loss import shrink_cross_entropy
+from lowtide.frontend.redraw import unwrap_draws
 from lowtide.torch_compat import OpOverload, keep_saved, min_cut_partition, recomputable_by_default, schema_views
 
 # One cheap pass over their input each, and their result is as large as what they read.
@@ -39,6 +40,7 @@ def partition(joint: fx.GraphModule, inputs: Any, **given: Any) -> tuple[fx.Grap
     for node in _readers_of_mutated_inputs(joint):
         keep_saved(node, whatever_was_asked=True)
     fw, bw = min_cut_partition(joint, inputs, **given)
+    unwrap_draws(fw, bw)
     if _statistics_unread(bw):
         _drop_unread(fw, bw, given["num_fwd_outputs"])
     return fw, bw

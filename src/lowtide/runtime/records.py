@@ -6,6 +6,7 @@ Records are made by the backend and read by ``lowtide.analysis``. They hold plan
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,7 @@ from lowtide.core.reason import Reason
 from lowtide.plan.plan import MemoryPlan
 from lowtide.program import Program
 from lowtide.schedule.schedule import Schedule
+from lowtide.torch_compat import left_to_python
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ class Record:
 
 _lock = threading.Lock()
 _records: list[Record] = []
+_left_before: Counter[str] = Counter()
 
 
 def _listed(record: Record) -> None:
@@ -132,3 +135,10 @@ def forget() -> None:
     """Drop all records."""
     with _lock:
         _records.clear()
+        _left_before.clear()
+        _left_before.update(left_to_python())
+
+
+def left_out() -> tuple[str, ...]:
+    """Why Dynamo left code to Python since the process began or ``forget``, one line each, most often first."""
+    return tuple(f"{why} ({times} times)" for why, times in (left_to_python() - _left_before).most_common())
