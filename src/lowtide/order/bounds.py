@@ -12,8 +12,10 @@ two nodes may not lie on one path. Where the search is exhaustive its own answer
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from lowtide.memory.flat import Flat
+from lowtide.order.compiled import compiled
 
 _BEFORE, _BEHIND = 1, 2
 
@@ -34,26 +36,42 @@ def holders_of(flat: Flat) -> list[list[int]]:
 
 
 def cut_bound(
-    flat: Flat, order: Sequence[int], live: Sequence[int], floor: int, steps: int
-) -> tuple[int, str, int, int]:
-    """(bound, its name, steps used, node): the greatest least_during of the nodes looked at, if above ``floor``.
+    flat: Flat, order: Sequence[int], live: Sequence[int], floor: int, steps: int, known: list[int]
+) -> tuple[int, str, int]:
+    """(bound, its name, steps used): the greatest least_during of the nodes looked at, if above ``floor``.
 
     A node's least is at most what is alive at it in any order; so nodes are looked at from the dearest step of
-    ``order`` down to the bound reached, or until the steps are gone.
+    ``order`` down to the bound reached, or until the steps are gone. ``known`` keeps what is found for each node (-1:
+    nothing yet), so that another call with a better order goes on from there. Compiled where there is a compiler.
     """
-    best, name, used, at = floor, "", 0, -1
+    ready = compiled(flat)
+    find = partial(cut_in_python, flat) if ready is None else ready.cut
+    best, used, at = find(order, live, floor, steps, known)
+    if at < 0:
+        return best, "", used
+    alone = sum(flat.size[b] for b in flat.holds[at]) + flat.workspace[at]
+    return best, "working set" if not flat.pairs[at] and best <= alone else "cut", used
+
+
+def cut_in_python(
+    flat: Flat, order: Sequence[int], live: Sequence[int], floor: int, steps: int, known: list[int]
+) -> tuple[int, int, int]:
+    """(bound, steps used, node or -1): the twin of ``lowtide_cut`` in bounds.cpp."""
+    best, used, at = floor, 0, -1
     holders = holders_of(flat)
     for t in sorted(range(len(order)), key=lambda t: (-live[t], t)):
         if live[t] <= best or used >= steps:
             break
         v = order[t]
-        least, work = least_during(flat, holders, v, steps - used)
-        used += work
+        least = known[v]
+        if least < 0:
+            least, work = least_during(flat, holders, v, steps - used)
+            used += work
+            if used < steps:
+                known[v] = least
         if least > best:
-            alone = sum(flat.size[b] for b in flat.holds[v]) + flat.workspace[v]
             best, at = least, v
-            name = "working set" if not flat.pairs[v] and least <= alone else "cut"
-    return best, name, used, at
+    return best, used, at
 
 
 def least_during(flat: Flat, holders: list[list[int]], v: int, steps: int) -> tuple[int, int]:

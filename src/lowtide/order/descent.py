@@ -126,7 +126,7 @@ class Descent:
                 cheaper = self._follow(base, [v for v in path if target >> v & 1])
                 if cheaper.alive < level.alive:
                     cheaper.path = base.path + cheaper.path
-                    self._settle(cheaper, list(cheaper.costs))
+                    self._settle(cheaper, sorted(cheaper.costs))
                     return cheaper
         level.path = base.path + path
         return level
@@ -228,7 +228,7 @@ class Descent:
         room = self.limit - alive
         over = _NEVER
         self.steps += 1 + len(costs) // 4
-        for v, (hill, net) in costs.items():
+        for v, (hill, net) in sorted(costs.items()):
             if hill > room:
                 if hill < over:
                     over = hill

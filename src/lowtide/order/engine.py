@@ -15,6 +15,7 @@ from lowtide.memory.flat import Flat, flatten, live_bytes, peak_bytes
 from lowtide.memory.graph import MemoryGraph
 from lowtide.order.bounds import cut_bound, end_bound
 from lowtide.order.check import check_order
+from lowtide.order.compiled import library
 from lowtide.order.entrants import ENTRANTS
 from lowtide.order.exact import close
 from lowtide.order.objective import least_objective
@@ -53,8 +54,10 @@ class OrderResult:
 
 
 def default_budget(n: int) -> int:
-    """Search steps that a graph of ``n`` nodes gets unless told otherwise."""
-    return 3_000_000 if n <= _SMALL else 300_000 + 100 * n
+    """Search steps that a graph of ``n`` nodes gets unless told otherwise; fewer where there is no compiler."""
+    if library() is None:
+        return 3_000_000 if n <= _SMALL else 300_000 + 100 * n
+    return 30_000_000 if n <= _SMALL else 5_000_000 + 100 * n
 
 
 def reorder(
@@ -76,7 +79,6 @@ def reorder(
     budget = default_budget(flat.n) if budget_steps is None else budget_steps
     search = _Search(flat, budget, progress, time.monotonic() + emergency_seconds)
     search.enter()
-    search.prove()
     search.search()
     order, peak = search.order, search.peak
     candidates = dict(search.candidates)
@@ -99,6 +101,7 @@ class _Search:
         self.order: list[int] = []
         self.peak = 0
         self.bound, self.bound_name = end_bound(flat)
+        self.least = [-1] * flat.n  # what the cut bound found for each node
         self.steps = 0
         self.stopped_by = "budget"
         self.late = False
@@ -118,7 +121,7 @@ class _Search:
             return
         live = live_bytes(self.flat, self.order)
         most = 20_000 + self.budget // 4
-        bound, name, used, _ = cut_bound(self.flat, self.order, live, self.bound, most)
+        bound, name, used = cut_bound(self.flat, self.order, live, self.bound, most, self.least)
         self.steps += used
         self._raise(bound, name)
 
@@ -131,6 +134,7 @@ class _Search:
                 order, used, stuck = improve(self.flat, self.order, self.bound, self.budget - self.steps, self._tell)
                 self.steps += used
                 self._take(order)
+            self.prove()
             self._exact()
             stuck = stuck and before == (self.peak, self.bound)
         if self.late:
@@ -151,7 +155,7 @@ class _Search:
             local = list(range(len(nodes)))
             if peak_bytes(piece, local) <= self.bound:
                 continue
-            found = close(piece, local, self.bound, room, self._stop)
+            found = close(piece, local, self.bound, room, self._go_on)
             self.steps += found.steps
             self._raise(found.bound, "exhausted")
             self._take(self.order[:start] + [nodes[k] for k in found.order] + self.order[stop:])
@@ -170,6 +174,10 @@ class _Search:
     def _stop(self) -> bool:
         self.late = self.late or time.monotonic() > self.deadline
         return self.late
+
+    def _go_on(self, steps: int, peak: int, bound: int) -> bool:
+        """Called from within a piece, whose own peak and bound are those of the whole or below them."""
+        return self._tell(steps, self.peak)
 
     def _tell(self, steps: int, peak: int) -> bool:
         if self.progress is not None:

@@ -6,11 +6,11 @@ lower bound then proved, the steps used. Deterministic. Any-time: the result is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from lowtide.core.errors import BugError
 from lowtide.memory.flat import Flat, peak_bytes
+from lowtide.order.compiled import Tell, compiled
 from lowtide.order.contract import contracted
 from lowtide.order.descent import Decision
 from lowtide.order.implied import implied
@@ -19,21 +19,27 @@ from lowtide.order.masks import Masks, masks_of, worth
 _FIRST_SLICE = 500
 _LEAST = 2_000
 _SHARES = (0, 8, 4)  # eighths of the way from the bound to the peak
-_HARD = 40  # steps per node after which the orderings that a limit implies are worth their price
+_HARD = 400  # steps per node that a decision takes before the orderings that its limit implies are looked for,
+_EFFORT = 6  # and for how many times the steps that it took
+
+
+def go_on(_steps: int, _peak: int, _bound: int) -> bool:
+    """Never ends a search."""
+    return True
 
 
 @dataclass(slots=True)
 class Bracket:
     """What is known: an order with its peak, and a bound that no order is below (bytes).
 
-    most: steps allowed. tight: per limit the masks with the orderings that it implies, and what that rested on.
+    steps: used; most: allowed. tight: per limit the masks with the orderings that it implies, and what that rested on.
     """
 
     order: list[int]
     peak: int
     bound: int
-    most: int
     steps: int = 0
+    most: int = 0
     decisions: dict[int, Decision] = field(default_factory=dict[int, Decision])
     tight: dict[int, Masks] = field(default_factory=dict[int, Masks])
     tight_over: dict[int, int] = field(default_factory=dict[int, int])
@@ -45,27 +51,40 @@ class Bracket:
         return self.peak <= self.bound
 
 
-def close(flat: Flat, order: list[int], bound: int, steps: int, stop: Callable[[], bool] = lambda: False) -> Bracket:
+def close(flat: Flat, order: list[int], bound: int, steps: int, tell: Tell = go_on) -> Bracket:
     """Narrow the bracket around the least peak for at most about ``steps`` steps.
+
+    ``tell(steps, peak, bound)`` is asked now and then whether to go on. Compiled where there is a compiler.
+    """
+    whole = masks_of(flat)
+    smaller = contracted(whole)
+    inner = smaller.contract(order)
+    ready = compiled(smaller.flat)
+    if ready is not None:
+        state = Bracket(*ready.close(inner, bound, steps, tell))
+    else:
+        masks = masks_of(smaller.flat) if smaller.gone or smaller.flat.m < flat.m else whole
+        state = narrow(masks, inner, bound, steps, tell)
+    state.order = smaller.expand(state.order)
+    if peak_bytes(flat, state.order) > state.peak:
+        raise BugError("an order of the contracted graph has a higher peak in the original")
+    return state
+
+
+def narrow(masks: Masks, order: list[int], bound: int, most: int, tell: Tell = go_on) -> Bracket:
+    """The twin in Python of ``lowtide_close`` in exact.cpp.
 
     In turns of growing length decisions are asked for at the bound itself (tight bounds are often reached), just below
     the peak (whose refutation ends the search) and between (refutations far below the optimum are cheap).
     """
-    whole = masks_of(flat)
-    smaller = contracted(whole)
-    masks = masks_of(smaller.flat) if smaller.gone or smaller.flat.m < flat.m else whole
-    inner = smaller.contract(order)
-    state = Bracket(inner, worth(masks, inner), bound, steps)
+    state = Bracket(order, worth(masks, order), bound, 0, most)
     turn = _FIRST_SLICE
-    while not state.closed and state.steps < steps and not stop():
+    while not state.closed and state.steps < most and tell(state.steps, state.peak, state.bound):
         for share in _SHARES:
-            if state.closed or state.steps >= steps:
+            if state.closed or state.steps >= most:
                 break
-            _ask(masks, state, share, min(turn, steps - state.steps))
+            _ask(masks, state, share, min(turn, most - state.steps))
         turn *= 2
-    state.order = smaller.expand(state.order)
-    if peak_bytes(flat, state.order) > state.peak:
-        raise BugError("an order of the contracted graph has a higher peak in the original")
     return state
 
 
@@ -79,7 +98,7 @@ def _ask(masks: Masks, state: Bracket, share: int, steps: int) -> None:
             decision = Decision(masks, limit, state.failed if limit == state.peak - 1 else None)
             state.decisions[limit] = decision
         elif limit not in state.tight and decision.steps > _HARD * masks.n:
-            decision = _tightened(masks, state, limit, decision.failed)
+            decision = _tightened(masks, state, limit, decision)
             state.decisions[limit] = decision
         before = decision.steps
         known = decision.run(steps)
@@ -96,13 +115,14 @@ def _ask(masks: Masks, state: Bracket, share: int, steps: int) -> None:
         state.decisions = {x: d for x, d in state.decisions.items() if state.bound <= x < state.peak}
 
 
-def _tightened(masks: Masks, state: Bracket, limit: int, failed: tuple[set[int], set[int]]) -> Decision:
-    """A new decision at ``limit`` among the orders that keep to what the limit implies."""
+def _tightened(masks: Masks, state: Bracket, limit: int, hard: Decision) -> Decision:
+    """A new decision at ``limit`` in the place of ``hard``, among the orders that keep to what the limit implies."""
     # What a higher limit implies, a lower one implies too.
     start = min((x for x in state.tight if x > limit), default=limit)
-    found = implied(state.tight.get(start, masks), limit, max(_LEAST, (state.most - state.steps) // 3))
+    steps = max(_LEAST, min((state.most - state.steps) // 3, _EFFORT * hard.steps))
+    found = implied(state.tight.get(start, masks), limit, steps)
     state.steps += found.steps
-    decision = Decision(found.masks or masks, limit, failed)
+    decision = Decision(found.masks or masks, limit, hard.failed)
     decision.over = min(found.over, state.tight_over.get(start, found.over))
     decision.finished = found.masks is None
     state.tight[limit] = decision.masks

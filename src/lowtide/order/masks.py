@@ -215,7 +215,7 @@ class _Net:
         self.needs: list[int] = []
         self.room: list[int] = []
         self.stands: list[int] = []
-        self.into: list[set[int]] = []
+        self.into: list[dict[int, None]] = []  # in the order in which they came
         self.flow: list[dict[int, int]] = []
         self.item: dict[int, int] = {}
         self.extra: dict[int, list[int]] = {}
@@ -226,7 +226,7 @@ class _Net:
         """A new cost item."""
         self.room.append(nbytes)
         self.stands.append(stands)
-        self.into.append(set())
+        self.into.append({})
         return len(self.room) - 1
 
     def reach(self, b: int) -> list[int]:
@@ -272,7 +272,7 @@ def _closure(masks: Masks, done: int, path: Sequence[int], within: int, bonus: S
         net.flow.append({at: fed} if fed else {})
         if fed:
             net.room[at] -= fed
-            net.into[at].add(len(net.supply) - 1)
+            net.into[at][len(net.supply) - 1] = None
     for need, nbytes in bonus:
         net.supply.append(nbytes)
         net.needs.append(need & within)
@@ -314,11 +314,11 @@ def _carry(b: int, end: int, net: _Net, came_item: dict[int, int], came_back: di
     while True:
         c = came_item[at]
         flow[c][at] = flow[c].get(at, 0) + amount
-        net.into[at].add(c)
+        net.into[at][c] = None
         if c == b:
             return
         at = came_back[c]
         flow[c][at] -= amount
         if not flow[c][at]:
             del flow[c][at]
-            net.into[at].discard(c)
+            del net.into[at][c]

@@ -94,7 +94,7 @@ def test_bounds_are_below_the_optimum(shape: str, seed: int, n: int):
     flat = flatten(g)
     order = list(range(flat.n))
     floor, _ = end_bound(flat)
-    bound, *_ = cut_bound(flat, order, live_bytes(flat, order), floor, 10**6)
+    bound, *_ = cut_bound(flat, order, live_bytes(flat, order), floor, 10**6, [-1] * flat.n)
     assert floor <= bound <= optimum(g)
 
 
