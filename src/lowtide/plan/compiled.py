@@ -1,5 +1,5 @@
-"""The compiled twins (``greedy.cpp`` and ``search.cpp``, one library): built on first use, called through ctypes, with the
-Python twins in its stead.
+"""The compiled twins (``greedy.cpp``, ``search.cpp``, ``repair.cpp``; one library): built on first use, called by ctypes; the
+Python twins serve in their stead.
 
 Comes in: ``Flat`` and ``Sections``. Goes out: placements and answers of the exact search. Promised: the same answers with
 and without a compiler (the exact search then reaches fewer nodes in the same time); ``why_not()`` says why there is none.
@@ -8,6 +8,7 @@ and without a compiler (the exact search then reaches fewer nodes in the same ti
 from __future__ import annotations
 
 import ctypes
+import time
 from array import array
 from collections.abc import Sequence
 from functools import cache
@@ -17,12 +18,12 @@ from typing import Protocol
 
 from lowtide.core.errors import BuildError, UserError
 from lowtide.core.native import load
-from lowtide.plan import greedy
+from lowtide.plan import greedy, windows
 from lowtide.plan import search as twin
 from lowtide.plan.flat import Flat
 from lowtide.plan.sections import Sections
 
-_SOURCES = ("greedy.cpp", "search.cpp")
+_SOURCES = ("greedy.cpp", "search.cpp", "repair.cpp")
 _NUMBERS = ctypes.POINTER(ctypes.c_int64)
 _ARRAYS = ("size", "alignment", "fixed", "segment_of", "first", "end", "low", "high", "excluded_of", "excluded")
 _ROWS = ("size", "alignment", "limit", "range_of", "lo", "hi", "obstacle_of", "obstacle_lo", "obstacle_hi")
@@ -56,6 +57,8 @@ def _library() -> tuple[ctypes.CDLL | None, str]:
     except BuildError as e:
         return None, str(e)
     library.lowtide_place.restype = ctypes.c_int64
+    library.lowtide_repair.restype = ctypes.c_int64
+    library.lowtide_replan.restype = None
     return library, ""
 
 
@@ -121,3 +124,42 @@ def decide(
     )
     fits = None if answer < 0 else bool(answer)
     return fits, [x * sections.unit for x in offsets] if fits else [], nodes.value
+
+
+def repair(
+    library: ctypes.CDLL | None, flat: Flat, offsets: Sequence[int], target: int, until: float
+) -> tuple[list[int], int]:
+    """As ``windows.repair``."""
+    if library is None:
+        return windows.repair(flat, offsets, target, until)
+    kept = [array("q", getattr(flat, name)) for name in _ARRAYS]
+    struct, out = _Flat(flat.count, *map(_pointer, kept)), array("q", offsets)
+    nodes = library.lowtide_repair(
+        ctypes.byref(struct), ctypes.c_int64(flat.grain), ctypes.c_int64(target), ctypes.c_int64(windows.NO_LIMIT),
+        ctypes.c_double(max(until - time.perf_counter(), 0.0)), _pointer(out),
+    )  # fmt: skip
+    return out.tolist(), nodes
+
+
+class Replan(Protocol):
+    """Sizes in bytes and a limit of nodes -> offsets, (height, lower bound, number of the packer, nodes)."""
+
+    def __call__(self, sizes: Sequence[int], nodes: int) -> tuple[list[int], list[int]]:
+        """Place the buffers of a problem for these sizes."""
+        ...
+
+
+def replanner(library: ctypes.CDLL, flat: Flat, owner: Sequence[int]) -> Replan:
+    """The compiled part of ``replan``: ``flat`` with one size for another; ``owner``: the buffer of every segment."""
+    kept = {name: array("q", getattr(flat, name)) for name in _ARRAYS}
+    grain, simple = ctypes.c_int64(flat.grain), flat.single
+    out, found = array("q", bytes(8 * flat.count)), array("q", bytes(32))
+
+    def replan(sizes: Sequence[int], nodes: int) -> tuple[list[int], list[int]]:
+        size = array("q", sizes)
+        given = kept | {"size": size, "high": size if simple else array("q", [sizes[i] for i in owner])}
+        struct = _Flat(flat.count, *map(_pointer, given.values()))
+        library.lowtide_replan(ctypes.byref(struct), grain, ctypes.c_int64(nodes), _pointer(out), _pointer(found))
+        return out.tolist(), found.tolist()
+
+    return replan

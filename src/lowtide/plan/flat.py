@@ -9,7 +9,7 @@ buffers.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from math import gcd
 
 from lowtide.core.units import align_up
@@ -42,6 +42,11 @@ class Flat:
     def count(self) -> int:
         """Number of buffers."""
         return len(self.size)
+
+    @property
+    def single(self) -> bool:
+        """Whether every buffer has exactly one segment."""
+        return len(self.first) == self.count and all(b - a == 1 for a, b in pairwise(self.segment_of))
 
     def span(self, i: int) -> tuple[int, int]:
         """First and end moment of a buffer, gaps included; (0, 0) if it holds no bytes."""
@@ -109,6 +114,20 @@ def occupancy(flat: Flat) -> list[int]:
         change[flat.first[s]] += nbytes
         change[flat.end[s]] -= nbytes
     return list(accumulate(change))[: flat.moments]
+
+
+def meetings(flat: Flat) -> int:
+    """How many pairs of segments are alive at once."""
+    born, died = [0] * (flat.moments + 1), [0] * (flat.moments + 1)
+    for first, end in zip(flat.first, flat.end, strict=True):
+        born[first] += 1
+        died[end] += 1
+    alive = found = 0
+    for b, d in zip(born, died, strict=True):
+        alive -= d
+        found += b * alive + b * (b - 1) // 2
+        alive += b
+    return found
 
 
 def lower_bound(flat: Flat) -> int:

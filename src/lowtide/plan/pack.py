@@ -20,7 +20,7 @@ from lowtide.core.errors import OptionError
 from lowtide.core.units import align_up
 from lowtide.plan import compiled, greedy, windows
 from lowtide.plan.conflict import few_that_conflict, fixed_clash
-from lowtide.plan.flat import Flat, flatten, lower_bound
+from lowtide.plan.flat import Flat, flatten, lower_bound, meetings
 from lowtide.plan.improve import improve
 from lowtide.plan.problem import FEASIBLE, INFEASIBLE, OPTIMAL, UNKNOWN, PackProblem, PackResult, validate
 from lowtide.plan.reduce import linearise, merge, possible_merges, without_handover
@@ -147,16 +147,7 @@ def _ask_greedy(run: _Run, names: list[str], exact: bool) -> None:
 
 def _steps(flat: Flat) -> int:
     """About the steps of one scan over sorted segments: pairs of buffers, those that meet counted twenty times."""
-    born, died = [0] * (flat.moments + 1), [0] * (flat.moments + 1)
-    for first, end in zip(flat.first, flat.end, strict=True):
-        born[first] += 1
-        died[end] += 1
-    alive = meetings = 0
-    for b, d in zip(born, died, strict=True):
-        alive -= d
-        meetings += b * alive + b * (b - 1) // 2
-        alive += b
-    return flat.count * flat.count // 2 + 20 * meetings
+    return flat.count * flat.count // 2 + 20 * meetings(flat)
 
 
 def _ask_windows(run: _Run) -> None:
@@ -166,7 +157,7 @@ def _ask_windows(run: _Run) -> None:
     target = max(run.bound, run.capacity or 0)
     whole = align_up(target, run.flat.grain) if run.capacity is None else target
     until = (time.perf_counter() + run.deadline) / 2
-    offsets, nodes = windows.repair(run.flat, run.best, whole, run.library, until)
+    offsets, nodes = compiled.repair(run.library, run.flat, run.best, whole, until)
     run.nodes += nodes
     run.offer("windows", offsets)
 

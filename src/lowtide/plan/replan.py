@@ -3,23 +3,36 @@
 Comes in: a plain problem whose sizes are those of one shape. Goes out: a function from sizes (bytes, one per buffer) to a
 placement. Promised: correct for any sizes, zero included, because it is computed from them and not from a hint; the answers
 of the most recent size vectors are kept. This replaces an allocation tree over symbolic sizes, whose places are fixed by
-the hints that it was planned at.
+the hints that it was planned at. Greedy orders in turn, then the exact search at the bound or a little above it; in
+milliseconds where it is compiled (``repair.cpp``), in Python without that search.
 """
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle
 
 from lowtide.core.errors import UserError
+from lowtide.core.units import align_up
 from lowtide.plan import compiled, greedy
-from lowtide.plan.flat import flatten, lower_bound
+from lowtide.plan.flat import Flat, flatten, lower_bound, meetings
 from lowtide.plan.problem import PackProblem
 from lowtide.plan.reduce import linearise
+from lowtide.plan.search import search
+from lowtide.plan.sections import sections_of
 
-# Asked in turn until one meets the bound.
-_ORDERS = ("size", "breadth", "area", "lifetime", "time")
+_ORDERS = ("size", "breadth", "area")  # asked in turn until one is close enough
+_CLOSE = 200  # within a 200th of the bound nothing more is tried
+_NODES, _LEAST = 7, 6000  # of the search: per buffer, and at least
+_SPARE = 200  # nodes of each try, over one per buffer and an eighth
+_MEET = 60_000  # pairs of buffers alive at once; steps of the search are dear where there are more
+# Orders of the search that follow, and how many thousandths above the bound each aims: one alone misses some shapes.
+_TRIES = (
+    ("lowest:TOL", 0), ("fullest:WS", 5), ("fewest:O", 10), ("lowest:TWA", 10), ("lowest:WL", 10), ("fullest:FWS", 10),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +45,14 @@ class Replanned:
     packer: str
 
 
-def replanner(problem: PackProblem, *, recent: int = 16, native: bool = True) -> Callable[[Sequence[int]], Replanned]:
+def replanner(
+    problem: PackProblem, *, recent: int = 16, native: bool = True, nodes: int | None = None
+) -> Callable[[Sequence[int]], Replanned]:
     """A function that places the buffers of ``problem`` for other sizes.
 
-    ``recent``: how many size vectors keep their answer; the least recently used one goes first.
+    ``recent``: how many size vectors keep their answer; the least recently used one goes first. ``native``: use the compiled
+    functions where there is a compiler. ``nodes``: most steps of the search (None: 7 per buffer, 6000 at least; without a
+    compiler 0).
 
     Raises:
         UserError: the problem has windows or merges, whose extents would have to change with the sizes; or (from the
@@ -47,6 +64,10 @@ def replanner(problem: PackProblem, *, recent: int = 16, native: bool = True) ->
     flat = flatten(linearise(shape))
     owner = [i for i in range(flat.count) for _ in range(flat.segment_of[i], flat.segment_of[i + 1])]
     library = compiled.library() if native else None
+    most = nodes if nodes is not None else max(_NODES * flat.count, _LEAST) if library is not None else 0
+    simple = flat.plain and max(flat.fixed, default=-1) < 0
+    quick = compiled.replanner(library, flat, owner) if library is not None and simple else None
+    near = _near(flat) if quick is None and simple and flat.single else None
     kept: OrderedDict[tuple[int, ...], Replanned] = OrderedDict()
 
     def plan(sizes: Sequence[int]) -> Replanned:
@@ -56,20 +77,92 @@ def replanner(problem: PackProblem, *, recent: int = 16, native: bool = True) ->
             return kept[key]
         if len(key) != flat.count or min(key, default=0) < 0:
             raise UserError(f"{flat.count} sizes of at least 0 bytes are expected")
-        now = replace(flat, size=list(key), high=[key[i] for i in owner])
-        bound, place = lower_bound(now), compiled.placer(now, library)
-        best: Replanned | None = None
-        for name in _ORDERS:
-            offsets = place(greedy.order_by(now, name))
-            height = max((x + s for x, s in zip(offsets, key, strict=True) if s), default=0)
-            if best is None or height < best.height:
-                best = Replanned(tuple(offsets), height, bound, name)
-            if best.height <= bound:
-                break
-        assert best is not None
-        kept[key] = best
+        if quick is not None:
+            offsets, (height, bound, packer, _) = quick(key, most)
+            found = Replanned(tuple(offsets), height, bound, (*_ORDERS, "exact")[packer])
+        else:
+            found = _plan(replace(flat, size=list(key), high=[key[i] for i in owner]), near, most)
+        kept[key] = found
         if len(kept) > recent:
             kept.popitem(last=False)
-        return best
+        return found
 
     return plan
+
+
+def _plan(flat: Flat, near: list[list[int]] | None, nodes: int) -> Replanned:
+    """The twin of ``lowtide_replan``, for every problem. ``near``: who meets whom, where that is all that matters."""
+    bound = lower_bound(flat)
+    best: Replanned | None = None
+    for name in _ORDERS:
+        order = greedy.order_by(flat, name)
+        offsets = greedy.place(flat, order) if near is None else _place(flat, near, order)
+        best = _better(flat, best, offsets, bound, name)
+        if best.height <= bound + bound // _CLOSE:
+            return best
+    assert best is not None
+    wanted = nodes > 0 and near is not None and meetings(flat) <= _MEET
+    return _dive(flat, best, nodes) if wanted else best
+
+
+def _near(flat: Flat) -> list[list[int]]:
+    """Per buffer the others that are alive with it."""
+    near: list[list[int]] = [[] for _ in range(flat.count)]
+    alive: list[int] = []
+    for i in sorted(range(flat.count), key=lambda i: flat.first[i]):
+        alive = [j for j in alive if flat.end[j] > flat.first[i]]
+        for j in alive:
+            near[i].append(j)
+            near[j].append(i)
+        alive.append(i)
+    return near
+
+
+def _place(flat: Flat, near: list[list[int]], order: Sequence[int]) -> list[int]:
+    """As ``greedy.place``, quicker where few buffers meet."""
+    size, alignment = flat.size, flat.alignment
+    offset, top = [-1] * flat.count, [0] * flat.count
+    for i in order:
+        at, nbytes = 0, size[i]
+        for lo, hi in sorted([(offset[j], top[j]) for j in near[i] if offset[j] >= 0]):
+            if lo - at >= nbytes:
+                break
+            if hi > at:
+                at = -(-hi // alignment[i]) * alignment[i]
+        offset[i], top[i] = at, at + nbytes
+    return offset
+
+
+def _dive(flat: Flat, best: Replanned, nodes: int) -> Replanned:
+    """One order of the exact search after the other, with few nodes each."""
+    bound, left = best.lower_bound, nodes
+    held = [i for i in range(flat.count) if flat.size[i]]
+    for turn, (name, above) in enumerate(cycle(_TRIES)):
+        share = (flat.count + flat.count // 8 + _SPARE) << turn // len(_TRIES)
+        aim = max(align_up(bound, flat.grain), bound * (1000 + above) // 1000)
+        if best.height <= aim or left <= 0:
+            break
+        sections = sections_of(_without_empty(flat, held), (name,))
+        fits, rows, spent = search(sections, aim, min(share, left), math.inf)
+        left -= spent
+        if fits:
+            offsets = [0] * flat.count
+            for k, offset in zip(sections.buffers, rows, strict=True):
+                offsets[held[k]] = offset
+            return _better(flat, best, offsets, bound, "exact")
+    return best
+
+
+def _without_empty(flat: Flat, held: list[int]) -> Flat:
+    """The same problem without buffers of no bytes."""
+    size = [flat.size[i] for i in held]
+    return replace(
+        flat, size=size, high=size, low=[0] * len(held), alignment=[flat.alignment[i] for i in held],
+        fixed=[-1] * len(held), segment_of=list(range(len(held) + 1)), first=[flat.first[i] for i in held],
+        end=[flat.end[i] for i in held], excluded_of=[0] * (len(held) + 1),
+    )  # fmt: skip
+
+
+def _better(flat: Flat, best: Replanned | None, offsets: Sequence[int], bound: int, name: str) -> Replanned:
+    height = max((x + s for x, s in zip(offsets, flat.size, strict=True) if s), default=0)
+    return Replanned(tuple(offsets), height, bound, name) if best is None or height < best.height else best

@@ -34,7 +34,7 @@ class Search {
         for (auto *v : {&acc_, &peak_, &low_, &top1_, &top2_, &low1_, &low2_}) v->resize(in.sections);
         for (auto *v : {&least_, &first_, &reach_, &raised_, &offset_}) v->resize(n_);
         count_.resize(in.sections), piece_.resize(in.sections), cut_.resize(in.sections + 1);
-        perm_.resize(n_), placed_.resize(n_), deferred_.resize(n_);
+        perm_.resize(n_), spot_.resize(n_), placed_.resize(n_), deferred_.resize(n_);
         neighbours();
     }
 
@@ -57,15 +57,17 @@ class Search {
     }
 
   private:
-    struct Frame {  // one component of unplaced buffers, perm_[lo, hi), and the buffer being tried
-        i64 lo, hi, chosen = -1;
-        i64 mark = 0;                 // trail before it was placed
-        i64 pieces = 0, piece = -1;   // what then remains, in splits_, and the piece being solved
-        bool lonely = false;          // it had no unplaced neighbour: if this fails, everything fails
-    };
     struct Span {  // of sections; empty if lo >= hi
         std::int32_t lo = std::numeric_limits<std::int32_t>::max(), hi = 0;
         void add(std::int32_t a, std::int32_t b) { lo = std::min(lo, a), hi = std::max(hi, b); }
+    };
+    struct Frame {  // one component of unplaced buffers, perm_[lo, hi), and the buffer being tried
+        i64 lo, hi;
+        Span hull;                    // sections that cover it
+        i64 chosen = -1;
+        i64 mark = 0;                 // trail before it was placed
+        i64 pieces = 0, piece = -1;   // what then remains, in splits_, and the piece being solved
+        bool lonely = false;          // it had no unplaced neighbour: if this fails, everything fails
     };
     enum Kind : std::int32_t { kLeast, kPlaced, kDeferred, kWoken };
     struct Change {
@@ -84,10 +86,12 @@ class Search {
     // to sections. All of these are kept from node to node; what may be out of date lies in the sections of stale_.
     std::vector<T> size_, align_, limit_, least_, first_, reach_, raised_, offset_, acc_, peak_, low_;
     std::vector<T> top1_, top2_, low1_, low2_;
-    std::vector<std::int32_t> hull_lo_, hull_hi_, cut_, near_, piece_, perm_, count_, rows_, waiting_;
-    std::vector<i64> near_of_;
+    std::vector<std::int32_t> hull_lo_, hull_hi_, cut_, near_, piece_, perm_, spot_, count_, waiting_;
+    std::vector<std::int32_t> births_, cover_;
+    std::vector<i64> near_of_, birth_of_, cover_of_;
     std::vector<std::pair<T, std::int32_t>> sorted_;
     Span stale_;
+    i64 asleep_ = 0;  // deferred rows
     std::vector<std::uint8_t> placed_, deferred_;
     std::vector<Change> trail_;
     std::vector<Frame> frames_;
@@ -100,22 +104,44 @@ class Search {
         return false;
     }
 
-    // Rows by the section in which they begin; whoever begins before a row ends may meet it. Two passes: count, then fill.
+    // Rows by the section in which they begin, the rows whose hull covers a section, and who meets whom. Each list in two
+    // passes: count, then fill.
     void neighbours() {
-        std::vector<std::int32_t> births(n_);
-        for (i64 i = 0; i < n_; ++i) births[i] = i;
-        std::stable_sort(births.begin(), births.end(), [&](auto a, auto b) { return hull_lo_[a] < hull_lo_[b]; });
-        near_of_.assign(n_ + 1, 0);
-        auto pairs = [&](auto see) {
+        births_.resize(n_);
+        for (i64 i = 0; i < n_; ++i) births_[i] = i;
+        std::stable_sort(births_.begin(), births_.end(), [&](auto a, auto b) { return hull_lo_[a] < hull_lo_[b]; });
+        birth_of_.assign(in_.sections + 2, 0);
+        for (i64 i = 0; i < n_; ++i) ++birth_of_[hull_lo_[i] + 1];
+        for (i64 s = 0; s <= in_.sections; ++s) birth_of_[s + 1] += birth_of_[s];
+        lists(in_.sections, cover_of_, cover_, [&](auto see) {
+            for (const auto b : births_)
+                for (std::int32_t s = hull_lo_[b]; s < hull_hi_[b]; ++s) see(s, b);
+        });
+        lists(n_, near_of_, near_, [&](auto see) {
             for (i64 i = 0; i < n_; ++i)
-                for (i64 j = i + 1; j < n_ && hull_lo_[births[j]] < hull_hi_[births[i]]; ++j)
-                    if (meet(births[i], births[j])) see(births[i], births[j]);
-        };
-        pairs([&](auto a, auto b) { ++near_of_[a + 1], ++near_of_[b + 1]; });
-        for (i64 i = 0; i < n_; ++i) near_of_[i + 1] += near_of_[i];
-        near_.resize(near_of_[n_]);
-        std::vector<i64> next(near_of_.begin(), near_of_.end() - 1);
-        pairs([&](auto a, auto b) { near_[next[a]++] = b, near_[next[b]++] = a; });
+                for (i64 j = i + 1; j < n_ && hull_lo_[births_[j]] < hull_hi_[births_[i]]; ++j)
+                    if (meet(births_[i], births_[j])) see(births_[i], births_[j]), see(births_[j], births_[i]);
+        });
+    }
+
+    template <class Each>
+    static void lists(i64 many, std::vector<i64> &of, std::vector<std::int32_t> &all, Each each) {
+        of.assign(many + 1, 0);
+        each([&](i64 key, std::int32_t) { ++of[key + 1]; });
+        for (i64 k = 0; k < many; ++k) of[k + 1] += of[k];
+        all.resize(of[many]);
+        std::vector<i64> next(of.begin(), of.end() - 1);
+        each([&](i64 key, std::int32_t b) { all[next[key]++] = b; });
+    }
+
+    // The unplaced rows whose hull meets a span of sections.
+    template <class See>
+    void rows_in(Span span, See see) const {
+        if (span.lo >= span.hi) return;
+        for (i64 k = cover_of_[span.lo]; k < cover_of_[span.lo + 1]; ++k)
+            if (!placed_[cover_[k]]) see(cover_[k]);
+        for (i64 k = birth_of_[span.lo + 1]; k < birth_of_[span.hi]; ++k)
+            if (!placed_[births_[k]]) see(births_[k]);
     }
 
     // The lowest offset from `at` on that is aligned for b and clear of the obstacles in its life.
@@ -135,10 +161,10 @@ class Search {
         std::fill(deferred_.begin(), deferred_.end(), 0);
         std::fill(cut_.begin(), cut_.end(), 0);
         for (i64 i = 0; i < n_; ++i) {
-            least_[i] = first_[i] = reach_[i] = clear(i, 0), perm_[i] = i;
+            least_[i] = first_[i] = reach_[i] = clear(i, 0), perm_[i] = spot_[i] = i;
             for (i64 s = hull_lo_[i]; s < hull_hi_[i] - 1; ++s) ++cut_[s];
         }
-        trail_.clear(), frames_.clear(), splits_.clear(), nodes_ = 0, stale_ = Span();
+        trail_.clear(), frames_.clear(), splits_.clear(), nodes_ = 0, stale_ = Span(), asleep_ = 0;
     }
 
     void touch(i64 b) { stale_.add(hull_lo_[b], hull_hi_[b]); }
@@ -150,8 +176,8 @@ class Search {
             const auto [kind, b, old] = trail_.back();
             trail_.pop_back();
             if (kind == kLeast) set_least(b, old);
-            if (kind == kDeferred) deferred_[b] = 0, set_least(b, least_[b]);
-            if (kind == kWoken) deferred_[b] = 1, touch(b);
+            if (kind == kDeferred) deferred_[b] = 0, --asleep_, set_least(b, least_[b]);
+            if (kind == kWoken) deferred_[b] = 1, ++asleep_, touch(b);
             if (kind != kPlaced) continue;
             touch(b);
             placed_[b] = 0;
@@ -175,48 +201,38 @@ class Search {
             set_least(v, clear(v, top));
             if (!deferred_[v]) continue;
             trail_.push_back({kWoken, v, 0});
-            deferred_[v] = 0;
+            deferred_[v] = 0, --asleep_;
         }
         return lonely;
     }
 
-    // Bounds from below the offset that the rows of a component can still reach; false if one cannot fit. A deferred row
-    // ends above some unplaced neighbour, and one of them must be able to stand in its way. Only rows in stale sections can
-    // have changed; those sections grow by whatever did change.
-    bool bound_reach(i64 lo, i64 hi) {
-        bool any = false;
-        waiting_.clear();
-        for (i64 k = lo; k < hi; ++k) {
-            const std::int32_t b = perm_[k];
-            if (deferred_[b]) waiting_.push_back(b);
-            else any = true;
-        }
-        if (!any) return false;
-        const bool by_section = (i64)waiting_.size() > kFew;
-        if (!waiting_.empty()) {
-            if (!raise_round(lo, hi, by_section, least_, least_, first_)) return false;
-            if (!raise_round(lo, hi, by_section, first_, first_, reach_)) return false;
-        }
-        for (i64 k = lo; k < hi; ++k)
-            if (stale(perm_[k]) && reach_[perm_[k]] > limit_[perm_[k]]) return false;
-        return true;
+    // Whether a component has a row that is not deferred.
+    bool awake(i64 lo, i64 hi) const {
+        for (i64 k = lo; k < hi && asleep_; ++k)
+            if (!deferred_[perm_[k]]) return true;
+        return !asleep_;
     }
 
-    bool stale(i64 b) const { return hull_lo_[b] < stale_.hi && stale_.lo < hull_hi_[b]; }
+    // Bounds from below the offset that deferred rows can still reach; false if one can never rest. A deferred row ends above
+    // some unplaced neighbour, and one of them must be able to stand in its way. Only rows in stale sections can have changed;
+    // those sections grow by whatever did change.
+    bool bound_reach() {
+        return !asleep_ || (raise_round(least_, least_, first_) && raise_round(first_, first_, reach_));
+    }
 
-    // One round over the deferred rows in stale sections: `to` becomes what `from` allows. False if one can never rest.
-    bool raise_round(i64 lo, i64 hi, bool by_section, const std::vector<T> &own, const std::vector<T> &from, std::vector<T> &to) {
-        Span wide;
-        for (const auto b : waiting_)
-            if (stale(b)) wide.add(hull_lo_[b], hull_hi_[b]);
-        if (wide.lo >= wide.hi) return true;
-        if (by_section) two_least(lo, hi, wide, from);
-        Span changed;
+    // One round over the deferred rows in stale sections: `to` becomes what `from` allows.
+    bool raise_round(const std::vector<T> &own, const std::vector<T> &from, std::vector<T> &to) {
+        Span wide, changed;
+        waiting_.clear();
+        rows_in(stale_, [&](std::int32_t b) {
+            if (deferred_[b]) waiting_.push_back(b), wide.add(hull_lo_[b], hull_hi_[b]);
+        });
+        const bool by_section = (i64)waiting_.size() > kFew;
+        if (by_section) two_least(wide, from);
         bool rests = true;
         for (const auto b : waiting_) {
-            if (!stale(b)) continue;
             const auto [rise, lowest] = by_section ? around_by_section(b, from) : around_by_list(b, from);
-            rests &= lowest < least_[b] + size_[b];
+            rests = lowest < least_[b] + size_[b];
             const T now = rests ? std::max(own[b], clear(b, rise)) : own[b];
             if (now != to[b]) changed.add(hull_lo_[b], hull_hi_[b]);
             to[b] = now;
@@ -251,12 +267,10 @@ class Search {
 
     // Per section of a span the two least offsets that its unplaced rows can reach, and the two least tops: what is around
     // a row is then the least that is not its own, without a walk over all its neighbours.
-    void two_least(i64 lo, i64 hi, Span span, const std::vector<T> &from) {
+    void two_least(Span span, const std::vector<T> &from) {
         for (auto *v : {&top1_, &top2_, &low1_, &low2_}) std::fill(v->begin() + span.lo, v->begin() + span.hi, kMost);
         T *const top1 = top1_.data(), *const top2 = top2_.data(), *const low1 = low1_.data(), *const low2 = low2_.data();
-        for (i64 k = lo; k < hi; ++k) {
-            const i64 b = perm_[k];
-            if (hull_lo_[b] >= span.hi || span.lo >= hull_hi_[b]) continue;
+        rows_in(span, [&](std::int32_t b) {
             const T low = from[b], top = low + size_[b];
             for (i64 r = in_.range_of[b]; r < in_.range_of[b + 1]; ++r)
                 for (i64 s = std::max<i64>(in_.lo[r], span.lo), end = std::min<i64>(in_.hi[r], span.hi); s < end; ++s) {
@@ -265,22 +279,21 @@ class Search {
                     low2[s] = std::min(low2[s], std::max(low1[s], low));
                     low1[s] = std::min(low1[s], low);
                 }
-        }
+        });
     }
 
-    // Whether a component can still fit: in every section, whatever starts at or above an offset must fit above it. Brings
-    // the stale sections of the component up to date; what is stale stays so until settled() says that all is well.
-    bool hopeful(i64 lo, i64 hi) {
-        if (!bound_reach(lo, hi)) return false;
+    // Whether what is unplaced in stale sections can still fit: in each, whatever starts at or above an offset must fit above
+    // it. Brings those sections up to date; if it fails they stay stale.
+    bool hopeful() {
+        if (!bound_reach()) return false;
         sorted_.clear();
-        std::int32_t left = stale_.hi, right = stale_.lo;
-        for (i64 k = lo; k < hi; ++k) {
-            const std::int32_t b = perm_[k];
-            if (!stale(b)) continue;
+        bool within = true;
+        rows_in(stale_, [&](std::int32_t b) {
             sorted_.emplace_back(reach_[b], b);
-            left = std::min(left, hull_lo_[b]), right = std::max(right, hull_hi_[b]);
-        }
-        left = std::max(left, stale_.lo), right = std::min(right, stale_.hi);
+            within &= reach_[b] <= limit_[b];
+        });
+        if (!within) return false;
+        const std::int32_t left = stale_.lo, right = stale_.hi;
         if (left >= right) return true;
         std::sort(sorted_.begin(), sorted_.end(), [](auto &x, auto &y) { return x.first > y.first; });
         std::fill(acc_.begin() + left, acc_.begin() + right, 0);
@@ -298,6 +311,7 @@ class Search {
             if (most > capacity_ - reach) return false;
         }
         if (rule_ != 0) candidates(left, right);
+        stale_ = Span();
         return true;
     }
 
@@ -316,18 +330,10 @@ class Search {
         }
     }
 
-    bool settled() {
-        stale_ = Span();
-        return true;
-    }
-
-    std::pair<std::int32_t, std::int32_t> hull(i64 lo, i64 hi) const {
-        std::int32_t left = std::numeric_limits<std::int32_t>::max(), right = 0;
-        for (i64 k = lo; k < hi; ++k) {
-            left = std::min(left, hull_lo_[perm_[k]]);
-            right = std::max(right, hull_hi_[perm_[k]]);
-        }
-        return {left, right};
+    Span hull(i64 lo, i64 hi) const {
+        Span span;
+        for (i64 k = lo; k < hi; ++k) span.add(hull_lo_[perm_[k]], hull_hi_[perm_[k]]);
+        return span;
     }
 
     bool eligible(i64 b) const { return !deferred_[b] && (before_[b] < 0 || placed_[before_[b]]); }
@@ -335,9 +341,8 @@ class Search {
     // The section to decide on, by the order's rule; -1 where the rule looks at no sections. hopeful() came just before.
     i64 pivot(const Frame &f) {
         if (rule_ == 0) return -1;
-        const auto [left, right] = hull(f.lo, f.hi);
         i64 best = -1;
-        for (i64 s = left; s < right; ++s)
+        for (i64 s = f.hull.lo; s < f.hull.hi; ++s)
             if (count_[s] && (best < 0 || goes_first(s, best))) best = s;
         return best;
     }
@@ -356,14 +361,17 @@ class Search {
     // The buffer to decide on: the lowest of the pivot section, or of all; its place in perm_, or -1.
     i64 pick(const Frame &f) {
         const i64 section = pivot(f);
-        i64 found = -1, best = -1;
-        for (i64 k = f.lo; k < f.hi; ++k) {
-            const i64 b = perm_[k];
-            if (!eligible(b) || (section >= 0 && !covers(b, section))) continue;
-            if (found >= 0 && (least_[b] > least_[best] || (least_[b] == least_[best] && rank_[b] > rank_[best]))) continue;
-            found = k, best = b;
-        }
-        return found;
+        i64 best = -1;
+        auto see = [&](std::int32_t b) {
+            if (placed_[b] || !eligible(b)) return;
+            if (best < 0 || least_[b] < least_[best] || (least_[b] == least_[best] && rank_[b] < rank_[best])) best = b;
+        };
+        if (section < 0)
+            for (i64 k = f.lo; k < f.hi; ++k) see(perm_[k]);
+        else
+            for (i64 k = cover_of_[section]; k < cover_of_[section + 1]; ++k)
+                if (covers(cover_[k], section)) see(cover_[k]);
+        return best < 0 ? -1 : spot_[best];
     }
 
     bool covers(i64 b, i64 section) const {
@@ -384,6 +392,7 @@ class Search {
         if (part > 1)
             std::stable_sort(perm_.begin() + lo, perm_.begin() + hi,
                              [&](auto a, auto b) { return piece_[hull_lo_[a]] < piece_[hull_lo_[b]]; });
+        for (i64 k = lo; k < hi; ++k) spot_[perm_[k]] = k;
         i64 many = 0;
         for (i64 k = lo, from = lo; k < hi; ++k)
             if (k + 1 == hi || piece_[hull_lo_[perm_[k]]] != piece_[hull_lo_[perm_[k + 1]]]) {
@@ -397,9 +406,9 @@ class Search {
         const i64 roots = split(0, n_);
         for (i64 r = 0; r < roots; ++r) {
             const auto [lo, hi] = splits_[r];
-            for (i64 k = lo; k < hi; ++k) touch(perm_[k]);
-            if (!hopeful(lo, hi) || !settled()) return 0;
-            frames_.push_back({lo, hi});
+            stale_ = hull(lo, hi);
+            if (!hopeful()) return 0;
+            frames_.push_back({lo, hi, hull(lo, hi)});
             const int answer = component(budget, deadline);
             if (answer != 1) return answer;
             frames_.clear();
@@ -434,15 +443,16 @@ class Search {
     bool attempt(i64 k) {
         Frame &f = frames_.back();
         std::swap(perm_[k], perm_[f.hi - 1]);
+        std::swap(spot_[perm_[k]], spot_[perm_[f.hi - 1]]);
         f.chosen = perm_[f.hi - 1], f.mark = trail_.size();
         f.lonely = put(f.chosen);
         f.pieces = parts(f);
         f.piece = -1;
         for (i64 p = 0; p < f.pieces; ++p) {
             const auto [lo, hi] = splits_[splits_.size() - f.pieces + p];
-            if (!hopeful(lo, hi)) return false;
+            if (!awake(lo, hi)) return false;
         }
-        settled();
+        if (!hopeful()) return false;
         descend();
         return true;
     }
@@ -461,7 +471,7 @@ class Search {
         Frame &f = frames_.back();
         if (++f.piece == f.pieces) return;
         const auto [lo, hi] = splits_[splits_.size() - f.pieces + f.piece];
-        frames_.push_back({lo, hi});
+        frames_.push_back({lo, hi, f.pieces > 1 ? hull(lo, hi) : f.hull});
     }
 
     // The attempt of the top frame failed: climbs to a frame that can go on. False if there is none.
@@ -481,10 +491,18 @@ class Search {
         f.pieces = 0, f.piece = -1;
         if (f.lonely) return false;
         trail_.push_back({kDeferred, (std::int32_t)f.chosen, 0});
-        deferred_[f.chosen] = 1, touch(f.chosen);
-        return hopeful(f.lo, f.hi) && settled();
+        deferred_[f.chosen] = 1, ++asleep_, touch(f.chosen);
+        return awake(f.lo, f.hi) && hopeful();
     }
 };
+
+int search_within(const Sections &in, i64 budget, double deadline, i64 *nodes, i64 *offsets) {
+    i64 most = in.capacity;
+    for (i64 i = 0; i < in.count; ++i) most = std::max(most, in.size[i] + in.alignment[i]);
+    for (i64 k = 0; k < in.obstacle_of[in.count]; ++k) most = std::max(most, in.obstacle_hi[k]);
+    if (most < (i64(1) << 28)) return Search<std::int32_t>(in).run(budget, deadline, nodes, offsets);
+    return Search<i64>(in).run(budget, deadline, nodes, offsets);
+}
 
 }  // namespace
 
@@ -492,12 +510,7 @@ extern "C" {
 
 // 1: fits, 0: proved not to fit, -1: budget (nodes) or seconds spent.
 int lowtide_search(const Sections *in, std::int64_t budget, double seconds, std::int64_t *nodes, std::int64_t *offsets) {
-    const double deadline = now() + seconds;
-    i64 most = in->capacity;
-    for (i64 i = 0; i < in->count; ++i) most = std::max(most, in->size[i] + in->alignment[i]);
-    for (i64 k = 0; k < in->obstacle_of[in->count]; ++k) most = std::max(most, in->obstacle_hi[k]);
-    if (most < (i64(1) << 28)) return Search<std::int32_t>(*in).run(budget, deadline, nodes, offsets);
-    return Search<i64>(*in).run(budget, deadline, nodes, offsets);
+    return search_within(*in, budget, now() + seconds, nodes, offsets);
 }
 
 }  // extern "C"

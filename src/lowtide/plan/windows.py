@@ -10,18 +10,18 @@ search, Shaw 1998, with time as the neighbourhood.)
 
 from __future__ import annotations
 
-import ctypes
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from lowtide.plan import compiled
 from lowtide.plan.flat import Flat
+from lowtide.plan.search import search
 from lowtide.plan.sections import sections_of
 
 _MOST = 600  # buffers of a window
 _NODES = 60  # per buffer of a window
 _ROUNDS = 6
+NO_LIMIT = 1 << 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,25 +36,25 @@ class _Window:
 
 def serves(flat: Flat) -> bool:
     """Whether ``repair`` can work on such a problem."""
-    one = all(b - a == 1 for a, b in zip(flat.segment_of, flat.segment_of[1:], strict=False))
-    return flat.plain and one and max(flat.fixed, default=-1) < 0
+    return flat.plain and flat.single and max(flat.fixed, default=-1) < 0
 
 
 def repair(
-    flat: Flat, offsets: Sequence[int], target: int, library: ctypes.CDLL | None, until: float
+    flat: Flat, offsets: Sequence[int], target: int, until: float, budget: int = NO_LIMIT
 ) -> tuple[list[int], int]:
-    """Offsets no higher than those given, and the nodes spent; stops at ``target`` (bytes) or at the clock ``until``."""
+    """Offsets no higher than those given, and the nodes spent; stops at ``target`` (bytes), after ``budget`` nodes or at
+    the clock ``until`` (as ``time.perf_counter``). ``compiled.repair`` is the same, compiled."""
     now, spent = list(offsets), 0
     for turn in range(_ROUNDS):
-        high = [i for i in range(flat.count) if now[i] + flat.size[i] > target]
-        if not high or time.perf_counter() > until:
+        high = [i for i in range(flat.count) if flat.size[i] and now[i] + flat.size[i] > target]
+        if not high or spent >= budget or time.perf_counter() > until:
             break
         windows = _windows(flat, high, 1 << turn)
         _fill(flat, windows)
         for w in windows:
-            if len(w.inside) + len(w.crossing) > _MOST or time.perf_counter() > until:
+            if len(w.inside) + len(w.crossing) > _MOST or spent >= budget or time.perf_counter() > until:
                 continue
-            spent += _again(flat, w, now, target, library, until)
+            spent += _again(flat, w, now, target, budget - spent, until)
     return now, spent
 
 
@@ -77,7 +77,7 @@ def _windows(flat: Flat, high: Sequence[int], wide: int) -> list[_Window]:
 def _fill(flat: Flat, windows: Sequence[_Window]) -> None:
     """Every buffer to the windows that its life meets."""
     at, alive = 0, list[int]()
-    births = sorted(range(flat.count), key=lambda i: flat.first[i])
+    births = sorted((i for i in range(flat.count) if flat.size[i]), key=lambda i: flat.first[i])
     for w in windows:
         while at < len(births) and flat.first[births[at]] < w.end:
             alive.append(births[at])
@@ -88,15 +88,15 @@ def _fill(flat: Flat, windows: Sequence[_Window]) -> None:
             (w.inside if within else w.crossing).append(i)
 
 
-def _again(flat: Flat, w: _Window, now: list[int], target: int, library: ctypes.CDLL | None, until: float) -> int:
+def _again(flat: Flat, w: _Window, now: list[int], target: int, budget: int, until: float) -> int:
     """Place the inside of a window below ``target``, or half way from its height; nodes spent."""
-    reached = max(now[i] + flat.size[i] for i in w.inside)
+    reached = max((now[i] + flat.size[i] for i in w.inside), default=0)
     spent = 0
     part = _part(flat, w, now)
     sections = sections_of(part)
     for aim in (target, (target + reached) // 2):
         left = max(until - time.perf_counter(), 0.0)
-        fits, rows, nodes = compiled.decide(library, sections, aim, _NODES * len(w.inside), left)
+        fits, rows, nodes = search(sections, aim, min(_NODES * len(w.inside), budget - spent), left)
         spent += nodes
         if fits:
             for k, x in zip(sections.buffers, rows, strict=True):

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lowtide.core.errors import FileError, OptionError, VerifyError
-from lowtide.plan import compiled, greedy, windows
+from lowtide.plan import compiled, greedy
 from lowtide.plan import search as twin
 from lowtide.plan.check import check
 from lowtide.plan.flat import flatten, lower_bound
@@ -124,7 +124,7 @@ def test_repair_in_windows_is_correct_and_never_higher(seed):
     problem = PackProblem(tuple(PackBuffer(str(i), s, ((a, z),), 64) for i, (a, z, s) in enumerate(rows)))
     flat = flatten(problem)
     start = greedy.place(flat, greedy.order_by(flat, "time"))
-    offsets, _ = windows.repair(flat, start, lower_bound(flat), compiled.library(), math.inf)
+    offsets, _ = compiled.repair(compiled.library(), flat, start, lower_bound(flat), math.inf)
     height = greedy.height_of(flat, offsets)
     check(problem, {str(i): x for i, x in enumerate(offsets)}, height=height)
     assert height <= greedy.height_of(flat, start)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lowtide.core.errors import UserError
+from lowtide.plan import compiled
 from lowtide.plan.check import check
 from lowtide.plan.problem import PackBuffer, PackProblem
 from lowtide.plan.replan import replanner
@@ -41,7 +42,7 @@ def test_a_hundred_shapes_are_all_valid_and_near_their_bound():
 def test_any_sizes_at_all(data):
     problem = network(30)
     sizes = data.draw(st.lists(st.integers(0, 5000), min_size=30, max_size=30))
-    fast, slow = (replanner(problem, native=native)(sizes) for native in (True, False))
+    fast, slow = (replanner(problem, native=native, nodes=90)(sizes) for native in (True, False))
     assert fast == slow
     sized = replace(problem, buffers=tuple(replace(b, size=s) for b, s in zip(problem.buffers, sizes, strict=True)))
     check(sized, dict(zip((b.id for b in problem.buffers), fast.offsets, strict=True)), height=fast.height)
@@ -64,3 +65,58 @@ def test_what_cannot_be_replanned_is_refused():
         replanner(windowed)
     with pytest.raises(UserError, match="3 sizes"):
         replanner(network(3))([1, 2])
+
+
+def mixed(n: int, draw: random.Random) -> tuple[PackProblem, list[tuple[int, int, int]]]:
+    """Lives up to 40 steps, and sizes that are products of two symbols, as (constant, power, power)."""
+    forms = [(16, 1, 1), (64, 1, 1), (4096, 1, 0), (4096, 0, 1), (1024, 1, 0)]
+    rows = [(i, i + draw.randint(1, 40)) for i in range(n)]
+    problem = PackProblem(tuple(PackBuffer(f"t{i}", 64, (row,)) for i, row in enumerate(rows)))
+    return problem, [draw.choice(forms) for _ in range(n)]
+
+
+@pytest.mark.spec("PP-28")
+def test_shapes_that_greedy_orders_miss_are_searched_to_within_a_per_cent():
+    draw = random.Random(7)
+    problem, forms = mixed(200, draw)
+    plan, greedy_only = replanner(problem, recent=100), replanner(problem, recent=100, nodes=0)
+    if not compiled.library():
+        pytest.skip("without a compiler only greedy orders are asked")
+    searched = 0
+    for _ in range(60):
+        s0, s1 = draw.randint(1, 128), draw.randint(1, 128)
+        sizes = [c * s0**a * s1**b for c, a, b in forms]
+        got = plan(sizes)
+        assert got.height <= 1.01 * got.lower_bound
+        assert got.height <= greedy_only(sizes).height
+        sized = replace(problem, buffers=tuple(replace(b, size=s) for b, s in zip(problem.buffers, sizes, strict=True)))
+        check(sized, dict(zip((b.id for b in problem.buffers), got.offsets, strict=True)), height=got.height)
+        searched += got.packer == "exact"
+    assert searched > 5
+
+
+@pytest.mark.spec("PP-28")
+def test_the_compiled_search_and_its_twin_place_alike():
+    draw = random.Random(3)
+    problem, forms = mixed(60, draw)
+    fast, slow = (replanner(problem, native=native, nodes=200) for native in (True, False))
+    packers = set()
+    for _ in range(25):
+        s0, s1 = draw.randint(0, 128), draw.randint(1, 128)
+        sizes = [c * s0**a * s1**b for c, a, b in forms]
+        assert fast(sizes) == slow(sizes)
+        packers.add(fast(sizes).packer)
+    assert "exact" in packers
+
+
+@pytest.mark.spec("PP-28")
+def test_several_lives_fixed_places_and_exclusions_are_planned_anew_too():
+    rows = (
+        PackBuffer("a", 64, ((0, 2), (4, 6))), PackBuffer("b", 64, ((1, 5),)), PackBuffer("c", 64, ((2, 4),)),
+        PackBuffer("d", 64, ((0, 9),), offset=128), PackBuffer("e", 64, ((1, 3),)),
+    )  # fmt: skip
+    problem = PackProblem(rows, exclusions=(("b", "e"),))
+    for sizes in ([640, 64, 64, 128, 64], [0, 64, 1, 64, 200], [64, 0, 0, 64, 0]):
+        got = replanner(problem)(sizes)
+        sized = replace(problem, buffers=tuple(replace(b, size=s) for b, s in zip(rows, sizes, strict=True)))
+        check(sized, dict(zip("abcde", got.offsets, strict=True)), height=got.height)

@@ -1,0 +1,383 @@
+// Sections of a plain problem, repair in windows of time, and placement anew for other sizes: the driver functions that are
+// too slow in Python where milliseconds count. Compiled after greedy.cpp and search.cpp, in one piece with them. Twins in
+// Python: plan/sections.py, plan/windows.py, plan/replan.py; tests compare them offset for offset.
+
+#include <array>
+#include <numeric>
+#include <string>
+#include <unordered_map>
+
+namespace {
+
+// Rule and ranking: sections.ORDERS for the repair, replan._TRIES for placement anew (with parts of a thousand above the bound).
+constexpr const char *kOrders[] = {"1FWS", "0HSO", "1THA", "0TOL", "0HLF", "0TWA", "2TS", "3HT"};
+constexpr const char *kTries[] = {"0TOL", "2WS", "1O", "0TWA", "0WL", "2FWS"};
+constexpr i64 kAbove[] = {0, 5, 10, 10, 10, 10};
+constexpr i64 kMostRows = 600, kNodesPerRow = 60, kRounds = 6;  // as in windows.py
+constexpr i64 kGreedy = 3, kClose = 200, kMeet = 60'000, kSpare = 200;  // as in replan.py
+
+i64 gcd_of(i64 a, i64 b) { return std::gcd(a, b); }
+
+// A problem with one interval per buffer, as vectors; what Flat points to.
+struct Rows {
+    std::vector<i64> size, alignment, fixed, first, end;
+
+    void add(i64 s, i64 a, i64 place, i64 from, i64 to) {
+        size.push_back(s), alignment.push_back(a), fixed.push_back(place), first.push_back(from), end.push_back(to);
+    }
+    i64 count() const { return size.size(); }
+
+    // Times become ranks.
+    void rank() {
+        std::vector<i64> times(first);
+        times.insert(times.end(), end.begin(), end.end());
+        std::sort(times.begin(), times.end());
+        times.erase(std::unique(times.begin(), times.end()), times.end());
+        for (auto *v : {&first, &end})
+            for (auto &t : *v) t = std::lower_bound(times.begin(), times.end(), t) - times.begin();
+    }
+};
+
+// plan.sections.sections_of, for one interval per buffer.
+class Cliques {
+  public:
+    std::vector<i64> buffers;  // rows of the search -> rows of the problem
+    i64 unit = 1;
+
+    Cliques(const Rows &rows, i64 grain, const char *const *names = kOrders, i64 many = std::size(kOrders))
+        : grain_(grain), names_(names), many_(many) {
+        moments(rows);
+        for (i64 i = 0; i < rows.count(); ++i)
+            if (rows.fixed[i] < 0 && rows.size[i] > 0) buffers.push_back(i);
+        i64 common = 0;
+        for (const i64 i : buffers) {
+            real_.push_back(rows.size[i]), size_.push_back(align_up(rows.size[i], grain)), lo_.push_back(before_[rows.first[i]]);
+            hi_.push_back(before_[rows.end[i]]), alignment_.push_back(rows.alignment[i]);
+            common = gcd_of(common, size_.back());
+            if (alignment_.back() > 1) common = gcd_of(common, alignment_.back());
+        }
+        obstacles(rows);
+        for (auto *v : {&obstacle_lo_, &obstacle_hi_})
+            for (const i64 x : *v) common = gcd_of(common, x);
+        unit = std::max<i64>(common, 1);
+        orders();
+        for (auto *v : {&size_, &alignment_, &obstacle_lo_, &obstacle_hi_})
+            for (auto &x : *v) x /= unit;
+        for (auto &x : alignment_) x = std::max<i64>(x, 1);
+        grain_ = grain > 1 ? std::max(grain, unit) : unit;
+        range_of_.resize(buffers.size() + 1);
+        std::iota(range_of_.begin(), range_of_.end(), 0);
+    }
+
+    // As lowtide_search, for a capacity in bytes; `offsets` (bytes) per row of the search.
+    int decide(i64 capacity, i64 budget, double deadline, i64 *nodes, std::vector<i64> &offsets) {
+        limit_.clear();
+        for (const i64 s : real_) limit_.push_back(capacity >= s ? (capacity - s) / unit : -1);
+        offsets.assign(buffers.size(), 0);
+        const Sections in{(i64)buffers.size(), sections_, many_, size_.data(), alignment_.data(), limit_.data(),
+                          range_of_.data(), lo_.data(), hi_.data(), obstacle_of_.data(), obstacle_lo_.data(), obstacle_hi_.data(),
+                          rule_.data(), rank_.data(), twin_.data(), align_up(capacity, grain_) / unit};
+        const int answer = search_within(in, budget, deadline, nodes, offsets.data());
+        for (auto &x : offsets) x *= unit;
+        return answer;
+    }
+
+  private:
+    i64 grain_;
+    const char *const *names_;  // of the orders
+    i64 many_, sections_ = 0;
+    std::vector<i64> before_;  // per moment, how many sections have their moment before it
+    std::vector<i64> real_, size_, alignment_, limit_, range_of_, lo_, hi_, obstacle_of_, obstacle_lo_, obstacle_hi_;
+    std::vector<i64> rule_, rank_, twin_;
+
+    void moments(const Rows &rows) {
+        i64 last = 0;
+        for (const i64 t : rows.end) last = std::max(last, t);
+        std::vector<std::uint8_t> begins(last + 2), ends(last + 2);
+        for (i64 i = 0; i < rows.count(); ++i)
+            if (rows.size[i] > 0) begins[rows.first[i]] = 1, ends[rows.end[i]] = 1;
+        before_.assign(last + 2, 0);
+        bool pending = false;
+        for (i64 t = 0; t <= last; ++t) {
+            if (pending && ends[t]) ++sections_, pending = false;  // its moment is t - 1
+            before_[t] = sections_;
+            pending |= begins[t] != 0;
+        }
+    }
+
+    void obstacles(const Rows &rows) {
+        obstacle_of_.push_back(0);
+        std::vector<i64> fixed;
+        for (i64 i = 0; i < rows.count(); ++i)
+            if (rows.fixed[i] >= 0 && rows.size[i] > 0) fixed.push_back(i);
+        for (const i64 i : buffers) {
+            for (const i64 j : fixed)
+                if (rows.first[i] < rows.end[j] && rows.first[j] < rows.end[i])
+                    obstacle_lo_.push_back(rows.fixed[j]), obstacle_hi_.push_back(rows.fixed[j] + rows.size[j]);
+            obstacle_of_.push_back(obstacle_lo_.size());
+        }
+    }
+
+    // Ranks of the rows in every order of sections.ORDERS, and the equal row that comes before.
+    void orders() {
+        const i64 n = buffers.size();
+        std::vector<i64> total(sections_ + 1);
+        for (i64 i = 0; i < n; ++i) total[lo_[i]] += size_[i], total[hi_[i]] -= size_[i];
+        std::partial_sum(total.begin(), total.end(), total.begin());
+        total.resize(std::max<i64>(sections_, 1));
+        const i64 hot = std::max_element(total.begin(), total.end()) - total.begin();
+        std::vector<i64> begins(lo_), ends(hi_);
+        std::sort(begins.begin(), begins.end()), std::sort(ends.begin(), ends.end());
+        auto below = [](const std::vector<i64> &v, i64 x) { return std::lower_bound(v.begin(), v.end(), x) - v.begin(); };
+        auto feature = [&](char letter, i64 i) -> i64 {
+            const i64 a = lo_[i], b = hi_[i];
+            switch (letter) {
+                case 'W': return b - a;
+                case 'A': return (b - a) * size_[i];
+                case 'S': return size_[i];
+                case 'T': return *std::max_element(total.begin() + a, total.begin() + b);
+                case 'O': return below(begins, b) - below(ends, a + 1);
+                case 'F': return -a;
+                case 'L': return b;
+                default: return -std::max<i64>({a - hot, hot - b, 0});  // H
+            }
+        };
+        const std::vector<i64> group = groups();
+        std::vector<i64> sorted(n), earlier;
+        std::vector<std::array<i64, 3>> key(n);
+        rank_.resize(n * many_), twin_.resize(n * many_);
+        for (i64 k = 0; k < many_; ++k) {
+            const std::string letters = names_[k] + 1;
+            rule_.push_back(names_[k][0] - '0');
+            for (i64 i = 0; i < n; ++i)
+                for (std::size_t q = 0; q < 3; ++q) key[i][q] = q < letters.size() ? -feature(letters[q], i) : 0;
+            std::iota(sorted.begin(), sorted.end(), 0);
+            std::stable_sort(sorted.begin(), sorted.end(), [&](i64 a, i64 b) { return key[a] < key[b]; });
+            earlier.assign(n, -1);
+            for (i64 place = 0; place < n; ++place) {
+                const i64 i = sorted[place];
+                rank_[k * n + i] = place, twin_[k * n + i] = earlier[group[i]], earlier[group[i]] = i;
+            }
+        }
+    }
+
+    // Equal rows share a number: the same sections, size and alignment.
+    std::vector<i64> groups() const {
+        const i64 n = buffers.size();
+        std::vector<i64> sorted(n), group(n);
+        std::iota(sorted.begin(), sorted.end(), 0);
+        auto key = [&](i64 i) { return std::array<i64, 4>{lo_[i], hi_[i], real_[i], alignment_[i]}; };
+        std::sort(sorted.begin(), sorted.end(), [&](i64 a, i64 b) { return key(a) < key(b); });
+        i64 many = 0;
+        for (i64 k = 0; k < n; ++k) group[sorted[k]] = k && key(sorted[k]) == key(sorted[k - 1]) ? many : (many = k);
+        return group;
+    }
+};
+
+// plan.windows.repair.
+class Repair {
+  public:
+    Repair(const Flat &flat, i64 grain, i64 *now) : flat_(flat), grain_(grain), now_(now) {
+        for (i64 i = 0; i < flat.count; ++i)
+            if (flat.segment_of[i] < flat.segment_of[i + 1] && flat.size[i] > 0) births_.push_back(i);
+        std::stable_sort(births_.begin(), births_.end(), [&](i64 a, i64 b) { return first(a) < first(b); });
+        for (i64 s = 0; s < flat.segment_of[flat.count]; ++s) last_ = std::max(last_, flat.end[s]);
+    }
+
+    // Offsets no higher than those given; nodes spent. Stops at `target` (bytes), after `budget` nodes, at the deadline.
+    i64 run(i64 target, i64 budget, double deadline) {
+        budget_ = budget;
+        for (i64 turn = 0; turn < kRounds; ++turn) {
+            std::vector<i64> high;
+            for (i64 i = 0; i < flat_.count; ++i)
+                if (top(i) > target) high.push_back(i);
+            if (high.empty() || spent_ >= budget_ || now() > deadline) break;
+            windows(high, i64(1) << turn);
+            fill();
+            for (const auto &w : windows_) {
+                if ((i64)(w.inside.size() + w.crossing.size()) > kMostRows || spent_ >= budget_ || now() > deadline) continue;
+                again(w, target, deadline);
+            }
+        }
+        return spent_;
+    }
+
+  private:
+    struct Window {
+        i64 first, end;
+        std::vector<i64> inside, crossing;
+    };
+    const Flat &flat_;
+    i64 grain_, *now_, last_ = 0, spent_ = 0, budget_ = 0;
+    std::vector<i64> births_;
+    std::vector<Window> windows_;
+
+    i64 first(i64 i) const { return flat_.first[flat_.segment_of[i]]; }
+    i64 end(i64 i) const { return flat_.end[flat_.segment_of[i]]; }
+    i64 top(i64 i) const { return flat_.size[i] ? now_[i] + flat_.size[i] : 0; }
+
+    void windows(const std::vector<i64> &high, i64 wide) {
+        std::vector<std::pair<i64, i64>> spans;
+        for (const i64 i : high) {
+            const i64 margin = (end(i) - first(i)) * wide;
+            spans.emplace_back(std::max<i64>(first(i) - margin, 0), std::min(end(i) + margin, last_ + 1));
+        }
+        std::sort(spans.begin(), spans.end());
+        windows_.clear();
+        for (const auto &[a, z] : spans) {
+            if (!windows_.empty() && a < windows_.back().end) windows_.back().end = std::max(windows_.back().end, z);
+            else windows_.push_back({a, z, {}, {}});
+        }
+    }
+
+    void fill() {
+        std::size_t at = 0;
+        std::vector<i64> alive;
+        for (auto &w : windows_) {
+            for (; at < births_.size() && first(births_[at]) < w.end; ++at) alive.push_back(births_[at]);
+            alive.erase(std::remove_if(alive.begin(), alive.end(), [&](i64 i) { return end(i) <= w.first; }), alive.end());
+            for (const i64 i : alive) (w.first <= first(i) && end(i) <= w.end ? w.inside : w.crossing).push_back(i);
+        }
+    }
+
+    void again(const Window &w, i64 target, double deadline) {
+        i64 reached = 0, nodes = 0;
+        Rows part;
+        for (const i64 i : w.inside) {
+            reached = std::max(reached, top(i));
+            part.add(flat_.size[i], flat_.alignment[i], -1, first(i), end(i));
+        }
+        for (const i64 i : w.crossing)
+            part.add(flat_.size[i], flat_.alignment[i], now_[i], std::max(first(i), w.first), std::min(end(i), w.end));
+        part.rank();
+        Cliques cliques(part, grain_);
+        std::vector<i64> offsets;
+        for (const i64 aim : {target, (target + reached) / 2}) {
+            const i64 most = std::min<i64>(kNodesPerRow * w.inside.size(), budget_ - spent_);
+            const int answer = cliques.decide(aim, most, deadline, &nodes, offsets);
+            spent_ += nodes;
+            if (answer != 1) continue;
+            for (std::size_t k = 0; k < offsets.size(); ++k) now_[w.inside[cliques.buffers[k]]] = offsets[k];
+            return;
+        }
+    }
+};
+
+// plan.replan: the greedy orders in turn, then the exact search in one order at the bound and a little above it.
+class Replan {
+  public:
+    Replan(const Flat &flat, i64 grain) : flat_(flat), grain_(grain), offsets_(flat.count), best_(flat.count) {
+        i64 last = 0;
+        for (i64 s = 0; s < flat.segment_of[flat.count]; ++s) last = std::max(last, flat.end[s]);
+        std::vector<i64> padded(last + 1);
+        alive_.resize(last + 1);
+        i64 most = 0;
+        for (i64 s = 0; s < flat.segment_of[flat.count]; ++s) {
+            const i64 nbytes = flat.high[s], whole = align_up(nbytes, grain);
+            alive_[flat.first[s]] += nbytes, alive_[flat.end[s]] -= nbytes;
+            padded[flat.first[s]] += whole, padded[flat.end[s]] -= whole;
+            most = std::max(most, whole - nbytes);
+        }
+        std::partial_sum(alive_.begin(), alive_.end(), alive_.begin());
+        std::partial_sum(padded.begin(), padded.end(), padded.begin());
+        for (const i64 x : alive_) bound = std::max(bound, x);
+        for (const i64 x : padded) bound = std::max(bound, x - most);
+    }
+
+    i64 bound = 0, height = -1, packer = 0, nodes = 0;
+
+    void run(i64 budget, i64 *offsets) {
+        Greedy greedy(flat_);
+        for (i64 name = 0; name < kGreedy && (height < 0 || height > close()); ++name) {
+            greedy.place(order(name).data(), flat_.count, false, offsets_.data());
+            offer(name);
+        }
+        if (height > close() && budget > 0 && flat_.segment_of[flat_.count] == flat_.count && few()) dive(budget);
+        std::copy(best_.begin(), best_.end(), offsets);
+    }
+
+  private:
+    const Flat &flat_;
+    i64 grain_;
+    std::vector<i64> offsets_, best_, alive_;
+
+    i64 close() const { return bound + bound / kClose; }
+
+    // Whether few buffers meet; steps of the search are dear where many do.
+    bool few() const {
+        std::vector<i64> born(alive_.size() + 1), died(alive_.size() + 1);
+        for (i64 i = 0; i < flat_.count; ++i) ++born[flat_.first[i]], ++died[flat_.end[i]];
+        i64 alive = 0, meetings = 0;
+        for (std::size_t t = 0; t < born.size(); ++t) {
+            alive -= died[t];
+            meetings += born[t] * alive + born[t] * (born[t] - 1) / 2;
+            alive += born[t];
+        }
+        return meetings <= kMeet;
+    }
+
+    void dive(i64 budget) {
+        Rows rows;
+        for (i64 i = 0; i < flat_.count; ++i)
+            rows.add(flat_.size[i], flat_.alignment[i], -1, flat_.first[flat_.segment_of[i]], flat_.end[flat_.segment_of[i]]);
+        i64 share = flat_.count + flat_.count / 8 + kSpare;
+        std::vector<i64> found;
+        for (std::size_t turn = 0; nodes < budget; ++turn) {
+            const std::size_t t = turn % std::size(kTries);
+            if (turn && t == 0) share *= 2;
+            const i64 aim = std::max(align_up(bound, grain_), bound * (1000 + kAbove[t]) / 1000);
+            if (height <= aim) return;
+            Cliques cliques(rows, grain_, kTries + t, 1);
+            i64 spent = 0;
+            const int answer = cliques.decide(aim, std::min(share, budget - nodes), now() + 3600, &spent, found);
+            nodes += spent;
+            if (answer != 1) continue;
+            std::fill(offsets_.begin(), offsets_.end(), 0);
+            for (std::size_t k = 0; k < found.size(); ++k) offsets_[cliques.buffers[k]] = found[k];
+            return offer(kGreedy);
+        }
+    }
+
+    void offer(i64 name) {
+        i64 top = 0;
+        for (i64 i = 0; i < flat_.count; ++i)
+            if (flat_.size[i]) top = std::max(top, offsets_[i] + flat_.size[i]);
+        if (height >= 0 && top >= height) return;
+        height = top, packer = name, best_ = offsets_;
+    }
+
+    // greedy.order_by, by number: size, breadth, area.
+    std::vector<i64> order(i64 name) const {
+        std::vector<std::pair<i64, i64>> key(flat_.count);
+        for (i64 i = 0; i < flat_.count; ++i) {
+            const i64 a = flat_.segment_of[i], z = flat_.segment_of[i + 1], size = flat_.size[i];
+            const i64 first = a < z ? flat_.first[a] : 0, end = a < z ? flat_.end[z - 1] : 0, life = end - first;
+            if (name == 0) key[i] = {-size, -life};
+            if (name == 1) key[i] = {a < z ? -*std::max_element(alive_.begin() + first, alive_.begin() + end) : 0, -size};
+            if (name == 2) key[i] = {-size * life, -size};
+        }
+        std::vector<i64> out(flat_.count);
+        std::iota(out.begin(), out.end(), 0);
+        std::stable_sort(out.begin(), out.end(), [&](i64 a, i64 b) { return key[a] < key[b]; });
+        return out;
+    }
+};
+
+}  // namespace
+
+extern "C" {
+
+// Changes `offsets` (a correct placement) for a lower one; returns the nodes spent.
+std::int64_t lowtide_repair(const Flat *flat, std::int64_t grain, std::int64_t target, std::int64_t budget, double seconds,
+                            std::int64_t *offsets) {
+    return Repair(*flat, grain, offsets).run(target, budget, now() + seconds);
+}
+
+// A plain problem with nothing fixed. `found`: height, lower bound, number of the packer, nodes.
+void lowtide_replan(const Flat *flat, std::int64_t grain, std::int64_t budget, std::int64_t *offsets, std::int64_t *found) {
+    Replan work(*flat, grain);
+    work.run(budget, offsets);
+    found[0] = work.height, found[1] = work.bound, found[2] = work.packer, found[3] = work.nodes;
+}
+
+}  // extern "C"
