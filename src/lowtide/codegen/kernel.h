@@ -1,0 +1,161 @@
+// What generated kernels stand on: conversions, arithmetic as torch defines it, mathematics that a compiler can
+// vectorise (branch-free, polynomials of our own fit), and threads. Included at the top of every generated source.
+#include <cmath>
+#include <cstdint>
+
+typedef int64_t i64;
+struct bf16 { uint16_t bits; };
+typedef _Float16 f16;
+#define FN static inline __attribute__((always_inline))
+#define INF __builtin_inff()
+#define NOT_A_NUMBER __builtin_nanf("")
+
+FN float as_float(int32_t i) { float f; __builtin_memcpy(&f, &i, 4); return f; }
+FN int32_t as_int(float f) { int32_t i; __builtin_memcpy(&i, &f, 4); return i; }
+
+// bfloat16 is the upper half of a float; to the nearest even.
+FN float from(bf16 x) { return as_float((int32_t)((uint32_t)x.bits << 16)); }
+FN float from(f16 x) { return (float)x; }
+FN bf16 to_bf16(float x) {
+  const uint32_t b = (uint32_t)as_int(x);
+  const uint32_t r = (b + 0x7fffu + ((b >> 16) & 1u)) >> 16;
+  return bf16{(uint16_t)(x != x ? 0x7fc0u : r)};
+}
+FN float round_bf16(float x) { return from(to_bf16(x)); }
+FN float round_f16(float x) { return (float)(f16)x; }
+
+// Integer division and remainder as Python and torch have them; division by 0 gives 0 and stops nothing.
+FN i64 floor_div(i64 a, i64 b) { if (b == 0) return 0; const i64 q = a / b; return q - ((a % b != 0) & ((a < 0) != (b < 0))); }
+FN i64 floor_mod(i64 a, i64 b) { if (b == 0) return 0; const i64 r = a % b; return r + (((r != 0) & ((r < 0) != (b < 0))) ? b : 0); }
+FN i64 trunc_div(i64 a, i64 b) { return b == 0 ? 0 : a / b; }
+FN float floor_div(float a, float b) {
+  if (b == 0) return a / b;
+  float m = std::fmod(a, b), d = (a - m) / b;
+  if (m != 0 && (b < 0) != (m < 0)) d -= 1;
+  float f = d != 0 ? std::floor(d) : std::copysign(0.f, a / b);
+  return d - f > 0.5f ? f + 1 : f;
+}
+FN double floor_div(double a, double b) {
+  if (b == 0) return a / b;
+  double m = std::fmod(a, b), d = (a - m) / b;
+  if (m != 0 && (b < 0) != (m < 0)) d -= 1;
+  double f = d != 0 ? std::floor(d) : std::copysign(0., a / b);
+  return d - f > 0.5 ? f + 1 : f;
+}
+template <class T> FN T float_mod(T a, T b) { const T m = std::fmod(a, b); return m != 0 && (b < 0) != (m < 0) ? m + b : m; }
+FN float floor_mod(float a, float b) { return float_mod(a, b); }
+FN double floor_mod(double a, double b) { return float_mod(a, b); }
+
+// Greatest and least, where not-a-number wins.
+template <class T> FN T greater(T a, T b) { return (a > b || a != a) ? a : b; }
+template <class T> FN T lesser(T a, T b) { return (a < b || a != a) ? a : b; }
+// Whether x comes before the best so far: greater (less), or the first not-a-number.
+template <class T> FN bool above(T x, T best) { return x > best || (x != x && best == best); }
+template <class T> FN bool below(T x, T best) { return x < best || (x != x && best == best); }
+template <class T> FN T sign_of(T x) { return x != x ? x : (T)((x > 0) - (x < 0)); }
+
+FN float exp_(float x) {
+  float y = x < -104.f ? -104.f : x;
+  y = y > 89.f ? 89.f : y;
+  const float n = __builtin_rintf(y * 1.44269504f);
+  const float r = (y - n * 0.693359375f) + n * 2.12194440e-4f;
+  float p = 1.99179733e-4f;
+  p = p * r + 1.394619001e-3f; p = p * r + 8.33326485e-3f; p = p * r + 4.166626930e-2f;
+  p = p * r + 0.1666666716f; p = p * r + 0.5f;
+  p = p * (r * r) + r + 1.f;
+  const int32_t k = (int32_t)n, h = k >> 1;
+  const float v = p * as_float((h + 127) << 23) * as_float((k - h + 127) << 23);
+  return x != x ? x : v;
+}
+FN float expm1_(float x) {
+  float p = 2.497025526e-5f;
+  p = p * x + 1.997402e-4f; p = p * x + 1.388854347e-3f; p = p * x + 8.333140984e-3f; p = p * x + 4.166666791e-2f;
+  p = p * x + 0.1666666716f; p = p * x + 0.5f;
+  const float s = p * (x * x) + x;
+  return (x > -0.5f) & (x < 0.5f) ? s : exp_(x) - 1.f;
+}
+FN float log_(float x) {
+  const bool small = x < 1.17549435e-38f;
+  const float y = small ? x * 8388608.f : x;
+  int32_t b = as_int(y) - 0x3f3504f3;
+  const float e = (float)(b >> 23) - (small ? 23.f : 0.f);
+  b = (b & 0x7fffff) + 0x3f3504f3;
+  const float t = as_float(b) - 1.f, z = t * t;
+  float p = 6.746601313e-2f;
+  p = p * t - 0.11675640941f; p = p * t + 0.11888174713f; p = p * t - 0.12405591458f; p = p * t + 0.14219550788f;
+  p = p * t - 0.16667996347f; p = p * t + 0.20002119243f; p = p * t - 0.25000008941f; p = p * t + 0.33333313465f;
+  float r = t * z * p + e * -2.12194440e-4f;
+  r = (r - 0.5f * z) + t + e * 0.693359375f;
+  r = x == INF ? INF : r;
+  r = x == 0.f ? -INF : r;
+  return x >= 0.f ? r : NOT_A_NUMBER;
+}
+FN float log1p_(float x) {
+  const float u = 1.f + x, d = u - 1.f;
+  const float r = log_(u) * (x / (d == 0.f ? 1.f : d));
+  return d == 0.f ? x : u == INF ? u : r;
+}
+FN float tanh_(float x) {
+  const float a = std::fabs(x), z = x * x;
+  float p = -5.717036780e-3f;
+  p = p * z + 2.065057866e-2f; p = p * z - 5.374349654e-2f; p = p * z + 0.1333149076f; p = p * z - 0.3333328366f;
+  const float s = x + x * z * p;
+  const float b = a > 10.f ? 10.f : a;
+  const float l = std::copysign(1.f - 2.f / (exp_(b + b) + 1.f), x);
+  return x != x ? x : a < 0.625f ? s : l;
+}
+FN float erf_(float x) {
+  const float a = std::fabs(x), z = x * x;
+  float p = 7.853857824e-5f;
+  p = p * z - 8.010192541e-4f; p = p * z + 5.188327748e-3f; p = p * z - 2.685381100e-2f; p = p * z + 0.1128358543f;
+  p = p * z - 0.3761262596f; p = p * z + 1.1283791065f;
+  const float b = a > 4.f ? 4.f : a;
+  float q = 2.168685023e-5f;
+  q = q * b - 4.413363640e-4f; q = q * b + 4.204561934e-3f; q = q * b - 2.520825714e-2f; q = q * b + 0.1084185764f;
+  q = q * b + 0.6332198977f; q = q * b + 1.1295784712f; q = q * b - 1.8804022693e-4f;
+  const float l = std::copysign(1.f - exp_(-q), x);
+  return x != x ? x : a < 1.f ? x * p : l;
+}
+FN double exp_(double x) { return std::exp(x); }
+FN double expm1_(double x) { return std::expm1(x); }
+FN double log_(double x) { return std::log(x); }
+FN double log1p_(double x) { return std::log1p(x); }
+FN double tanh_(double x) { return std::tanh(x); }
+FN double erf_(double x) { return std::erf(x); }
+template <class T> FN T sigmoid_(T x) { return (T)1 / ((T)1 + exp_(-x)); }
+template <class T> FN T rsqrt_(T x) { return (T)1 / std::sqrt(x); }
+template <class T> FN T shift_left(T a, T b) { return b < 0 || b >= (T)(8 * sizeof(T)) ? (T)0 : (T)(a << b); }
+template <class T> FN T shift_right(T a, T b) { return b < 0 || b >= (T)(8 * sizeof(T)) ? (T)(a < 0 ? -1 : 0) : (T)(a >> b); }
+template <class T> FN T whole_power(T a, T b) {
+  if (b < 0) return a == 1 ? (T)1 : a == (T)-1 ? ((b & 1) ? (T)-1 : (T)1) : (T)0;
+  T r = 1;
+  for (; b; b >>= 1, a *= a) if (b & 1) r *= a;
+  return r;
+}
+template <class T> FN T greatest_of() { return T(~(uint64_t)0 >> (64 - 8 * sizeof(T) + (T(-1) < T(0)))); }
+
+extern "C" int omp_get_num_threads(void);
+extern "C" int omp_get_thread_num(void);
+extern "C" int omp_get_max_threads(void);
+typedef void (*Part)(const i64* P, void* const* B, i64 lo, i64 hi);
+
+// Units [0, n) shared out in one contiguous piece per thread, on the threads that torch uses; the same for the same
+// number of threads. Few units, or little work, stay on the calling thread.
+FN void share(Part part, const i64* P, void* const* B, i64 n, i64 work) {
+  if (n <= 0) return;
+  if (n < 2 || work < 32768) { part(P, B, 0, n); return; }
+#pragma omp parallel
+  {
+    const i64 k = omp_get_num_threads(), t = omp_get_thread_num();
+    const i64 lo = n * t / k, hi = n * (t + 1) / k;
+    if (lo < hi) part(P, B, lo, hi);
+  }
+}
+
+// How many columns a tile has: as many as 128, fewer where the threads would be left with too few tiles.
+FN i64 tile_width(i64 columns, i64 others, i64 work) {
+  i64 width = 128;
+  const i64 wanted = work < 32768 ? 1 : 2 * (i64)omp_get_max_threads();
+  while (width > 16 && others * ((columns + width - 1) / width) < wanted) width /= 2;
+  return width;
+}

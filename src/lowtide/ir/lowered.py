@@ -1,0 +1,114 @@
+"""Lowered: a Graph some of whose operations are loops.
+
+Comes from ``lowering``; goes through fusion to ``schedule``. Promised: an operation with the target ``LOOP`` has its
+loop under its name; its arguments are the loop's inputs in order, its outputs the loop's outputs, and ``mutates`` the
+inputs that the loop writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from lowtide.core.errors import VerifyError
+from lowtide.core.reason import Reason
+from lowtide.ir.graph import Graph, Op, Origin, Ref, Section, refs_in
+from lowtide.ir.loops import Loop, check_loop
+
+LOOP = "lowtide.loop.default"
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """``loops`` by the name of the operation. ``reasons``: what stayed a library call that need not."""
+
+    graph: Graph
+    loops: Mapping[str, Loop]
+    reasons: tuple[Reason, ...] = ()
+
+
+def loop_op(
+    given: tuple[str, ...], makes: tuple[str, ...], changes: tuple[str, ...], origin: Origin, name: str
+) -> Op:
+    """The operation that stands for a loop; ``name`` is what it is called where it makes nothing new or several values."""
+    returns = "one" if len(makes) == 1 else "tuple" if makes else "none"
+    called = makes[0] if len(makes) == 1 else name
+    return Op(called, LOOP, tuple(map(Ref, given)), (), makes, returns, False, changes, None, origin)
+
+
+def pruned(graph: Graph) -> Graph:
+    """The graph without views that nothing reads, and without values that nothing defines or stands on."""
+    sections: list[Section] = []
+    for s in graph.sections:
+        needed = {n for a in s.returns for n in refs_in(a)}
+        kept: list[Op] = []
+        for op in reversed(s.ops):
+            if op.view and not any(o in needed for o in op.outputs):
+                continue
+            needed.update(op.reads)
+            kept.append(op)
+        sections.append(replace(s, ops=tuple(reversed(kept))))
+    defined = {o for s in sections for op in s.ops for o in op.outputs}
+    defined |= {i.name for s in sections for i in s.inputs if isinstance(i, Ref)} | set(graph.constants)
+    by_name = graph.value
+    order: dict[str, None] = {}
+    for name in _in_order(graph, tuple(sections)):
+        order[name] = None
+    values = tuple(by_name[n] for n in order if n in defined)
+    return replace(graph, values=values, sections=tuple(sections))
+
+
+def _in_order(graph: Graph, sections: tuple[Section, ...]) -> list[str]:
+    """Names of values as they are defined: inputs, results, section by section; constants where they stood before."""
+    made: list[str] = []
+    for s in sections:
+        made += [i.name for i in s.inputs if isinstance(i, Ref)]
+        made += [o for op in s.ops for o in op.outputs if o is not None]
+    constants = set(graph.constants)
+    before: dict[str, list[str]] = {}
+    waiting: list[str] = []
+    for v in graph.values:  # each constant goes before the value that it stood before
+        if v.name in constants:
+            waiting.append(v.name)
+        elif waiting:
+            before[v.name] = waiting
+            waiting = []
+    out: list[str] = []
+    known = set(made)
+    pending: list[str] = []
+    at = {v.name: k for k, v in enumerate(graph.values)}
+    for v in graph.values:
+        if v.name in before and v.name not in known:
+            pending += before.pop(v.name)
+    out += pending
+    for n in made:
+        out += before.pop(n, [])
+        out.append(n)
+    for names in before.values():
+        out += names
+    out += waiting
+    fixed = sorted((n for n in out if n in constants), key=lambda n: at[n])
+    give = iter(fixed)
+    return [next(give) if n in constants else n for n in out]
+
+
+def check_lowered(lowered: Lowered) -> None:
+    """Raise VerifyError unless every loop is well formed and fits its operation: clause ``loop``, or those of loops."""
+    dtype = {v.name: v.layout.dtype for v in lowered.graph.values}
+    seen: set[str] = set()
+    for op in lowered.graph.ops:
+        if op.target != LOOP:
+            continue
+        loop = lowered.loops.get(op.name)
+        if loop is None:
+            raise VerifyError("loop", f"{op.name} has no loop")
+        seen.add(op.name)
+        check_loop(loop)
+        given = [n for a in op.args for n in refs_in(a)]
+        if [dtype[n] for n in given] != list(loop.inputs) or len(op.outputs) != len(loop.outputs):
+            raise VerifyError("loop", f"{op.name} takes {given}, its loop {loop.inputs}")
+        changed = tuple(n for k, n in enumerate(given) if any(True for _ in loop.stores(k)))
+        if changed != op.mutates:
+            raise VerifyError("loop", f"{op.name} changes {op.mutates}, its loop {changed}")
+    if seen != set(lowered.loops):
+        raise VerifyError("loop", f"loops without an operation: {sorted(set(lowered.loops) - seen)[:3]}")

@@ -1,0 +1,1 @@
+"""ATen operations -> loops: one record per overload, in files by kind."""

@@ -1,0 +1,105 @@
+"""Graph -> Lowered: every operation that has a lowering rule becomes loops, the others stay library calls.
+
+Comes in: a static Graph. Goes out: the same program with loops. Promised: values that the sections take and return keep
+their names and layouts; an operation that a rule refuses stays as it is, with a Reason, and so does one on other devices
+or dtypes; operations that libraries do best (products, convolutions, attention) have no rule and need no reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import replace
+
+from lowtide.core.reason import Reason
+from lowtide.ir.graph import Graph, Op, Section, Value, refs_in
+from lowtide.ir.lowered import Lowered, loop_op, pruned
+from lowtide.ir.loops import Loop
+from lowtide.lowering.rules import RECORDS
+from lowtide.lowering.site import Made, Refused, Site, refused
+from lowtide.lowering.table import plain_dtypes
+
+# What libraries do best, and what computes nothing.
+LIBRARY = frozenset(
+    f"aten.{name}"
+    for name in (
+        "mm.default", "bmm.default", "addmm.default", "baddbmm.default", "convolution.default",
+        "convolution_backward.default", "_scaled_dot_product_flash_attention_for_cpu.default",
+        "_scaled_dot_product_flash_attention_for_cpu_backward.default", "empty.memory_format", "empty_like.default",
+        "new_empty.default", "empty_strided.default",
+    )
+)  # fmt: skip
+
+
+def lower(graph: Graph) -> Lowered:
+    """Apply the table's rules to a static graph."""
+    values: dict[str, Value] = {v.name: v for v in graph.values}
+    loops: dict[str, Loop] = {}
+    reasons: list[Reason] = []
+    sections: list[Section] = []
+    for s in graph.sections:
+        roots = _roots(graph, s)
+        used = {n for op in s.ops for n in op.reads} | {n for a in s.returns for n in refs_in(a)}
+        ops: list[Op] = []
+        for op in s.ops:
+            site = Site(graph, op, roots)
+            reason = _apply(site, used)
+            if reason is not None or not site.made:
+                ops.append(op)
+                reasons += [reason] if reason is not None else []
+                continue
+            values.update((t.name, t) for t in site.temporaries)
+            for new, loop in _operations(op, site.made):
+                ops.append(new)
+                loops[new.name] = loop
+        sections.append(replace(s, ops=tuple(ops)))
+    whole = replace(graph, values=tuple(values.values()), sections=tuple(sections))
+    return Lowered(pruned(whole), loops, tuple(reasons))
+
+
+def _apply(site: Site, used: Set[str]) -> Reason | None:
+    """Run the rule of an operation; why there is none, or why it refuses. None with nothing made: needs no loop."""
+    op = site.op
+    if op.view or op.target in LIBRARY:
+        return None
+    record = RECORDS.get(op.target)
+    if record is None:
+        return refused(op, "there is no lowering rule") if op.effect is None else None
+    try:
+        plain_dtypes(site)
+        record.rule(site, *op.args, **dict(op.kwargs))
+        _complete(site, used)
+    except Refused as e:
+        site.made.clear()
+        return refused(op, str(e))
+    return None
+
+
+def _complete(site: Site, used: Set[str]) -> None:
+    """Every result is made, but for other names of what is changed, which nobody reads."""
+    made = {n for m in site.made for n in m.makes}
+    wanted = [o for o in site.op.outputs if o is not None and (o in used or site.graph.value[o].storage == o)]
+    missing = [o for o in wanted if o not in made]
+    if missing:
+        raise Refused(f"%{missing[0]} is not made by its rule")
+
+
+def _operations(op: Op, made: list[Made]) -> Iterator[tuple[Op, Loop]]:
+    for k, m in enumerate(made):
+        name = op.name if len(made) == 1 else f"{op.name}_loop{k}"
+        yield loop_op(m.given, m.makes, m.changes, op.origin, name), m.loop
+
+
+def _roots(graph: Graph, section: Section) -> Mapping[str, str]:
+    """View -> the value of this section on whose bytes it stands, through views of the same dtype."""
+    out: dict[str, str] = {}
+    for op in section.ops:
+        if not op.view:
+            continue
+        for o in op.outputs:
+            if o is None:
+                continue
+            base = next(r for r in op.reads if graph.value[r].storage == graph.value[o].storage)
+            root = out.get(base, base)
+            if graph.value[root].layout.dtype == graph.value[o].layout.dtype:
+                out[o] = root
+    return out

@@ -1,0 +1,234 @@
+"""Data movement: copies and conversions, concatenation, padding, filling, shifting, and the gradients of slices.
+
+A concatenation is one loop with a stage per part, so that what makes a part may later be computed straight into place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from lowtide.ir.graph import Arg, Ref, int_of
+from lowtide.ir.index import add, mul
+from lowtide.ir.symbolic import Dim
+from lowtide.lowering.scalars import Number, Scalar, computed_in
+from lowtide.lowering.site import Nest, Refused, Site
+from lowtide.lowering.table import pointwise, register
+
+pointwise(lambda x: x, "alias_copy.default")
+
+
+@register("movement", "clone.default", "_to_copy.default", "contiguous.default", "lift_fresh.default")
+def _copy_of(site: Site, self: Arg, **_kwargs: Arg) -> None:
+    fill_with(site, lambda n, at: n.load(self, at))
+
+
+@register("movement", "copy.default")
+def _copy(site: Site, self: Arg, src: Arg, non_blocking: bool = False) -> None:
+    fill_with(site, lambda n, at: n.spread(src, at))
+
+
+@register("movement", "copy_.default")
+def _copy_into(site: Site, self: Arg, src: Arg, non_blocking: bool = False) -> None:
+    assert isinstance(self, Ref)
+    n = site.loop()
+    at = n.stage(*site.size(self))
+    n.store(self, at, n.spread(src, at))
+    n.done()
+
+
+def fill_with(site: Site, element: Callable[[Nest, Sequence[Dim]], Scalar]) -> None:
+    """The one result, element by element."""
+    out = site.output()
+    if out is None:
+        return
+    n = site.loop()
+    at = n.stage(*site.size(out))
+    n.store(out, at, element(n, at))
+    n.done()
+
+
+def _filled(value: Number) -> Callable[..., None]:
+    def rule(site: Site, *_args: Arg, **_kwargs: Arg) -> None:
+        fill_with(site, lambda n, _at: constant(site, n, value))
+
+    return rule
+
+
+def constant(site: Site, n: Nest, value: Arg) -> Scalar:
+    """A number as the result's dtype has it."""
+    if not isinstance(value, bool | int | float):
+        raise Refused(f"is filled with {value!r}")
+    dtype = site.dtype(Ref(str(site.op.outputs[0])))
+    return n.const(computed_in(dtype), value).to(dtype)
+
+
+register("movement", "zeros.default", "zeros_like.default", "new_zeros.default")(_filled(0))
+register("movement", "ones.default", "ones_like.default", "new_ones.default")(_filled(1))
+
+
+@register("movement", "full.default", "full_like.default", "new_full.default", "fill.Scalar")
+def _full(site: Site, _like: Arg, *args: Arg, **_kwargs: Arg) -> None:
+    value = args[-1]
+    fill_with(site, lambda n, _at: constant(site, n, value))
+
+
+@register("movement", "scalar_tensor.default")
+def _scalar(site: Site, s: Arg, **_kwargs: Arg) -> None:
+    fill_with(site, lambda n, _at: constant(site, n, s))
+
+
+@register("movement", "fill.Tensor")
+def _fill(site: Site, self: Arg, value: Arg) -> None:
+    fill_with(site, lambda n, at: n.load(value, ()))
+
+
+@register("movement", "arange.default", "arange.start", "arange.start_step")
+def _arange(site: Site, *given: Arg, **_kwargs: Arg) -> None:
+    start, _, step = (0, *given, 1) if len(given) == 1 else (*given, 1)[:3]
+    if not isinstance(start, int) or not isinstance(step, int):
+        raise Refused("counts in fractions")
+    fill_with(site, lambda n, at: n.index(add(mul(at[0], step), start)).to(site.dtype(Ref(str(site.op.outputs[0])))))
+
+
+def _dim(dim: int, rank: int) -> int:
+    return dim % rank if rank else 0
+
+
+@register("movement", "cat.default")
+def _cat(site: Site, tensors: tuple[Arg, ...], dim: int = 0) -> None:
+    out = site.output()
+    if out is None:
+        return
+    size = site.size(out)
+    d = _dim(dim, len(size))
+    n, begin = site.loop(), 0
+    for t in tensors:
+        part = site.size(t)
+        if part == (0,) and len(size) != 1:
+            continue
+        at = list(n.stage(*part))
+        n.store(out, [add(i, begin) if k == d else i for k, i in enumerate(at)], n.load(t, at).to(site.dtype(out)))
+        begin += part[d]
+    n.done()
+
+
+@register("movement", "stack.default")
+def _stack(site: Site, tensors: tuple[Arg, ...], dim: int = 0) -> None:
+    out = site.output()
+    if out is None:
+        return
+    d = _dim(dim, len(site.size(out)))
+    n = site.loop()
+    for k, t in enumerate(tensors):
+        at = list(n.stage(*site.size(t)))
+        n.store(out, [*at[:d], k, *at[d:]], n.load(t, at).to(site.dtype(out)))
+    n.done()
+
+
+@register("movement", "constant_pad_nd.default")
+def _pad(site: Site, self: Arg, pad: tuple[int, ...], value: Number = 0) -> None:
+    size = site.size(self)
+    before = [0] * len(size)
+    for k in range(len(pad) // 2):
+        before[len(size) - 1 - k] = int(pad[2 * k])
+
+    def element(n: Nest, at: Sequence[Dim]) -> Scalar:
+        moved = [add(i, -b) for i, b in zip(at, before, strict=True)]
+        return guarded(site, n, self, moved, value)
+
+    fill_with(site, element)
+
+
+def guarded(site: Site, n: Nest, x: Arg, at: Sequence[Dim], value: Number) -> Scalar:
+    """The element at an index that may lie outside, where ``value`` stands."""
+    from lowtide.lowering.scalars import where
+
+    inside = _inside(site, n, x, at)
+    if inside is None:
+        return n.load(x, at)
+    found = n.load(x, at, inside)
+    dtype = computed_in(found.dtype)
+    return where(inside, found.to(dtype), n.const(dtype, value))
+
+
+def _inside(site: Site, n: Nest, x: Arg, at: Sequence[Dim]) -> Scalar | None:
+    from lowtide.ir.index import bounds
+
+    inside: Scalar | None = None
+    for i, m in zip(at, site.size(x), strict=True):
+        lo, hi = bounds(i, n.b.ranges)
+        tests = ([n.index(i) >= 0] if lo is None or lo < 0 else []) + ([n.index(i) < m] if hi is None or hi >= m else [])
+        for t in tests:
+            inside = t if inside is None else inside & t
+    return inside
+
+
+@register("movement", "flip.default")
+def _flip(site: Site, self: Arg, dims: tuple[int, ...]) -> None:
+    size = site.size(self)
+    turned = {_dim(int(d), len(size)) for d in dims}
+    fill_with(site, lambda n, at: n.load(self, [add(size[k] - 1, mul(-1, i)) if k in turned else i for k, i in enumerate(at)]))
+
+
+@register("movement", "slice_scatter.default")
+def _slice_scatter(
+    site: Site, self: Arg, src: Arg, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+) -> None:
+    out = site.output()
+    if out is None:
+        return
+    size, part = site.size(out), site.size(src)
+    d = _dim(dim, len(size))
+    begin = _clamped(start or 0, size[d])
+    n = site.loop()
+    at = n.stage(*size)
+    n.store(out, at, n.load(self, at))
+    at = list(n.stage(*part))
+    n.store(out, [add(mul(i, step), begin) if k == d else i for k, i in enumerate(at)], n.load(src, at))
+    n.done()
+
+
+def _clamped(start: int, n: int) -> int:
+    return min(max(start + n if start < 0 else start, 0), n)
+
+
+@register("movement", "select_scatter.default")
+def _select_scatter(site: Site, self: Arg, src: Arg, dim: int, index: int) -> None:
+    out = site.output()
+    if out is None:
+        return
+    size = site.size(out)
+    d = _dim(dim, len(size))
+    n = site.loop()
+    at = n.stage(*size)
+    n.store(out, at, n.load(self, at))
+    rest = list(n.stage(*site.size(src)))
+    n.store(out, [*rest[:d], index % size[d], *rest[d:]], n.load(src, rest))
+    n.done()
+
+
+def _zeros_but(site: Site, place: Callable[[list[Dim]], list[Dim]], x: Arg) -> None:
+    """The gradient of a part: zeros, but where the part was."""
+    out = site.output()
+    if out is None:
+        return
+    n = site.loop()
+    n.store(out, n.stage(*site.size(out)), n.const(computed_in(site.dtype(out)), 0))
+    at = list(n.stage(*site.size(x)))
+    n.store(out, place(at), n.load(x, at))
+    n.done()
+
+
+@register("movement", "slice_backward.default")
+def _slice_backward(
+    site: Site, grad_output: Arg, input_sizes: tuple[int, ...], dim: int, start: int, end: int, step: int
+) -> None:
+    d = _dim(dim, len(input_sizes))
+    begin = _clamped(start, int_of(input_sizes[d]))
+    _zeros_but(site, lambda at: [add(mul(i, step), begin) if k == d else i for k, i in enumerate(at)], grad_output)
+
+
+@register("movement", "select_backward.default")
+def _select_backward(site: Site, grad_output: Arg, input_sizes: tuple[int, ...], dim: int, index: int) -> None:
+    d = _dim(dim, len(input_sizes))
+    _zeros_but(site, lambda at: [*at[:d], index % int_of(input_sizes[d]), *at[d:]], grad_output)

@@ -1,0 +1,193 @@
+"""Elementwise operations: functions of scalars, each beside the overloads that it lowers.
+
+Formulas are those of the operators' documentation, in the order in which ATen rounds where that shows in half types.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from lowtide.lowering.scalars import FLOATS, Number, Scalar, where
+from lowtide.lowering.site import Refused
+from lowtide.lowering.table import pointwise
+
+Operand = Scalar | Number
+
+
+def _unary(op: str) -> Any:
+    return lambda x: x.of(op)
+
+
+for _name in (
+    "exp exp2 expm1 log log2 log10 log1p sqrt rsqrt reciprocal sin cos tan asin acos atan sinh cosh tanh asinh acosh "
+    "atanh erf erfc lgamma sigmoid neg"
+).split():
+    pointwise(_unary(_name), f"{_name}.default")
+
+
+def _rounding(op: str) -> Any:
+    return lambda x: x.of(op) if x.dtype in FLOATS else x
+
+
+for _name in "floor ceil round trunc".split():
+    pointwise(_rounding(_name), f"{_name}.default")
+
+pointwise(lambda x: x if x.dtype == "bool" else x.of("abs"), "abs.default")
+pointwise(lambda x: x if x.dtype == "bool" else x.of("sign"), "sign.default", "sgn.default")
+pointwise(lambda x: x * x, "square.default")
+pointwise(lambda x: x - x.of("trunc"), "frac.default")
+pointwise(lambda x: x * (math.pi / 180), "deg2rad.default")
+pointwise(lambda x: x * (180 / math.pi), "rad2deg.default")
+pointwise(lambda x: x, "positive.default", "lift_fresh_copy.default")
+pointwise(lambda x: x.of("not"), "bitwise_not.default")
+pointwise(lambda x: x.equals(0), "logical_not.default", computed="own")
+pointwise(lambda x: x.test("isnan") if x.dtype in FLOATS else x.differs(x), "isnan.default", computed="own")
+pointwise(lambda x: x.test("isinf") if x.dtype in FLOATS else x.differs(x), "isinf.default", computed="own")
+
+
+def _scaled(x: Operand, alpha: Number) -> Operand:
+    return x if alpha == 1 else x * alpha
+
+
+def _add(x: Scalar, y: Operand, *, alpha: Number = 1) -> Scalar:
+    return x + _scaled(y, alpha)
+
+
+def _sub(x: Scalar, y: Operand, *, alpha: Number = 1) -> Scalar:
+    return x - _scaled(y, alpha)
+
+
+def _rsub(x: Scalar, y: Operand, alpha: Number = 1) -> Scalar:
+    return y - _scaled(x, alpha)
+
+
+def _add_scalar(x: Scalar, y: Number, alpha: Number = 1) -> Scalar:
+    return x + y * alpha
+
+
+def _sub_scalar(x: Scalar, y: Number, alpha: Number = 1) -> Scalar:
+    return x - y * alpha
+
+
+pointwise(_add, "add.Tensor")
+pointwise(_sub, "sub.Tensor")
+pointwise(_add_scalar, "add.Scalar")
+pointwise(_sub_scalar, "sub.Scalar")
+pointwise(_rsub, "rsub.Tensor", "rsub.Scalar")
+pointwise(lambda x, y: x * y, "mul.Tensor", "mul.Scalar")
+pointwise(lambda x, y: x / y, "div.Tensor", "div.Scalar")
+
+
+def _div_mode(x: Scalar, y: Operand, *, rounding_mode: str | None = None) -> Scalar:
+    return x / y if rounding_mode is None else x.of("floordiv" if rounding_mode == "floor" else "truncdiv", y)
+
+
+pointwise(_div_mode, "div.Tensor_mode", "div.Scalar_mode")
+pointwise(lambda x, y: x.of("floordiv", y), "floor_divide.default")
+pointwise(lambda x, y: x.of("mod", y), "remainder.Tensor", "remainder.Scalar")
+pointwise(lambda x, y: x.of("fmod", y), "fmod.Tensor", "fmod.Scalar")
+pointwise(lambda x, y: x.max(y), "maximum.default")
+pointwise(lambda x, y: x.min(y), "minimum.default")
+pointwise(lambda x, y: where(y.differs(y), x, where(x.differs(x), y, x.max(y))), "fmax.default")
+pointwise(lambda x, y: where(y.differs(y), x, where(x.differs(x), y, x.min(y))), "fmin.default")
+pointwise(lambda x, y: x.of("atan2", y), "atan2.default")
+pointwise(lambda x, y: x.of("hypot", y), "hypot.default")
+pointwise(lambda x, y: x.of("copysign", y), "copysign.Tensor", "copysign.Scalar")
+
+
+def _logaddexp(x: Scalar, y: Scalar) -> Scalar:
+    m = x.max(y)
+    same = x.of("abs").test("isinf") & x.equals(y)
+    return where(same, x, m + (-(x - y).of("abs")).of("exp").of("log1p"))
+
+
+pointwise(_logaddexp, "logaddexp.default")
+
+
+def _xlogy(x: Operand, y: Operand) -> Scalar:
+    like = x if isinstance(x, Scalar) else y
+    assert isinstance(like, Scalar)
+    x, y = like.same(x), like.same(y)
+    return where(y.differs(y), y, where(x.equals(0), x.same(0), x * y.of("log")))
+
+
+pointwise(_xlogy, "xlogy.Tensor", "xlogy.Scalar_Other", "xlogy.Scalar_Self")
+
+
+def _power(x: Scalar, e: Number) -> Scalar:
+    """Small whole and half exponents by multiplication and roots, as ATen does."""
+    if x.dtype not in FLOATS:
+        if e == 0:
+            return x.same(1)
+        return x if e == 1 else x * x if e == 2 else x.of("pow", e)
+    table: dict[float, Any] = {
+        0.0: lambda: x.same(1.0), 1.0: lambda: x, 2.0: lambda: x * x, 3.0: lambda: x * x * x,
+        0.5: lambda: x.of("sqrt"), -0.5: lambda: x.of("rsqrt"), -1.0: lambda: x.of("reciprocal"),
+        -2.0: lambda: (x * x).of("reciprocal"),
+    }  # fmt: skip
+    made = table.get(float(e))
+    return made() if made is not None else x.of("pow", float(e))
+
+
+pointwise(_power, "pow.Tensor_Scalar")
+pointwise(lambda x, y: x.of("pow", y), "pow.Tensor_Tensor")
+pointwise(lambda x, y: y.same(x).of("pow", y), "pow.Scalar")
+
+
+def _bits(op: str) -> Any:
+    return lambda x, y: x.of(op, y)
+
+
+for _name in "and or xor".split():
+    pointwise(_bits(_name), f"bitwise_{_name}.Tensor", f"bitwise_{_name}.Scalar")
+    pointwise(
+        (lambda op: lambda x, y: x.differs(0).of(op, y.differs(0)))(_name), f"logical_{_name}.default", computed="own"
+    )
+pointwise(lambda x, y: x.of("shl", y), "bitwise_left_shift.Tensor", "bitwise_left_shift.Tensor_Scalar")
+pointwise(lambda x, y: x.of("shr", y), "bitwise_right_shift.Tensor", "bitwise_right_shift.Tensor_Scalar")
+
+for _name in "eq ne lt le gt ge".split():
+    pointwise(
+        (lambda op: lambda x, y: x.test(op, y))(_name), f"{_name}.Tensor", f"{_name}.Scalar", computed="promoted"
+    )
+
+
+def _clamp(x: Scalar, min: Operand | None = None, max: Operand | None = None) -> Scalar:
+    if min is not None:
+        x = x.max(min)
+    return x if max is None else x.min(max)
+
+
+pointwise(_clamp, "clamp.default", "clamp.Tensor")
+pointwise(lambda x, low=-1, high=1: x.max(low).min(high), "hardtanh.default")
+pointwise(lambda x, min: x.max(min), "clamp_min.default", "clamp_min.Tensor")
+pointwise(lambda x, max: x.min(max), "clamp_max.default", "clamp_max.Tensor")
+pointwise(lambda x: x.max(0), "relu.default")
+
+
+pointwise(where, "where.self", conditions=(0,))
+pointwise(lambda x, mask, value: where(mask, value, x), "masked_fill.Scalar", "masked_fill.Tensor", conditions=(1,))
+
+
+def _lerp(a: Scalar, b: Scalar, w: Operand) -> Scalar:
+    if isinstance(w, Scalar):
+        return where(w.of("abs") < 0.5, a + w * (b - a), b - (b - a) * (1 - w))
+    return a + (b - a) * w if abs(w) < 0.5 else b - (b - a) * (1 - w)
+
+
+pointwise(_lerp, "lerp.Tensor", "lerp.Scalar")
+pointwise(lambda x, a, b, value=1: x + _scaled(a * b, value), "addcmul.default")
+pointwise(lambda x, a, b, value=1: x + _scaled(a, value) / b, "addcdiv.default")
+
+
+def _nan_to_num(x: Scalar, nan: Number | None = None, posinf: Number | None = None, neginf: Number | None = None) -> Scalar:
+    if x.dtype != "f32":
+        raise Refused("replaces infinities of another dtype than f32")
+    greatest = 3.4028234663852886e38
+    y = where(x.differs(x), 0.0 if nan is None else nan, x)
+    y = where(x.equals(math.inf), greatest if posinf is None else posinf, y)
+    return where(x.equals(-math.inf), -greatest if neginf is None else neginf, y)
+
+
+pointwise(_nan_to_num, "nan_to_num.default")

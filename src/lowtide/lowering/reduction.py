@@ -1,0 +1,329 @@
+"""Reductions along dimensions: sums and extremes, means and variances, scans, positions of extremes.
+
+Half types are summed in f32. A variance takes the mean first and then the squares of what differs from it, in a second
+pass over a row that is then in cache.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from lowtide.ir.graph import Arg, Ref
+from lowtide.ir.symbolic import Dim
+from lowtide.lowering.scalars import FLOATS, Scalar, computed_in, where
+from lowtide.lowering.site import Nest, Refused, Site, dtype_of
+from lowtide.lowering.table import register
+
+
+def axes(dim: Arg, rank: int) -> tuple[int, ...]:
+    """Dimensions that an argument names, as numbers from 0, in order; all for None or an empty list."""
+    given = (dim,) if isinstance(dim, int) else dim
+    if not isinstance(given, tuple) or not given:
+        return tuple(range(rank))
+    return tuple(sorted({int(str(d)) % max(rank, 1) for d in given})) if rank else ()
+
+
+class Over:
+    """A loop whose rows are the dimensions that stay, and whose stages run over the others."""
+
+    def __init__(self, site: Site, x: Arg, dims: Sequence[int]) -> None:
+        self.size = site.size(x)
+        self.dims = tuple(dims)
+        self.kept = [d for d in range(len(self.size)) if d not in dims]
+        self.nest: Nest = site.loop([self.size[d] for d in self.kept])
+        self.count = math.prod(self.size[d] for d in dims)
+        self.x = x
+
+    def index(self, inner: Sequence[Dim]) -> list[Dim]:
+        """Index into the whole tensor from a stage's inner variables."""
+        out: list[Dim] = [0] * len(self.size)
+        for d, v in zip(self.kept, self.nest.rows, strict=True):
+            out[d] = v
+        for d, v in zip(self.dims, inner, strict=True):
+            out[d] = v
+        return out
+
+    def stage(self) -> list[Dim]:
+        """Begin a stage over the reduced dimensions; the index of its point."""
+        return self.index(self.nest.stage(*(self.size[d] for d in self.dims)))
+
+    def result(self, site: Site, k: int, value: Scalar) -> None:
+        """Store a row's result, with or without the reduced dimensions, as the output has them."""
+        out = site.output(k)
+        if out is not None:
+            full = len(site.size(out)) == len(self.size)
+            rows = self.nest.rows
+            self.nest.store(out, self.index([0] * len(self.dims)) if full and self.dims else rows, value)
+
+    def done(self) -> None:
+        """End the loop."""
+        self.nest.done()
+
+
+Fold = Callable[[Over, Scalar], Scalar]
+
+
+def _plain(site: Site, x: Arg, dims: Sequence[int], kind: str, dtype: str, finish: Fold | None = None) -> None:
+    over = Over(site, x, dims)
+    v = over.nest.load(x, over.stage()).to(dtype)
+    total = over.nest.reduce(kind, v)
+    over.nest.stage()
+    over.result(site, 0, total if finish is None else finish(over, total))
+    over.done()
+
+
+def _rank(site: Site, x: Arg) -> int:
+    return len(site.size(x))
+
+
+@register("reduction", "sum.default", "sum.dim_IntList")
+def _sum(site: Site, self: Arg, dim: Arg = None, keepdim: bool = False, *, dtype: Arg = None) -> None:
+    out = site.dtype(Ref(str(site.op.outputs[0])))
+    _plain(site, self, axes(dim, _rank(site, self)), "sum", computed_in(out))
+
+
+@register("reduction", "mean.default", "mean.dim")
+def _mean(site: Site, self: Arg, dim: Arg = None, keepdim: bool = False, *, dtype: Arg = None) -> None:
+    to = computed_in(site.dtype(Ref(str(site.op.outputs[0]))))
+    _plain(
+        site, self, axes(dim, _rank(site, self)), "sum", to, lambda o, v: v / o.nest.count(o.count, to)
+    )  # fmt: skip
+
+
+@register("reduction", "prod.default", "prod.dim_int")
+def _prod(site: Site, self: Arg, dim: Arg = None, keepdim: bool = False, *, dtype: Arg = None) -> None:
+    out = site.dtype(Ref(str(site.op.outputs[0])))
+    _plain(site, self, axes(dim, _rank(site, self)), "prod", computed_in(out))
+
+
+def _nonempty(site: Site, x: Arg, dims: Sequence[int]) -> None:
+    if any(site.size(x)[d] == 0 for d in dims):
+        raise Refused("has no element to choose from")
+
+
+def _extreme(kind: str) -> Callable[..., None]:
+    def rule(site: Site, self: Arg, dim: Arg = None, keepdim: bool = False) -> None:
+        dims = axes(dim, _rank(site, self))
+        _nonempty(site, self, dims)
+        _plain(site, self, dims, kind, computed_in(site.dtype(self)))
+
+    return rule
+
+
+register("reduction", "amax.default", "max.default")(_extreme("max"))
+register("reduction", "amin.default", "min.default")(_extreme("min"))
+
+
+def _truth(all_: bool) -> Callable[..., None]:
+    def rule(site: Site, self: Arg, dim: Arg = None, keepdim: bool = False) -> None:
+        over = Over(site, self, axes(dim, _rank(site, self)))
+        x = over.nest.load(self, over.stage())
+        x = x.to(computed_in(x.dtype)).differs(0)
+        found = over.nest.reduce("any", ~x if all_ else x)
+        over.nest.stage()
+        over.result(site, 0, ~found if all_ else found)
+        over.done()
+
+    return rule
+
+
+register("reduction", "any.default", "any.dim", "any.dims")(_truth(False))
+register("reduction", "all.default", "all.dim", "all.dims")(_truth(True))
+
+
+def _position(kind: str) -> Callable[..., None]:
+    def rule(site: Site, self: Arg, dim: Arg = None, keepdim: bool = False) -> None:
+        dims = axes(dim, _rank(site, self))
+        _nonempty(site, self, dims)
+        over = Over(site, self, dims)
+        x = over.nest.load(self, over.stage())
+        at = over.nest.reduce(f"arg{kind}", x.to(computed_in(x.dtype)))
+        over.nest.stage()
+        over.result(site, 0, at)
+        over.done()
+
+    return rule
+
+
+register("reduction", "argmax.default")(_position("max"))
+register("reduction", "argmin.default")(_position("min"))
+
+
+def _with_position(kind: str) -> Callable[..., None]:
+    def rule(site: Site, self: Arg, dim: int, keepdim: bool = False) -> None:
+        dims = axes(dim, _rank(site, self))
+        _nonempty(site, self, dims)
+        over = Over(site, self, dims)
+        x = over.nest.load(self, over.stage())
+        x = x.to(computed_in(x.dtype))
+        best, at = over.nest.reduce(kind, x), over.nest.reduce(f"arg{kind}", x)
+        over.nest.stage()
+        over.result(site, 0, best)
+        over.result(site, 1, at)
+        over.done()
+
+    return rule
+
+
+register("reduction", "max.dim")(_with_position("max"))
+register("reduction", "min.dim")(_with_position("min"))
+
+
+def moments(over: Over, x: Arg, dtype: str) -> tuple[Scalar, Scalar]:
+    """Mean, and the sum of squares of what differs from it, of each row; two stages, and a third is open."""
+    n = over.nest
+    total = n.reduce("sum", n.load(x, over.stage()).to(dtype))
+    n.stage()
+    mean = total / n.count(over.count, dtype)
+    d = n.load(x, over.stage()).to(dtype) - mean
+    squares = n.reduce("sum", d * d)
+    n.stage()
+    return mean, squares
+
+
+def _variance(root: bool, with_mean: bool) -> Callable[..., None]:
+    def rule(site: Site, self: Arg, dim: Arg = None, *, correction: Arg = None, keepdim: bool = False) -> None:
+        dtype = site.dtype(self)
+        if dtype not in FLOATS:
+            raise Refused(f"variance of {dtype}")
+        over = Over(site, self, axes(dim, _rank(site, self)))
+        to = computed_in(dtype)
+        mean, squares = moments(over, self, to)
+        less = 1.0 if correction is None else float(str(correction))
+        divisor = over.nest.count(over.count, to) - less
+        v = squares / divisor.max(0.0)
+        over.result(site, 0, v.of("sqrt") if root else v)
+        if with_mean:
+            over.result(site, 1, mean)
+        over.done()
+
+    return rule
+
+
+register("reduction", "var.correction")(_variance(False, False))
+register("reduction", "std.correction")(_variance(True, False))
+register("reduction", "var_mean.correction")(_variance(False, True))
+register("reduction", "std_mean.correction")(_variance(True, True))
+
+
+@register("reduction", "logsumexp.default")
+def _logsumexp(site: Site, self: Arg, dim: Arg, keepdim: bool = False) -> None:
+    over = Over(site, self, axes(dim, _rank(site, self)))
+    to = computed_in(site.dtype(Ref(str(site.op.outputs[0]))))
+    n = over.nest
+    most = n.reduce("max", n.load(self, over.stage()).to(to))
+    n.stage()
+    base = where(most.of("abs").equals(math.inf), 0.0, most)
+    total = n.reduce("sum", (n.load(self, over.stage()).to(to) - base).of("exp"))
+    n.stage()
+    over.result(site, 0, total.of("log") + base)
+    over.done()
+
+
+@register("reduction", "linalg_vector_norm.default")
+def _norm(
+    site: Site, self: Arg, ord: float = 2, dim: Arg = None, keepdim: bool = False, *, dtype: Arg = None
+) -> None:
+    to = computed_in(site.dtype(Ref(str(site.op.outputs[0]))))
+    over = Over(site, self, axes(dim, _rank(site, self)))
+    n = over.nest
+    a = n.load(self, over.stage()).to(to).of("abs")
+    if abs(ord) == math.inf:
+        _nonempty(site, self, over.dims)
+        total = n.reduce("max" if ord > 0 else "min", a)
+    elif ord == 0:
+        total = n.reduce("sum", a.differs(0).to(to))
+    else:
+        total = n.reduce("sum", a if ord == 1 else a * a if ord == 2 else a.of("pow", ord))
+    n.stage()
+    over.result(site, 0, total.of("sqrt") if ord == 2 else total if ord in (0, 1, math.inf, -math.inf) else total.of("pow", 1 / ord))
+    over.done()
+
+
+def _cumulative(kind: str) -> Callable[..., None]:
+    def rule(site: Site, self: Arg, dim: int, *, dtype: Arg = None) -> None:
+        out = site.output()
+        if out is None:
+            return
+        to = computed_in(site.dtype(out))
+        if not site.size(self):
+            n = site.loop()
+            n.stage()
+            n.store(out, (), n.load(self, ()).to(to))
+            n.done()
+            return
+        over = Over(site, self, axes(dim, _rank(site, self)))
+        at = over.stage()
+        over.nest.store(out, at, over.nest.scan(kind, over.nest.load(self, at).to(to)))
+        over.done()
+
+    return rule
+
+
+register("reduction", "cumsum.default")(_cumulative("sum"))
+register("reduction", "cumprod.default")(_cumulative("prod"))
+
+
+def softmax_rows(site: Site, x: Arg, dim: int, log: bool, *, safe: bool = False) -> None:
+    """softmax or its logarithm along ``dim``. ``safe``: a row of nothing but -inf gives zeros."""
+    out = site.output()
+    if out is None:
+        return
+    if not site.size(x):
+        raise Refused("has no dimension")
+    to = computed_in(site.dtype(out))
+    over = Over(site, x, axes(dim, _rank(site, x)))
+    n = over.nest
+    most = n.reduce("max", n.load(x, over.stage()).to(to))
+    if safe:
+        n.stage()
+        most = where(most.equals(-math.inf), 0.0, most)
+    total = n.reduce("sum", (n.load(x, over.stage()).to(to) - most).of("exp"))
+    n.stage()
+    last = total.of("log") if log else where(total.equals(0), 0.0, 1 / total) if safe else 1 / total
+    at = over.stage()
+    d = n.load(x, at).to(to) - most
+    n.store(out, at, d - last if log else d.of("exp") * last)
+    over.done()
+
+
+@register("reduction", "_softmax.default")
+def _softmax(site: Site, self: Arg, dim: int, half_to_float: bool = False) -> None:
+    softmax_rows(site, self, dim, False)
+
+
+@register("reduction", "_log_softmax.default")
+def _log_softmax(site: Site, self: Arg, dim: int, half_to_float: bool = False) -> None:
+    softmax_rows(site, self, dim, True)
+
+
+@register("reduction", "_safe_softmax.default")
+def _safe_softmax(site: Site, self: Arg, dim: int, dtype: Arg = None) -> None:
+    softmax_rows(site, self, dim, False, safe=True)
+
+
+def _softmax_backward(log: bool) -> Callable[..., None]:
+    def rule(site: Site, grad_output: Arg, output: Arg, dim: int, input_dtype: Arg) -> None:
+        out = site.output()
+        if out is None:
+            return
+        if not site.size(output):
+            raise Refused("has no dimension")
+        to = computed_in(site.dtype(output))
+        over = Over(site, output, axes(dim, _rank(site, output)))
+        n = over.nest
+        at = over.stage()
+        g, y = n.load(grad_output, at).to(to), n.load(output, at).to(to)
+        total = n.reduce("sum", g if log else g * y)
+        at = over.stage()
+        g, y = n.load(grad_output, at).to(to), n.load(output, at).to(to)
+        n.store(out, at, g - y.of("exp") * total if log else y * (g - total))
+        over.done()
+
+    return rule
+
+
+register("reduction", "_softmax_backward_data.default")(_softmax_backward(False))
+register("reduction", "_log_softmax_backward_data.default")(_softmax_backward(True))
+_ = dtype_of

@@ -1,0 +1,129 @@
+"""The table of lowering rules: one record per ATen overload.
+
+Comes in: records that the files by kind register when they are imported (``lowering.rules``). Goes out: the record of a
+target. Promised: a target has one record; a rule that cannot do a case says so by ``Refused``.
+
+A rule is called with a Site and the operation's arguments as the Graph has them, by the names of the operator's schema.
+A pointwise rule is called with scalars instead of tensors and gives the scalar of its result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lowtide.core.errors import BugError
+from lowtide.ir.graph import Arg, Ref
+from lowtide.lowering.scalars import FLOATS, Number, Scalar, computed_in
+from lowtide.lowering.site import Refused, Site
+
+Rule = Callable[..., None]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """How one overload is lowered. ``kind`` is the file's: pointwise, reduction, ..."""
+
+    target: str
+    kind: str
+    rule: Rule
+
+
+RECORDS: dict[str, Record] = {}
+_SHAPELESS = frozenset(("complex32", "c32", "c64", "c128", "f8e4m3", "f8e5m2"))
+
+
+def register(kind: str, *targets: str) -> Callable[[Rule], Rule]:
+    """Decorator: this function lowers those overloads (``gelu.default``, without ``aten.``)."""
+
+    def add(rule: Rule) -> Rule:
+        for t in targets:
+            name = f"aten.{t}"
+            if name in RECORDS:
+                raise BugError(f"{name} has two lowering rules")
+            RECORDS[name] = Record(name, kind, rule)
+        return rule
+
+    return add
+
+
+def pointwise(
+    function: Callable[..., Scalar], *targets: str, computed: str = "result", conditions: Sequence[int] = ()
+) -> None:
+    """Register a function of scalars. ``computed``: the dtype in which tensors are given to it: of the ``result`` (half
+    types in f32), what the operands are ``promoted`` to, or ``own``: each as it is. ``conditions``: positions of
+    operands that are given as truth values."""
+
+    def rule(site: Site, *args: Arg, **kwargs: Arg) -> None:
+        out = site.output()
+        if out is None:
+            return
+        nest = site.loop()
+        index = nest.stage(*site.size(out))
+        dtype = computed_in(site.dtype(out)) if computed == "result" else computed_in(promoted(site, args))
+
+        def given(a: Arg, k: int = -1) -> Any:
+            if not isinstance(a, Ref):
+                return a
+            x = nest.spread(a, index)
+            to = "bool" if k in conditions else computed_in(x.dtype) if computed == "own" else dtype
+            return x.to(to)
+
+        values = [given(a, k) for k, a in enumerate(args)]
+        if not any(isinstance(v, Scalar) for v in values):
+            raise Refused("has no tensor operand")
+        nest.store(out, index, function(*values, **{k: given(a) for k, a in kwargs.items()}))
+        nest.done()
+
+    register("pointwise", *targets)(rule)
+
+
+_ORDER = ("bool", "u8", "i8", "i16", "i32", "i64", "f16", "bf16", "f32", "f64")
+
+
+def promoted(site: Site, args: Sequence[Arg]) -> str:
+    """What torch computes a mix of operands in: tensors with dimensions before those without, before Python numbers,
+    and of those the highest category and the widest dtype."""
+    tensors = [a for a in args if isinstance(a, Ref)]
+    groups: list[list[str]] = [
+        [site.dtype(a) for a in tensors if site.size(a)],
+        [site.dtype(a) for a in tensors if not site.size(a)],
+        [_default(a) for a in args if isinstance(a, bool | int | float)],
+    ]
+    best: str | None = None
+    for group in groups:
+        here = None
+        for d in group:
+            here = d if here is None else _joined(here, d)
+        if here is not None and (best is None or _category(here) > _category(best)):
+            best = here
+    if best is None:
+        raise Refused("has no operand with a dtype")
+    return best
+
+
+def _default(a: Number) -> str:
+    return "bool" if isinstance(a, bool) else "i64" if isinstance(a, int) else "f32"
+
+
+def _category(dtype: str) -> int:
+    return 0 if dtype == "bool" else 2 if dtype in FLOATS else 1
+
+
+def _joined(a: str, b: str) -> str:
+    if a not in _ORDER or b not in _ORDER:
+        raise Refused(f"mixes {a} and {b}")
+    if {a, b} == {"f16", "bf16"}:
+        return "f32"
+    if {a, b} == {"u8", "i8"}:
+        return "i16"
+    return max(a, b, key=_ORDER.index)
+
+
+def plain_dtypes(site: Site) -> None:
+    """Refuse complex and 8-bit floating tensors, tensors elsewhere, and unknown sizes."""
+    for name in (*site.op.reads, *(o for o in site.op.outputs if o)):
+        y = site.graph.value[name].layout
+        if y.dtype in _SHAPELESS or y.device != "cpu" or not y.static:
+            raise Refused(f"%{name} is {y.dtype} on {y.device}")
