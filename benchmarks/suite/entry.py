@@ -32,8 +32,8 @@ class Entry:
 
     make: builds it, given whether the tiny size is wanted.
     needs: packages beyond torch.
-    tags: ``half`` computes partly in 16 bits; ``breaks`` makes Dynamo break the graph; ``unplanned`` is known to fall
-        back to eager when it trains; ``slow`` takes more than a few seconds to compile when tiny.
+    tags: ``half`` computes partly in 16 bits; ``breaks`` makes Dynamo break the graph; ``slow`` takes more than a few
+        seconds to compile when tiny.
     """
 
     name: str

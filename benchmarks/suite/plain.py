@@ -364,7 +364,7 @@ PLAIN: tuple[Entry, ...] = (
     Entry("gpt", _gpt()),
     Entry("gpt_tied", _gpt(tied=True)),
     Entry("gpt_dropout", _gpt(drop=0.2)),
-    Entry("gpt_checkpoint", _gpt(CheckpointedGPT), tags=frozenset({"unplanned"})),
+    Entry("gpt_checkpoint", _gpt(CheckpointedGPT)),
     Entry("gpt_breaks", _gpt(BrokenGPT), tags=frozenset({"breaks"})),
     Entry("mlp_bn", _mlp_bn),
     Entry("convnet", _convnet),

@@ -56,8 +56,8 @@ def built(entry: Entry, size: Any = "tiny") -> Any:
     return case
 
 
-def assert_planned(entry: Entry, mode: Mode = "train") -> None:
-    """Every graph since the last reset was planned: none fell back whole, but for the entries known to."""
+def assert_planned(entry: Entry) -> None:
+    """Every graph since the last reset was planned: none fell back whole."""
     if BACKEND != "lowtide":
         return
     import lowtide
@@ -65,10 +65,7 @@ def assert_planned(entry: Entry, mode: Mode = "train") -> None:
     found = lowtide.memory_analysis().graphs
     assert len(found) >= (2 if "breaks" in entry.tags else 1), "too few graphs were compiled"
     fell_back = [f"{g.name}: {g.fallback}" for g in found if g.fallback is not None]
-    if "unplanned" in entry.tags and mode != "infer":
-        assert fell_back, f"{entry.name} is planned now: take its tag away"
-    else:
-        assert not fell_back
+    assert not fell_back
 
 
 @pytest.mark.spec("G1", "G4", "G5")
@@ -77,7 +74,7 @@ def test_as_eager(entry: Entry, mode: Mode):
     found = compare(built(entry), BACKEND, mode, half="half" in entry.tags, options=OPTIONS)
     assert not found.faults, found
     assert len(found.undecided) * 3 <= found.compared, found.undecided
-    assert_planned(entry, mode)
+    assert_planned(entry)
 
 
 @pytest.mark.spec("G1")
