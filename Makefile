@@ -17,7 +17,7 @@ help:
 	@echo "make test-all  the slow ones too"
 	@echo "make lint      formatting, types, layers, spelling"
 	@echo "make spec      which rows of docs/specification.md have a test"
-	@echo "make bench     the benchmarks"
+	@echo "make bench     lists the benchmarks; make bench ARGS='e2e gpt2' runs one"
 	@echo "ARGS=... is passed on, for instance: make test ARGS='-k pack'"
 
 demo: .venv/made-run
