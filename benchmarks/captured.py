@@ -130,7 +130,9 @@ def graphs_of(run: Callable[[], torch.Tensor]) -> list[MemoryGraph]:
     for record in records():
         if record.fallback is not None:
             raise RuntimeError(f"{record.name} runs unplanned: {record.fallback}")
-        out += [memory_graph(in_program_order(p.schedule)) for p in record.planned if len(p.schedule.graph.sections) > 1]
+        out += [
+            memory_graph(in_program_order(p.schedule)) for p in record.planned if len(p.schedule.graph.sections) > 1
+        ]
     return out
 
 

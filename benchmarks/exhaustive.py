@@ -63,7 +63,9 @@ class Sets:
         more = sum(self.size[s] for s in begun)
         saved = 0
         if self.pairs[i]:
-            saved = best_pairs([(r, w) for r, w in self.pairs[i] if r in ended and w in begun and r not in begun], self.size)
+            saved = best_pairs(
+                [(r, w) for r, w in self.pairs[i] if r in ended and w in begun and r not in begun], self.size
+            )
         return more + self.workspace[i] - saved, more - sum(self.size[s] for s in ended)
 
 

@@ -148,7 +148,10 @@ def captured(folder: Path) -> tuple[list[Row], str]:
             rows.append(row | {"gap": _percent(result.gap), "s": f"{seconds:.2f}"})
     if not rows:
         return rows, f"{folder} holds no graphs."
-    return rows, f"{len(rows)} graphs: {proved} proved optimal ({proved / len(rows):.0%}), {worse} above the best of four."
+    return (
+        rows,
+        f"{len(rows)} graphs: {proved} proved optimal ({proved / len(rows):.0%}), {worse} above the best of four.",
+    )
 
 
 def _mib(nbytes: int) -> str:
@@ -160,7 +163,10 @@ def speed() -> tuple[list[Row], str]:
     rows = [one("independent", 8000)]
     for n in (1_000, 10_000, 100_000):
         rows += [one(shape, n) for shape in SHAPES_OF_SPEED]
-    return rows, "Seconds are wall time; `independent` is lpmf alone. Memory is what the process grew by while ordering."
+    return (
+        rows,
+        "Seconds are wall time; `independent` is lpmf alone. Memory is what the process grew by while ordering.",
+    )
 
 
 def one(shape: str, n: int) -> Row:
@@ -206,8 +212,15 @@ def page(count: int, folder: Path) -> str:
     tool = compiler()
     version = subprocess.run([tool, "-dumpfullversion"], capture_output=True, text=True).stdout.strip() if tool else ""
     when = f"Measured {datetime.date.today()}, Python {platform.python_version()}, "
-    when += f"g++ {version}, two cores that other work shares, by `python -m benchmarks.order --docs --count {count}`.\n\n"
-    titles = {"8 to 20 nodes": "random", "40 to 60 nodes": "random", "Graphs of real models": "captured", "Speed": "speed"}
+    when += (
+        f"g++ {version}, two cores that other work shares, by `python -m benchmarks.order --docs --count {count}`.\n\n"
+    )
+    titles = {
+        "8 to 20 nodes": "random",
+        "40 to 60 nodes": "random",
+        "Graphs of real models": "captured",
+        "Speed": "speed",
+    }
     found = (small(count), medium(count), captured(folder), speed())
     return when + "".join(
         section(title, f"python -m benchmarks.order {word}", rows, told)

@@ -17,12 +17,14 @@ from torch._dynamo.backends.common import aot_autograd as _aot_autograd
 from torch._dynamo.utils import counters as _counters
 from torch._functorch.partitioners import get_default_op_list as _default_op_list
 from torch._functorch.partitioners import min_cut_rematerialization_partition as _min_cut
+from torch._higher_order_ops.cond import cond_op as cond_operator
+from torch._higher_order_ops.while_loop import while_loop_op as while_operator
 from torch._ops import OpOverload
 from torch._prims.rng_prims import run_and_save_rng_state as draw_and_note
 from torch._prims.rng_prims import run_with_rng_state as draw_from
-from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.checkpoint import CheckpointPolicy
 
@@ -31,14 +33,19 @@ __all__ = [
     "OpOverload",
     "aot_backend",
     "boxed",
+    "checkpointed_block",
+    "cond_operator",
+    "dispatched",
     "draw_and_note",
     "draw_from",
+    "fake_mode",
     "is_plain_subclass",
     "keep_saved",
     "keeps_graph",
     "left_to_python",
     "memory_events",
     "min_cut_partition",
+    "nn_binding",
     "profiling",
     "recomputable_by_default",
     "schema_views",
@@ -47,6 +54,7 @@ __all__ = [
     "tree_flatten",
     "tree_unflatten",
     "unbacked",
+    "while_operator",
 ]
 
 Boxed = Callable[[list[Any]], Sequence[Any]]
@@ -79,6 +87,12 @@ def keep_saved(node: torch.fx.Node, *, whatever_was_asked: bool = False) -> None
     """Forbid the partitioner to recompute a node, unless the user's checkpointing already decided on it (or even then)."""
     if whatever_was_asked or "recompute" not in node.meta:
         node.meta["recompute"] = CheckpointPolicy.MUST_SAVE
+
+
+def checkpointed_block(node: torch.fx.Node) -> int | None:
+    """Which of the user's checkpointed blocks, in program order, asks to recompute a node; None: none does."""
+    asked = node.meta.get("recompute") in (CheckpointPolicy.MUST_RECOMPUTE, CheckpointPolicy.PREFER_RECOMPUTE)
+    return node.meta.get("ac_graph_id") if asked else None
 
 
 @functools.cache
@@ -162,3 +176,40 @@ def memory_events(run: Callable[[], Any]) -> tuple[Any, list[int]]:
         records = torch._C._autograd._disable_profiler_legacy()
     events = [e.cpu_memory_usage() for thread in records for e in thread if e.kind() == "memory_alloc"]
     return result, events
+
+
+def fake_mode() -> Any:
+    """A context in which tensors have layouts and no bytes."""
+    return FakeTensorMode()
+
+
+def nn_binding(name: str) -> Callable[..., Any] | None:
+    """The fast Python binding of an operator that torch offers only to ``torch.nn.functional``."""
+    found = getattr(torch._C._nn, name, None)
+    return found if callable(found) else None
+
+
+class _Dispatched(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, str]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Note the operator and its arguments, tensors by their identity."""
+        self.seen.append((str(func), _shown((args, sorted((kwargs or {}).items())))))
+        return func(*args, **(kwargs or {}))
+
+
+def _shown(x: Any) -> str:
+    if isinstance(x, torch.Tensor):
+        return f"tensor {tuple(x.shape)} {x.stride()} {x.dtype}"
+    if isinstance(x, list | tuple):
+        return f"[{','.join(map(_shown, x))}]"
+    return repr(x)
+
+
+def dispatched(run: Callable[[], Any]) -> list[tuple[str, str]]:
+    """The operators that something dispatches, each with its arguments as text."""
+    with _Dispatched() as log:
+        run()
+    return log.seen

@@ -8,6 +8,7 @@ and reductions never are, unless the user's checkpointing asks for it.
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
@@ -15,7 +16,14 @@ from torch import fx
 
 from lowtide.frontend.loss import shrink_cross_entropy
 from lowtide.frontend.redraw import unwrap_draws
-from lowtide.torch_compat import OpOverload, keep_saved, min_cut_partition, recomputable_by_default, schema_views
+from lowtide.torch_compat import (
+    OpOverload,
+    checkpointed_block,
+    keep_saved,
+    min_cut_partition,
+    recomputable_by_default,
+    schema_views,
+)
 
 # One cheap pass over their input each, and their result is as large as what they read.
 CHEAP = frozenset(
@@ -39,11 +47,24 @@ def partition(joint: fx.GraphModule, inputs: Any, **given: Any) -> tuple[fx.Grap
             keep_saved(node)
     for node in _readers_of_mutated_inputs(joint):
         keep_saved(node, whatever_was_asked=True)
+    _save_between_blocks(joint)
     fw, bw = min_cut_partition(joint, inputs, **given)
     unwrap_draws(fw, bw)
     if _statistics_unread(bw):
         _drop_unread(fw, bw, given["num_fwd_outputs"])
     return fw, bw
+
+
+def _save_between_blocks(joint: fx.GraphModule) -> None:
+    """Where a checkpointed block begins with one of several results of the block before it (that of a normalisation), the
+    operation that made it is not run again. torch's partitioner forbids that only for the result itself, to no effect:
+    backward would then begin with the whole forward, every block of it alive at once."""
+    for node in joint.graph.find_nodes(op="call_function", target=operator.getitem):
+        made_in = checkpointed_block(node)
+        used_in = [b for user in node.users if (b := checkpointed_block(user)) is not None]
+        if made_in is not None and any(b > made_in for b in used_in):
+            for kept in (node.args[0], *node.args[0].users):
+                keep_saved(kept, whatever_was_asked=True)
 
 
 def _readers_of_mutated_inputs(joint: fx.GraphModule) -> list[fx.Node]:
