@@ -1,25 +1,25 @@
 """Schedule -> MemoryPlan: which storages share slabs, chosen by the promised total peak.
 
 Comes in: a schedule in its final order. Goes out: the MemoryPlan with the least promised peak among: every storage by
-itself (``none``), one arena for the whole program (``one``), and one slab per window of steps for what lives within the
-window (``windows k``). Promised: never above ``none``, unless the caller forces ``one``; ties go to fewer allocations,
-which spare the page faults of fresh memory. A storage may lie in a slab if the operation that makes it writes into given
-memory and the caller does not get to keep it; what crosses from one section to the next only in the ``one`` arena.
+itself (``none``), one arena for the whole program (``one``), one slab per window of steps for what lives within the window
+(``windows k``), and one per pair of windows for what is born in the one and dies in the other (``phases k``), so that saved
+tensors lie in slabs that backward gives up one after the other. Promised: never above ``none``, unless the caller forces
+``one``; ties go to the fewest allocations per call, which spare the page faults of fresh memory. A storage may lie in a slab
+if the operation that makes it writes into given memory and the caller does not get to keep it.
 """
 
 from __future__ import annotations
 
 import itertools
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from lowtide.core.options import Options
 from lowtide.core.units import align_up
-from lowtide.memory.graph import MemoryGraph
 from lowtide.memory.lifetime import Lifetime, lifetimes, timeline
-from lowtide.plan.greedy import pack_greedy
+from lowtide.plan.chains import Chain, chains_of, fill_holes, pack_chains
 from lowtide.plan.plan import FRESH, OVER, SLAB, MemoryPlan, Place, Slab
-from lowtide.plan.problem import PackBuffer, PackProblem
 from lowtide.schedule.schedule import CALL, Schedule, memory_graph
 
 ALIGNMENT = {"cpu": 64, "cuda": 512}
@@ -27,14 +27,19 @@ WINDOWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
 
 
 @dataclass(frozen=True, slots=True)
-class _Chain:
-    """Storages that continue in one another's bytes: one thing to place, alive in ``[first, end)``."""
+class _Layout:
+    """One way to lay everything out: ``live`` bytes per step, and what a call allocates."""
 
-    members: tuple[Lifetime, ...]
-    nbytes: int
-    first: int
-    end: int
-    eligible: bool
+    name: str
+    places: dict[str, Place]
+    slabs: tuple[Slab, ...]
+    live: tuple[int, ...]
+
+    @property
+    def cost(self) -> tuple[int, int]:
+        """What is compared: the peak in bytes, then how often a call allocates."""
+        fresh = sum(p.how == FRESH for p in self.places.values())
+        return max(self.live, default=0), fresh + sum(not s.kept for s in self.slabs)
 
 
 def plan_memory(schedule: Schedule, options: Options, lower_bound: int | None = None) -> MemoryPlan:
@@ -42,27 +47,59 @@ def plan_memory(schedule: Schedule, options: Options, lower_bound: int | None = 
     graph = memory_graph(schedule)
     alive = lifetimes(graph)
     device = main_device(alive)
-    chains = _chains(schedule, graph, [x for x in alive if x.device == device])
+    chains = chains_of(schedule, graph, [x for x in alive if x.device == device])
     base = timeline(graph, device=device, alive=alive).live
-    found: list[tuple[str, dict[str, Place], tuple[Slab, ...], tuple[int, ...]]] = []
     cuts = [i for i, n in enumerate(graph.nodes) if n.name.startswith(CALL)]
-    for name, groups in _groupings([0, *cuts, len(graph.nodes)], chains, options):
-        places, slabs = _lay_out(chains, groups, device)
-        slabs, live = _keep(slabs, _held(base, chains, groups, slabs), options, cuts)
-        found.append((name, places, slabs, live))
-    best = min(found, key=lambda f: (max(f[3], default=0), _allocations(f[1], f[2])))
-    name, places, slabs, live = best
+    ways = _groupings([0, *cuts, len(graph.nodes)], chains, options)
+    best, considered = _best(chains, ways, _Setting(device, base, tuple(cuts), options))
     alignment = ALIGNMENT[device.split(":")[0]]
     workspace = max((n.workspace for n in graph.nodes if n.device == device), default=0)
     others = {x.storage: x for x in (_fresh(a) for a in alive if a.device != device)}
-    ordered = tuple((places | others)[a.name] for a in alive)
+    ordered = tuple((best.places | others)[a.name] for a in alive)
     return MemoryPlan(
-        device, ordered, slabs, live,
+        device, ordered, best.slabs, best.live,
         max(base, default=0) if lower_bound is None else lower_bound,
         sum(align_up(a.nbytes, alignment) for a in alive if a.device == device) + workspace,
-        name,
-        tuple((f[0], max(f[3], default=0)) for f in found),
+        best.name,
+        considered,
     )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Setting:
+    """What every way is laid out for: ``base``: live bytes per step without slabs; ``cuts``: borders between sections."""
+
+    device: str
+    base: tuple[int, ...]
+    cuts: tuple[int, ...]
+    options: Options
+
+    @property
+    def alignment(self) -> int:
+        """Of slabs, in bytes."""
+        return ALIGNMENT[self.device.split(":")[0]]
+
+
+def _best(
+    chains: Sequence[Chain], ways: Sequence[tuple[str, list[list[int]]]], at: _Setting
+) -> tuple[_Layout, tuple[tuple[str, int], ...]]:
+    """The cheapest way, and the peak of every way in bytes: as planned, or at least, where that was enough to drop it.
+
+    Ways are laid out in the order of what they would cost if every slab were as small as its bound, until none of the
+    others can be cheaper: packing is only done where it may decide.
+    """
+    hopes = [_lay_out(chains, name, groups, at, packed=False) for name, groups in ways]
+    best: _Layout | None = None
+    peaks: dict[str, int] = {}
+    for i in sorted(range(len(ways)), key=lambda i: (*hopes[i].cost, i)):
+        found = hopes[i]
+        if best is None or found.cost < best.cost:
+            found = _lay_out(chains, *ways[i], at, packed=True) if found.slabs else found
+            if best is None or found.cost < best.cost:
+                best = found
+        peaks[found.name] = found.cost[0]
+    assert best is not None
+    return best, tuple((name, peaks[name]) for name, _ in ways)
 
 
 def main_device(alive: Sequence[Lifetime]) -> str:
@@ -73,30 +110,7 @@ def main_device(alive: Sequence[Lifetime]) -> str:
     return max(totals, key=lambda d: totals[d], default="cpu")
 
 
-def _chains(schedule: Schedule, graph: MemoryGraph, alive: Sequence[Lifetime]) -> tuple[_Chain, ...]:
-    given = {step.op.outputs[0]: step for step in schedule.steps if step.op.outputs}
-    writes_out = {
-        schedule.graph.value[o].storage
-        for step in given.values()
-        if step.facts.out is not None and not step.facts.restride
-        for o in step.op.outputs
-        if o is not None
-    }
-    sole = {x: len(step.op.outputs) == 1 for step in given.values() for x in step.op.outputs if x}
-    chains: dict[str, list[Lifetime]] = {}
-    root: dict[str, str] = {}
-    for a in sorted(alive, key=lambda x: x.first):
-        root[a.name] = root[a.takes_over] if a.takes_over is not None else a.name
-        chains.setdefault(root[a.name], []).append(a)
-    out: list[_Chain] = []
-    for name, members in chains.items():
-        ours = name in writes_out and sole.get(name, False) and not graph.buffer[name].input
-        ours = ours and members[0].nbytes > 0 and not any(m.escapes for m in members)
-        out.append(_Chain(tuple(members), members[0].nbytes, members[0].first, max(m.end for m in members), ours))
-    return tuple(out)
-
-
-def _groupings(cuts: Sequence[int], chains: Sequence[_Chain], options: Options) -> list[tuple[str, list[list[int]]]]:
+def _groupings(cuts: Sequence[int], chains: Sequence[Chain], options: Options) -> list[tuple[str, list[list[int]]]]:
     """Ways to group chains (by index) into slabs; ``cuts`` are the borders of the sections, first and last included."""
     able = [i for i, c in enumerate(chains) if c.eligible]
     none: tuple[str, list[list[int]]] = ("none", [])
@@ -113,10 +127,15 @@ def _groupings(cuts: Sequence[int], chains: Sequence[_Chain], options: Options) 
             [i for i in able if lo <= chains[i].first and chains[i].end <= hi] for lo, hi in itertools.pairwise(edges)
         ]
         ways.append((f"windows {k}", [g for g in groups if len(g) > 1]))
+        pairs: dict[tuple[int, int], list[int]] = {}
+        for i in able:
+            pair = bisect_right(edges, chains[i].first), bisect_right(edges, chains[i].end - 1)
+            pairs.setdefault(pair, []).append(i)
+        ways.append((f"phases {k}", [g for _, g in sorted(pairs.items()) if len(g) > 1]))
     return ways
 
 
-def _arenas(cuts: Sequence[int], chains: Sequence[_Chain], able: Sequence[int]) -> list[list[int]]:
+def _arenas(cuts: Sequence[int], chains: Sequence[Chain], able: Sequence[int]) -> list[list[int]]:
     """As few groups as can be: a new one only at a border between sections that nothing crosses, since there nothing
     hands the slab on."""
     groups: list[list[int]] = [[]]
@@ -128,28 +147,31 @@ def _arenas(cuts: Sequence[int], chains: Sequence[_Chain], able: Sequence[int]) 
 
 
 def _lay_out(
-    chains: Sequence[_Chain], groups: Sequence[Sequence[int]], device: str
-) -> tuple[dict[str, Place], tuple[Slab, ...]]:
-    """Pack each group; everything else gets an allocation of its own."""
-    alignment = ALIGNMENT[device.split(":")[0]]
+    chains: Sequence[Chain], name: str, groups: Sequence[Sequence[int]], at: _Setting, *, packed: bool
+) -> _Layout:
+    """Pack each group, and put what else fits into the holes that the slabs then have; everything else gets an allocation
+    of its own. Without ``packed``, slabs are as large as their bound, offsets are 0 and no holes are filled."""
     slabs: list[Slab] = []
-    at: dict[int, tuple[int, int]] = {}
+    where: dict[str, tuple[int, int]] = {}
+    inside = [list(group) for group in groups]
     for group in groups:
-        buffers = tuple(
-            PackBuffer(str(i), align_up(chains[i].nbytes, alignment), ((chains[i].first, chains[i].end),), alignment)
-            for i in group
-        )
-        packed = pack_greedy(PackProblem(buffers))
-        at.update({i: (len(slabs), packed.offsets[str(i)]) for i in group})
-        first, end = min(chains[i].first for i in group), max(chains[i].end for i in group)
-        slabs.append(Slab(packed.height, device, first, end))
+        members = [chains[i] for i in group]
+        offsets, height = pack_chains(members, at.alignment, packed=packed)
+        where.update((m.name, (len(slabs), offsets.get(m.name, 0))) for c in members for m in c.members)
+        slabs.append(Slab(height, at.device, min(c.first for c in members), max(c.end for c in members)))
+    if packed and slabs:
+        for i, slab, offset in fill_holes(chains, slabs, where, at.alignment):
+            inside[slab].append(i)
+            where.update((m.name, (slab, offset)) for m in chains[i].members)
     places: dict[str, Place] = {}
-    for i, chain in enumerate(chains):
-        slab, offset = at.get(i, (None, 0))
-        for m in chain.members:
-            how = OVER if m.takes_over is not None else SLAB if slab is not None else FRESH
-            places[m.name] = Place(m.name, m.nbytes, m.first, m.end, how, m.takes_over, slab, offset, m.escapes)
-    return places, tuple(slabs)
+    for m in (m for c in chains for m in c.members):
+        slab, offset = where.get(m.name, (None, 0))
+        moved = packed and m.takes_over is not None and offset != where.get(m.takes_over, (None, 0))[1]
+        over = None if moved else m.takes_over
+        how = OVER if over is not None else SLAB if slab is not None else FRESH
+        places[m.name] = Place(m.name, m.nbytes, m.first, m.end, how, over, slab, offset, m.escapes)
+    kept, live = _keep(tuple(slabs), _held(at.base, chains, inside, slabs), at)
+    return _Layout(name, places, kept, live)
 
 
 def _fresh(a: Lifetime) -> Place:
@@ -158,7 +180,7 @@ def _fresh(a: Lifetime) -> Place:
 
 
 def _held(
-    base: Sequence[int], chains: Sequence[_Chain], groups: Sequence[Sequence[int]], slabs: Sequence[Slab]
+    base: Sequence[int], chains: Sequence[Chain], groups: Sequence[Sequence[int]], slabs: Sequence[Slab]
 ) -> list[int]:
     """Bytes held per step: the plain timeline, less what lies in slabs, plus the slabs."""
     change = [0] * (len(base) + 1)
@@ -176,23 +198,18 @@ def _held(
     return out
 
 
-def _keep(
-    slabs: tuple[Slab, ...], live: list[int], options: Options, cuts: Sequence[int]
-) -> tuple[tuple[Slab, ...], tuple[int, ...]]:
+def _keep(slabs: tuple[Slab, ...], live: list[int], at: _Setting) -> tuple[tuple[Slab, ...], tuple[int, ...]]:
     """Keep for the next call what can be held throughout without raising the peak, largest first.
 
-    A slab that crosses from one section to the next holds saved tensors, whose life autograd decides: never kept.
+    A slab that crosses from one section to the next holds saved tensors, whose life autograd decides: on the CPU the
+    runtime leases it to each call and gets it back when nobody holds a view of it.
     """
-    peak, room = max(live, default=0), options.retain
+    peak, room = max(live, default=0), at.options.retain
     out = list(slabs)
     for i in sorted(range(len(slabs)), key=lambda j: -slabs[j].nbytes):
         s = slabs[i]
         held = [x + (0 if s.first <= t < s.end else s.nbytes) for t, x in enumerate(live)]
-        crosses = any(s.first < cut < s.end for cut in cuts)
-        if not crosses and s.nbytes <= room and max(held, default=0) <= peak:
+        crosses = any(s.first < cut < s.end for cut in at.cuts)
+        if not (crosses and at.device != "cpu") and s.nbytes <= room and max(held, default=0) <= peak:
             out[i], live, room = replace(s, kept=True), held, room - s.nbytes
     return tuple(out), tuple(live)
-
-
-def _allocations(places: dict[str, Place], slabs: Sequence[Slab]) -> int:
-    return len(slabs) + sum(p.how == FRESH for p in places.values())

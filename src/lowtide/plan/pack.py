@@ -31,6 +31,7 @@ EXACT_LIMIT = 6000  # buffers; the exact search keeps neighbour lists
 _MANY = 30_000  # buffers; from here on fewer greedy orders are tried
 _STEPS = 40_000_000_000  # of one greedy pass; a few seconds
 _TINY = 6  # buffers; up to here Python is done before the library is loaded
+_FEW = 150  # buffers; up to here the library is only loaded where greedy orders do not reach the bound
 
 
 @dataclass
@@ -107,11 +108,14 @@ def _pack_plain(
 ) -> PackResult:
     """A problem without merges."""
     flat = flatten(linearise(problem))
-    library = compiled.library() if native and flat.count > _TINY else None
+    library = compiled.library() if native and flat.count > _FEW else None
     left = nodes if nodes is not None else 1 << 60
     place = compiled.placer(flat, library)
     run = _Run(flat, problem.capacity, deadline, left, place, library, lower_bound(flat), [])
     _ask_greedy(run, [name for name in PACKERS if name in packers] or ["size"], "exact" in packers)
+    if native and library is None and flat.count > _TINY and not run.done():
+        run.library = compiled.library()
+        run.place = compiled.placer(flat, run.library)
     small = flat.count <= EXACT_LIMIT and flat.plain and "exact" in packers
     if "exact" in packers and EXACT_LIMIT < flat.count <= _MANY:
         _ask_windows(run)

@@ -7,7 +7,7 @@ Clauses: ``missing`` (a storage has no place), ``twice`` (or two), ``undefined``
 (read after its end), ``overwritten`` (its bytes belong to another storage by now), ``overlap`` (written over a live
 storage), ``inplace`` (takes over a storage that is not its to take, or in a way that its operation cannot), ``bounds``
 (outside its slab), ``misaligned``, ``callee`` (in a slab, but made by an operation that allocates by itself), ``held``
-(slab not held at the time, or kept for the next call while saved tensors lie in it), ``device``, ``escape`` (the caller
+(slab not held at the time, or kept for the next call with saved tensors in it and not on the CPU), ``device``, ``escape`` (the caller
 would keep part of a slab, or keep what is freed), ``input`` (writes to what the caller owns), ``order`` (two operations
 that touch the same mutated bytes, or share an effect, changed places), ``section``, ``promise`` (the bytes held at some
 step differ from the plan's, or lie outside its bounds).
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from lowtide.core.errors import VerifyError
 from lowtide.ir.graph import Graph, Op, Ref
+from lowtide.ir.loops import Loop
 from lowtide.plan.plan import MemoryPlan, Place
 from lowtide.schedule.schedule import Schedule, Step
 
@@ -91,9 +92,10 @@ def _check_places(graph: Graph, plan: MemoryPlan) -> None:
 
 
 def _check_kept(plan: MemoryPlan, moments: list[_Moment]) -> None:
+    """Only on the CPU can bytes be lent to saved tensors and be had back."""
     borders = [t for t, m in enumerate(moments) if m.step is None]
     for i, slab in enumerate(plan.slabs):
-        if slab.kept and any(slab.first < t < slab.end for t in borders):
+        if slab.kept and slab.device != "cpu" and any(slab.first < t < slab.end for t in borders):
             raise VerifyError("held", f"slab {i} is kept for the next call while saved tensors lie in it")
 
 
@@ -160,7 +162,7 @@ def _check_write(
         container, low, _ = owner[place.over]
     elif place.slab is not None:
         container, low = place.slab, place.offset
-        if step.facts.out is None or step.facts.restride or len(step.op.outputs) != 1:
+        if step.facts.out is None or step.facts.restride or (len(step.op.outputs) != 1 and step.loop is None):
             raise VerifyError("callee", f"%{storage} lies in a slab, but {step.op.name} allocates its results itself")
     else:
         container, low = f"own {storage}", 0
@@ -195,6 +197,8 @@ def _can_take_over(graph: Graph, step: Step, dying: str, storage: str) -> bool:
     form whose first operand is the only one on the dying bytes (or which is pointwise). No operand stands differently
     on those bytes."""
     op, facts = step.op, step.facts
+    if step.loop is not None:
+        return _loop_can_take_over(graph, op, step.loop, dying, storage)
     wanted = graph.value[storage].layout
     reads = [r for r in op.reads if graph.value[r].storage == dying]
     first = op.args[0].name if op.args and isinstance(op.args[0], Ref) else None
@@ -203,6 +207,32 @@ def _can_take_over(graph: Graph, step: Step, dying: str, storage: str) -> bool:
     )
     alike = all(graph.value[r].layout == wanted for r in reads) and graph.nbytes[dying] == graph.nbytes[storage]
     return writes and alike and not facts.restride and len(op.outputs) == 1 and not op.mutates
+
+
+def _loop_can_take_over(graph: Graph, op: Op, loop: Loop, dying: str, storage: str) -> bool:
+    """The result is stored in one place; every load from the dying bytes is of the element that its own point stores,
+    over the same ranges, and in no later stage; both begin where their storage begins."""
+    operands = [a.name for a in op.args if isinstance(a, Ref)]
+    buffers = [*operands, *(o for o in op.outputs if o is not None)]
+    on = {k for k, n in enumerate(buffers) if graph.value[n].storage == dying}
+    into = {k for k, n in enumerate(buffers) if n == storage}
+    alike = {(graph.value[buffers[k]].layout.dtype, graph.value[buffers[k]].layout.offset) for k in on | into}
+    if len(alike) != 1 or {d for _, d in alike} != {0} or dying in (graph.value[m].storage for m in op.mutates):
+        return False
+    if graph.nbytes[dying] != graph.nbytes[storage] or not on or len(into) != 1:
+        return False
+    stores = [(k, x) for k, s in enumerate(loop.stages) for x in s.body if x.writes and x.attr in into]
+    if len(stores) != 1 or stores[0][1].op != "store":
+        return False
+    at, store = stores[0]
+    for k, s in enumerate(loop.stages):
+        for x in s.body:
+            if x.op == "load" and x.attr in into:
+                return False
+            late = k > at or s.inner != loop.stages[at].inner or str(x.index) != str(store.index)
+            if x.op == "load" and x.attr in on and late:
+                return False
+    return True
 
 
 def _check_returned(

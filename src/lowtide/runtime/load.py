@@ -7,13 +7,13 @@ freed where the plan says; a call that raises gives nothing back and leaks nothi
 
 from __future__ import annotations
 
-import functools
 import itertools
 import linecache
 import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,31 +22,49 @@ from lowtide.core.errors import BugError
 from lowtide.ir.graph import Atom
 from lowtide.program import Entry, Header, Program, SlabUse
 from lowtide.runtime.calls import DTYPES, atom, overload
+from lowtide.runtime.lease import lend
 from lowtide.torch_compat import storage_uses
 
 Watch = Callable[[list[Any]], Callable[[Sequence[Any]], None] | None]
 Headers = tuple[torch.Tensor, ...]
+Idle = Headers | torch.UntypedStorage  # headers over a slab, or the slab itself where it is lent
+_TRIMMED_EVERY = 16  # takes; slabs that lay idle through all of them are freed
 _numbers = itertools.count()
 
 
 class _Retained:
     """Slabs held between calls, for the whole process: who holds them and how many bytes.
 
-    ended: idle lists of holders that are gone, not subtracted yet; filled without the lock, since Python may end a holder
-        at any moment.
+    ended: idle lists of holders that are gone, not subtracted yet. back: leases that ended, not given back yet. Both are
+        filled without the lock, since Python may end an object at any moment.
     """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.holders: weakref.WeakSet[Slabs] = weakref.WeakSet()
-        self.ended: deque[tuple[Sequence[SlabUse], list[list[Headers]]]] = deque()
+        self.ended: deque[tuple[Sequence[SlabUse], list[list[Idle]]]] = deque()
+        self.back: deque[tuple[weakref.ref[Slabs], int, torch.UntypedStorage]] = deque()
         self.nbytes = 0
 
     def settle(self) -> None:
-        """Subtract what ended with its holder. With the lock held."""
+        """Subtract what ended with its holder, and give back what was lent. With the lock held."""
         while self.ended:
             uses, idle = self.ended.popleft()
             self.nbytes -= sum(use.nbytes * len(held) for use, held in zip(uses, idle, strict=True))
+        while self.back:
+            ref, index, base = self.back.popleft()
+            holder = ref()
+            if holder is not None:
+                holder.keep(index, base)
+
+    def came_back(self, holder: weakref.ref[Slabs], index: int, base: torch.UntypedStorage) -> None:
+        """A lease ended. Whoever holds the lock now settles later."""
+        self.back.append((holder, index, base))
+        if self.lock.acquire(blocking=False):
+            try:
+                self.settle()
+            finally:
+                self.lock.release()
 
 
 _retained = _Retained()
@@ -75,7 +93,8 @@ class Slabs:
 
     def __init__(self, uses: Sequence[SlabUse], retain: int, poison: bool) -> None:
         self.uses, self.retain, self.poison = uses, retain, poison
-        self.idle: list[list[Headers]] = [[] for _ in uses]
+        self.idle: list[list[Idle]] = [[] for _ in uses]
+        self.takes, self.spare = [0] * len(uses), [0] * len(uses)
         with _retained.lock:
             _retained.holders.add(self)
         weakref.finalize(self, _retained.ended.append, (uses, self.idle)).atexit = False
@@ -85,26 +104,55 @@ class Slabs:
         use = self.uses[index]
         if found is not None:
             return _headers(found.untyped_storage(), use)
-        with _retained.lock:
-            headers = self.idle[index].pop() if self.idle[index] else None
-            if headers is not None:
-                _retained.nbytes -= use.nbytes
-        if headers is None:
-            headers = _headers(torch.empty(use.nbytes, dtype=torch.uint8, device=use.device).untyped_storage(), use)
-        if self.poison and headers:
-            headers[0].untyped_storage().fill_(0xFF)
+        held = self._idle(index, use.nbytes)
+        if isinstance(held, tuple):
+            storage, headers = held[0].untyped_storage(), held
+        else:
+            storage = (
+                torch.empty(use.nbytes, dtype=torch.uint8, device=use.device).untyped_storage()
+                if held is None
+                else held
+            )
+            lent = (
+                lend(storage, partial(_retained.came_back, weakref.ref(self), index))
+                if use.leaves and use.kept
+                else storage
+            )
+            headers = _headers(lent, use)
+        if self.poison:
+            storage.fill_(0xFF)
         return headers
 
-    def give(self, index: int, headers: Headers) -> None:
-        """End of the slab's use in this call."""
-        use = self.uses[index]
-        if not use.kept:
-            return
+    def _idle(self, index: int, nbytes: int) -> Idle | None:
+        """What is held for this call. Of the others, those that were not needed for a while end."""
         with _retained.lock:
             _retained.settle()
-            if _retained.nbytes + use.nbytes <= self.retain:
-                self.idle[index].append(headers)
-                _retained.nbytes += use.nbytes
+            idle = self.idle[index]
+            held = idle.pop() if idle else None
+            if held is not None:
+                _retained.nbytes -= nbytes
+            self.spare[index] = min(self.spare[index], len(idle))
+            self.takes[index] += 1
+            if self.takes[index] % _TRIMMED_EVERY == 0:
+                _retained.nbytes -= nbytes * self.spare[index]
+                del idle[: self.spare[index]]
+                self.spare[index] = len(idle)
+            return held
+
+    def give(self, index: int, headers: Headers) -> None:
+        """End of the slab's use in this call. A slab that was lent comes back by itself."""
+        use = self.uses[index]
+        if use.kept and use.found_by is None:
+            with _retained.lock:
+                _retained.settle()
+                self.keep(index, headers)
+
+    def keep(self, index: int, held: Idle) -> None:
+        """Hold a slab for the next call, as far as the limit allows. With the lock of what is retained."""
+        nbytes = self.uses[index].nbytes
+        if _retained.nbytes + nbytes <= self.retain:
+            self.idle[index].append(held)
+            _retained.nbytes += nbytes
 
 
 def _headers(storage: torch.UntypedStorage, use: SlabUse) -> Headers:
@@ -187,6 +235,6 @@ def load(
     linecache.cache[filename] = (len(program.source), None, program.source.splitlines(keepends=True), filename)
     exec(compile(program.source, filename, "exec"), names)
     return [
-        LoadedSection(names[e.function], Slabs(e.slabs, retain, poison), e, functools.partial(watch, i))
+        LoadedSection(names[e.function], Slabs(e.slabs, retain, poison), e, partial(watch, i))
         for i, e in enumerate(program.entries)
     ]

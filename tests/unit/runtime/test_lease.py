@@ -1,0 +1,172 @@
+"""Bytes lent to saved tensors: they come back when nobody holds a view, and serve the next iteration only then."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+
+import pytest
+import torch
+
+import lowtide
+from lowtide.core.options import Options
+from lowtide.runtime.lease import lend
+from lowtide.runtime.load import release_retained, retained_nbytes
+
+pytestmark = pytest.mark.torch
+ARENA = {"slabs": "one", "verify": True}  # verify also fills slabs with 0xFF before they are handed out
+
+
+@pytest.fixture(autouse=True)
+def nothing_retained():
+    gc.collect()
+    release_retained()
+    yield
+    torch._dynamo.reset()
+    gc.collect()
+    release_retained()
+
+
+@pytest.mark.spec("PP-30")
+def test_the_end_is_told_once_and_only_after_the_last_view():
+    base, ended = torch.empty(64, dtype=torch.uint8).untyped_storage(), []
+    base.fill_(7)
+    storage = lend(base, ended.append)
+    assert (storage.data_ptr(), storage.nbytes()) == (base.data_ptr(), 64)
+    view = torch.empty(0, dtype=torch.uint8).set_(storage, 8, (4,), (1,))
+    part = view[1:]
+    del storage, view
+    assert not ended and part.tolist() == [7, 7, 7]
+    del part
+    assert len(ended) == 1 and ended[0].data_ptr() == base.data_ptr()
+
+
+@pytest.mark.spec("PP-30")
+def test_a_lent_storage_keeps_the_bytes_alive():
+    base = torch.full((16,), 3, dtype=torch.uint8).untyped_storage()
+    gone = []
+    storage = lend(base, gone.append)
+    del base
+    gc.collect()
+    assert torch.empty(0, dtype=torch.uint8).set_(storage, 0, (16,), (1,)).eq(3).all()
+    ref = weakref.ref(storage)
+    del storage
+    assert ref() is None and len(gone) == 1
+
+
+def net(seed: int = 0) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    parts: list[torch.nn.Module] = []
+    for _ in range(4):
+        parts += [torch.nn.Linear(64, 64), torch.nn.Tanh(), torch.nn.LayerNorm(64)]
+    return torch.nn.Sequential(*parts)
+
+
+def gradients(run, module: torch.nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
+    module.zero_grad(set_to_none=True)
+    run(x).sum().backward()
+    return [p.grad.clone() for p in module.parameters()]
+
+
+def pair(options=ARENA):
+    module = net()
+    return module, torch.compile(module, backend="lowtide", options=options), torch.randn(128, 64)
+
+
+@pytest.mark.spec("PP-30", "RT-16")
+def test_the_next_iteration_gets_the_same_bytes():
+    module, compiled, x = pair()
+    wanted = gradients(module, module, x)
+    held = []
+    for _ in range(3):
+        for got, want in zip(gradients(compiled, module, x), wanted, strict=True):
+            torch.testing.assert_close(got, want)
+        held.append(retained_nbytes())
+    plans = [g for g in lowtide.memory_analysis().graphs]
+    assert plans and held[0] > 0 and held[0] == held[1] == held[2]
+
+
+@pytest.mark.spec("PP-30", "RT-30")
+def test_two_forwards_before_their_backwards_get_bytes_of_their_own():
+    module, compiled, x = pair()
+    y = torch.randn(128, 64)
+    wanted = gradients(module, module, x), gradients(module, module, y)
+    gradients(compiled, module, x)
+    one = retained_nbytes()
+    module.zero_grad(set_to_none=True)
+    first, second = compiled(x).sum(), compiled(y).sum()
+    assert retained_nbytes() < one
+    second.backward()
+    for p, want in zip(module.parameters(), wanted[1], strict=True):
+        torch.testing.assert_close(p.grad, want)
+    module.zero_grad(set_to_none=True)
+    first.backward()
+    for p, want in zip(module.parameters(), wanted[0], strict=True):
+        torch.testing.assert_close(p.grad, want)
+    del first, second
+    assert one < retained_nbytes() <= 2 * one
+    for _ in range(40):  # one at a time again: the second slab was not needed for a while
+        gradients(compiled, module, x)
+    assert retained_nbytes() == one
+
+
+@pytest.mark.spec("PP-31", "G4")
+def test_bytes_that_somebody_holds_are_not_used_again():
+    """A hook keeps saved tensors: their bytes stay as they are, whatever later iterations do."""
+    module, compiled, x = pair()
+    gradients(compiled, module, x)
+    seen: list[torch.Tensor] = []
+
+    def keep(t: torch.Tensor) -> torch.Tensor:
+        seen.append(t)
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        loss = compiled(x).sum()
+    loss.backward()
+    del loss
+    copies = [t.clone() for t in seen]
+    wanted = gradients(module, module, 2 * x)
+    for _ in range(3):
+        for got, want in zip(gradients(compiled, module, 2 * x), wanted, strict=True):
+            torch.testing.assert_close(got, want)
+    assert seen and all(torch.equal(a, b) for a, b in zip(seen, copies, strict=True))
+
+
+@pytest.mark.spec("PP-30")
+def test_a_forward_without_a_backward_gives_its_bytes_back():
+    module, compiled, x = pair()
+    gradients(compiled, module, x)
+    one = retained_nbytes()
+    loss = compiled(x).sum()
+    assert retained_nbytes() < one
+    del loss
+    gc.collect()
+    assert retained_nbytes() == one
+
+
+@pytest.mark.spec("PP-30", "RT-30")
+def test_leases_end_in_any_thread():
+    module, compiled, x = pair()
+    gradients(compiled, module, x)
+    one, losses = retained_nbytes(), [compiled(x).sum()]
+
+    def finish() -> None:
+        losses.pop().backward()
+
+    thread = threading.Thread(target=finish)
+    thread.start()
+    thread.join()
+    gc.collect()
+    assert retained_nbytes() == one
+
+
+@pytest.mark.spec("PP-30")
+def test_what_may_not_be_retained_is_freed():
+    module, compiled, x = pair(ARENA | {"retain": 0})
+    wanted = gradients(module, module, x)
+    for _ in range(2):
+        for got, want in zip(gradients(compiled, module, x), wanted, strict=True):
+            torch.testing.assert_close(got, want)
+    assert retained_nbytes() == 0 and Options(slabs="one", retain=0).retain == 0
