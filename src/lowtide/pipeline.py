@@ -30,6 +30,7 @@ from lowtide.order.engine import OrderResult, reorder
 from lowtide.plan.choose import main_device, plan_memory
 from lowtide.plan.holders import holders
 from lowtide.plan.plan import MemoryPlan
+from lowtide.plan.refine import refine
 from lowtide.plan.replay import replay
 from lowtide.program import Program
 from lowtide.schedule.schedule import OpFacts, Schedule, memory_graph, reordered, schedule
@@ -62,7 +63,8 @@ def compile_graph(graph: Graph, facts: Facts, options: Options, observers: Obser
     see("schedule", lambda: print_schedule(scheduled))
     ordered, found = order_steps(scheduled, options)
     see("order", lambda: _order_text(ordered, found))
-    plan = plan_memory(ordered, options, found.lower_bound if found is not None else None)
+    bound = found.lower_bound if found is not None else None
+    ordered, plan = refine(ordered, plan_memory(ordered, options, bound), options, bound)
     see("plan", lambda: dumps(plan.to_json(), indent=1), plan.promised_nbytes)
     if options.verify:
         verify(graph)
