@@ -45,15 +45,15 @@ def test_program_order_stays_where_no_other_is_better():
 def test_a_wrong_plan_is_refused_before_it_runs(monkeypatch: pytest.MonkeyPatch):
     import lowtide.pipeline as pipeline
 
-    right = pipeline.plan_memory
+    right = pipeline.refine
 
     def wrong(*args, **kwargs):
         from dataclasses import replace
 
-        plan = right(*args, **kwargs)
-        return replace(plan, live=tuple(n + 1 for n in plan.live))
+        ordered, plan = right(*args, **kwargs)
+        return ordered, replace(plan, live=tuple(n + 1 for n in plan.live))
 
-    monkeypatch.setattr(pipeline, "plan_memory", wrong)
+    monkeypatch.setattr(pipeline, "refine", wrong)
     made = training()
     with pytest.raises(VerifyError, match="promise"):
         compile_graph(made.graph, facts_of(made), Options(verify=True), SILENT)
