@@ -117,7 +117,24 @@ def _peaks(table: Table, mode: str) -> str:
         lines.append(f"| {model} | {mib(params)} | " + " | ".join(cells) + " |")
     means = [f"{_mean(ratios[p]):.2f}" if ratios[p] else "–" for p in ratios]
     lines.append("| geometric mean | | | | | | | | " + " | ".join(means) + " |")
-    return "\n".join(lines)
+    ours = [r for m in table.models(mode) if (r := table.find(m, "lowtide", mode)) is not None and r.error is None]
+    return "\n".join([*lines, *_kept(ours)])
+
+
+def _kept(rows: list[Row]) -> list[str]:
+    """How far promises were from what the allocator counted, and what libraries took beside it."""
+    told = [r for r in rows if r.promised_nbytes and r.allocator_peak_nbytes and r.heap_peak_nbytes]
+    if not told:
+        return []
+    off = max(told, key=lambda r: abs(r.allocator_peak_nbytes / r.promised_nbytes - 1))
+    beside = max(told, key=lambda r: r.heap_peak_nbytes - r.allocator_peak_nbytes)
+    excess = beside.heap_peak_nbytes - beside.allocator_peak_nbytes
+    return [
+        "",
+        f"Farthest from its promise: {off.model}, by {abs(off.allocator_peak_nbytes - off.promised_nbytes)} bytes "
+        f"({abs(off.allocator_peak_nbytes / off.promised_nbytes - 1):.4%}). The whole heap's peak is above the allocator's by "
+        f"{mib(excess)} MiB at most ({beside.model}): scratch memory of libraries, and Python's own objects.",
+    ]
 
 
 def _times(table: Table, mode: str) -> str:
