@@ -1,7 +1,8 @@
 """The pipeline on one screen: from a captured Graph to a Program, one frozen type per stage.
 
     capture    PyTorch program        -> Graph        frontend (backend.py and aot.py call it)
-    schedule   Graph + facts          -> Schedule     steps, in program order
+    lower      Graph                  -> Lowered      what we compute ourselves as loops, small ones in their readers
+    schedule   Lowered + facts        -> Schedule     steps, in program order
     order      Schedule               -> Schedule     of least peak
     plan       Schedule               -> MemoryPlan   bytes at offsets, the promised peak
     emit       Schedule + MemoryPlan  -> Program      host code
@@ -16,15 +17,21 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from lowtide.codegen.cpp import kernel
+from lowtide.codegen.cpp_source import kernel_sources
 from lowtide.codegen.host import emit
+from lowtide.core import native
 from lowtide.core.codec import dumps
 from lowtide.core.errors import OverBudget
 from lowtide.core.observe import Observers, from_environment
 from lowtide.core.options import Options
+from lowtide.core.reason import Reason
 from lowtide.core.units import format_bytes
 from lowtide.ir.graph import Graph
+from lowtide.ir.lowered import Lowered, check_lowered, print_lowered
 from lowtide.ir.text import print_graph
 from lowtide.ir.verify import verify
+from lowtide.lowering.lower import lower
 from lowtide.memory.lifetime import lifetimes
 from lowtide.order.engine import OrderResult, reorder
 from lowtide.plan.choose import main_device, plan_memory
@@ -32,7 +39,9 @@ from lowtide.plan.holders import holders
 from lowtide.plan.plan import MemoryPlan
 from lowtide.plan.refine import refine
 from lowtide.plan.replay import replay
-from lowtide.program import Program
+from lowtide.program import Program, Source
+from lowtide.runtime import kernels
+from lowtide.schedule.inline import inline
 from lowtide.schedule.schedule import OpFacts, Schedule, memory_graph, reordered, schedule
 from lowtide.schedule.text import print_schedule
 
@@ -59,7 +68,13 @@ def compile_graph(graph: Graph, facts: Facts, options: Options, observers: Obser
     """
     see = _Stopwatch((observers or from_environment()).of_graph(graph.name))
     see("capture", lambda: print_graph(graph))
-    scheduled = schedule(graph, facts(graph), inplace=options.inplace)
+    lowered, sources = lower_graph(graph, options)
+    if lowered.loops:
+        see("lower", lambda: print_lowered(lowered))
+        see("kernels", lambda: "\n".join(s.text for s in sources))
+    scheduled = schedule(
+        lowered.graph, facts(lowered.graph), inplace=options.inplace, loops=lowered.loops, reasons=lowered.reasons
+    )
     see("schedule", lambda: print_schedule(scheduled))
     ordered, found = order_steps(scheduled, options)
     see("order", lambda: _order_text(ordered, found))
@@ -68,12 +83,27 @@ def compile_graph(graph: Graph, facts: Facts, options: Options, observers: Obser
     see("plan", lambda: dumps(plan.to_json(), indent=1), plan.promised_nbytes)
     if options.verify:
         verify(graph)
+        verify(lowered.graph)
+        check_lowered(lowered)
         replay(ordered, plan)
-    program = emit(ordered, plan)
+    program = emit(ordered, plan, sources)
     see("program", program.source)
     see("summary", lambda: _summary(ordered, plan))
     _hold_to_budget(ordered, plan, options)
     return Compiled(ordered, plan, program, found)
+
+
+def lower_graph(graph: Graph, options: Options) -> tuple[Lowered, tuple[Source, ...]]:
+    """The graph with its loops, and the sources of their kernels, which a compiler begins to build meanwhile."""
+    if options.kernels == "aten":
+        return Lowered(graph, {}), ()
+    if native.compiler() is None:
+        why = Reason("kernels of our own", "there is no C++ compiler, so ATen computes everything", "install g++")
+        return Lowered(graph, {}, (why,)), ()
+    lowered = inline(lower(graph))
+    made = kernel_sources([kernel(loop) for loop in lowered.loops.values()], 2)
+    kernels.start(made)
+    return lowered, made
 
 
 class _Stopwatch:

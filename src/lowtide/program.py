@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from lowtide.core.codec import VERSION
 
-_OURS = re.compile(r"_|args|run|exact|float|h\d+|_unused\d+")
+_OURS = re.compile(r"_|args|run|exact|made|relaid|float|h\d+|_unused\d+")
 
 
 def usable(name: str) -> bool:
@@ -63,14 +63,25 @@ class Entry:
     consumed: tuple[tuple[int, int], ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A C++ source, the functions that it defines, and the flags that it is compiled with."""
+
+    text: str
+    names: tuple[str, ...]
+    flags: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Program:
     """Generated code. ``bound``: identifier -> what it stands for, as ``op:aten.add.out``, ``dtype:f32``, ``device:cpu``,
-    ``constant:name``, ``layout:strided`` or ``format:contiguous_format``."""
+    ``constant:name``, ``layout:strided``, ``format:contiguous_format``, ``kernel:name/buffers`` (a function of
+    ``kernels``) or ``numbers:384,1`` (the address of such numbers). ``kernels``: the sources of those functions."""
 
     source: str
     entries: tuple[Entry, ...]
     bound: Mapping[str, str]
+    kernels: tuple[Source, ...] = ()
 
     def to_json(self) -> dict[str, object]:
         """The version-1 JSON form."""
@@ -78,6 +89,7 @@ class Program:
             "version": VERSION,
             "source": self.source,
             "bound": dict(self.bound),
+            "kernels": [{"text": k.text, "names": list(k.names), "flags": list(k.flags)} for k in self.kernels],
             "entries": [
                 {
                     "function": e.function,

@@ -7,10 +7,10 @@ occurs often is in one source once; the same kernels give the same sources, so t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from lowtide.codegen.cpp import Kernel
+from lowtide.program import Source
 
 FLAGS = (
     "-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math",
@@ -19,16 +19,7 @@ FLAGS = (
 _LEAST = 6_000  # characters of kernels that are worth a compiler of their own
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A C++ source, the names of the functions that it defines, and the flags that it is compiled with."""
-
-    text: str
-    names: tuple[str, ...]
-    flags: tuple[str, ...] = FLAGS
-
-
-def sources(kernels: Sequence[Kernel], parts: int) -> tuple[Source, ...]:
+def kernel_sources(kernels: Sequence[Kernel], parts: int) -> tuple[Source, ...]:
     """At most ``parts`` sources."""
     distinct = sorted({k.name: k for k in kernels}.values(), key=lambda k: (-len(k.text), k.name))
     total = sum(len(k.text) for k in distinct)
@@ -44,5 +35,5 @@ def sources(kernels: Sequence[Kernel], parts: int) -> tuple[Source, ...]:
         ordered = sorted(held, key=lambda k: k.name)
         text = "\n".join([header, *(k.text for k in ordered)])
         if ordered:
-            out.append(Source(text, tuple(k.name for k in ordered)))
+            out.append(Source(text, tuple(k.name for k in ordered), FLAGS))
     return tuple(out)

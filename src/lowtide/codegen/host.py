@@ -18,10 +18,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from lowtide.codegen.cpp import kernel
 from lowtide.core.errors import BugError
 from lowtide.ir.graph import ITEMSIZE, Arg, Atom, Expr, Graph, Op, Ref, Section, Value, int_of, refs_in
+from lowtide.ir.loops import Loop
 from lowtide.plan.plan import OVER, MemoryPlan, Place
-from lowtide.program import Entry, Header, Program, SlabUse, usable
+from lowtide.program import Entry, Header, Program, SlabUse, Source, usable
 from lowtide.schedule.schedule import CALL, Schedule, Step, memory_graph
 
 
@@ -50,8 +52,8 @@ class _Names:
         return self.known[key]
 
 
-def emit(schedule: Schedule, plan: MemoryPlan) -> Program:
-    """The program of a schedule under a plan."""
+def emit(schedule: Schedule, plan: MemoryPlan, kernels: tuple[Source, ...] = ()) -> Program:
+    """The program of a schedule under a plan. ``kernels``: sources that define the functions of its loops."""
     names = _Names(schedule.graph)
     entries: list[Entry] = []
     source: list[str] = []
@@ -61,7 +63,7 @@ def emit(schedule: Schedule, plan: MemoryPlan) -> Program:
         entries.append(Entry(writer.function, tuple(writer.uses), writer.consumed()))
     for c in schedule.graph.constants:
         names.bound[c] = f"constant:{c}"
-    return Program("\n".join(source).rstrip() + "\n", tuple(entries), names.bound)
+    return Program("\n".join(source).rstrip() + "\n", tuple(entries), names.bound, kernels)
 
 
 class _Section:
@@ -247,6 +249,8 @@ class _Section:
         return [f"{'; '.join([line, *drop])}{note}"]
 
     def _assignment(self, op: Op, step: Step | None, args: list[str]) -> str:
+        if step is not None and step.loop is not None:
+            return self._loop(op, step.loop)
         plain = self.names.of("op", op.target)
         targets = [o if o is not None else "_" for o in op.outputs]
         if step is None:
@@ -263,6 +267,31 @@ class _Section:
             value = self.graph.value[targets[r]]
             call += f"; {targets[r]} = exact({targets[r]}, {value.layout.size}, {value.layout.stride})"
         return call
+
+    def _loop(self, op: Op, loop: Loop) -> str:
+        """Call a generated kernel on addresses; what has no bytes yet is made before, other names are given after."""
+        before: list[str] = []
+        after: list[str] = []
+        places = [f"{r.name}.data_ptr()" for r in op.args if isinstance(r, Ref)]
+        for o in op.outputs:
+            if o is None:
+                raise BugError(f"{op.name} makes something that has no name")
+            place, x = self.plan.place[o], self.graph.value[o].layout
+            size, stride = tuple(map(int_of, x.size)), tuple(map(int_of, x.stride))
+            if place.how == OVER and place.slab is None:
+                dying = next(r for r in op.reads if self.graph.value[r].storage == place.over)
+                y = self.graph.value[dying].layout
+                same = (y.size, y.stride) == (x.size, x.stride)
+                places.append(f"{dying}.data_ptr()")
+                after.append(f"{o} = {dying}" if same else f"{o} = relaid({dying}, {size}, {stride})")
+                continue
+            if place.slab is None:
+                before.append(f"{o} = made({size}, {stride}, dtype={self.names.of('dtype', x.dtype)})")
+            places.append(f"{o}.data_ptr()")
+        k = kernel(loop)
+        numbers = self.names.of("numbers", ",".join(map(str, k.params)))
+        call = f"{self.names.of('kernel', f'{k.name}/{k.buffers}')}({', '.join([numbers, *places])})"
+        return "; ".join([*before, call, *after])
 
     def _into(self, step: Step, args: list[str], result: str) -> str:
         return f"{self.names.of('op', str(step.facts.out))}({', '.join([*args, f'{step.facts.out_name}={result}'])})"

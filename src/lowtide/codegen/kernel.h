@@ -52,7 +52,7 @@ template <class T> FN T lesser(T a, T b) { return (a < b || a != a) ? a : b; }
 // Whether x comes before the best so far: greater (less), or the first not-a-number.
 template <class T> FN bool above(T x, T best) { return x > best || (x != x && best == best); }
 template <class T> FN bool below(T x, T best) { return x < best || (x != x && best == best); }
-template <class T> FN T sign_of(T x) { return x != x ? x : (T)((x > 0) - (x < 0)); }
+template <class T> FN T sign_of(T x) { return (T)((x > 0) - (x < 0)); }
 
 FN float exp_(float x) {
   float y = x < -104.f ? -104.f : x;

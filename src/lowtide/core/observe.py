@@ -27,6 +27,8 @@ TOP = 6
 STAGES: Mapping[str, tuple[int, str]] = {
     "summary": (1, "txt"),
     "capture": (6, "ir"),
+    "lower": (6, "ir"),
+    "kernels": (5, "cpp"),
     "schedule": (3, "txt"),
     "order": (3, "txt"),
     "plan": (4, "json"),

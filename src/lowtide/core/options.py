@@ -14,6 +14,7 @@ from lowtide.core.errors import OptionError
 from lowtide.core.units import parse_bytes
 
 SLABS = ("auto", "none", "one")
+KERNELS = ("loops", "aten")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,8 @@ class Options:
     inplace: let a result take over a dying operand's bytes.
     slabs: ``"auto"`` carves what it can from few allocations wherever that does not raise the promised peak,
         ``"none"`` allocates and frees every tensor by itself, ``"one"`` forces a single arena.
+    kernels: ``"loops"`` computes what is not a product, a convolution or attention with kernels generated in C++,
+        ``"aten"`` calls PyTorch's for everything.
     retain: bytes (or text) of slabs kept between calls, per process; ``lowtide.release_retained()`` gives them back.
     recent_shapes: how many shape signatures keep their plan when sizes vary.
     verify: check every plan and program with the independent checkers before it runs (tests switch it on).
@@ -34,6 +37,7 @@ class Options:
     reorder: bool = True
     inplace: bool = True
     slabs: str = "auto"
+    kernels: str = "aten"
     retain: int = 1 << 30
     recent_shapes: int = 16
     verify: bool = False
@@ -68,6 +72,10 @@ def _checked(name: str, value: object) -> object:
     if name == "slabs":
         if value not in SLABS:
             raise OptionError(f"option 'slabs' is one of {', '.join(SLABS)}, not {value!r}")
+        return value
+    if name == "kernels":
+        if value not in KERNELS:
+            raise OptionError(f"option 'kernels' is one of {', '.join(KERNELS)}, not {value!r}")
         return value
     if name == "recent_shapes":
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:

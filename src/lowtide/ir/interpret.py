@@ -75,7 +75,7 @@ def _run(
         return np.where(a[0], a[1], a[2]).astype(NUMPY[x.dtype])
     if x.op in ("reduce", "scan"):
         whole = np.broadcast_to(a[0], shape)
-        return _reduce(x, whole.reshape(*shape[:outer], -1)) if x.op == "reduce" else _scan(x, whole)
+        return _reduce(x, whole.reshape(*shape[:outer], math.prod(shape[outer:]))) if x.op == "reduce" else _scan(x, whole)
     return np.asarray(_SCALAR[x.op](*a)).astype(NUMPY[x.dtype])
 
 
@@ -183,7 +183,7 @@ def _logical(f: Callable[..., Array], g: Callable[..., Array]) -> Callable[..., 
 
 
 _SCALAR: Mapping[str, Callable[..., Any]] = {
-    "neg": lambda a: -a, "abs": np.abs, "sign": np.sign, "exp": np.exp, "exp2": np.exp2, "expm1": np.expm1,
+    "neg": lambda a: -a, "abs": np.abs, "sign": lambda a: np.where(a != a, 0, np.sign(a)), "exp": np.exp, "exp2": np.exp2, "expm1": np.expm1,
     "log": np.log, "log2": np.log2, "log10": np.log10, "log1p": np.log1p, "sqrt": np.sqrt,
     "rsqrt": lambda a: 1 / np.sqrt(a), "reciprocal": lambda a: 1 / a, "sin": np.sin, "cos": np.cos, "tan": np.tan,
     "asin": np.arcsin, "acos": np.arccos, "atan": np.arctan, "sinh": np.sinh, "cosh": np.cosh, "tanh": np.tanh,

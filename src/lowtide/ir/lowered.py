@@ -14,6 +14,7 @@ from lowtide.core.errors import VerifyError
 from lowtide.core.reason import Reason
 from lowtide.ir.graph import Graph, Op, Origin, Ref, Section, refs_in
 from lowtide.ir.loops import Loop, check_loop
+from lowtide.ir.text import print_graph
 
 LOOP = "lowtide.loop.default"
 
@@ -34,6 +35,12 @@ def loop_op(
     returns = "one" if len(makes) == 1 else "tuple" if makes else "none"
     called = makes[0] if len(makes) == 1 else name
     return Op(called, LOOP, tuple(map(Ref, given)), (), makes, returns, False, changes, None, origin)
+
+
+def print_lowered(lowered: Lowered) -> str:
+    """The graph's text, and behind it each loop under the name of its operation."""
+    parts = [f"\n{op.name} =\n{lowered.loops[op.name]}" for op in lowered.graph.ops if op.target == LOOP]
+    return print_graph(lowered.graph) + "".join(parts)
 
 
 def pruned(graph: Graph) -> Graph:

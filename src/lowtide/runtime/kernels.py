@@ -11,40 +11,30 @@ import ctypes
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol
 
 from lowtide.core import native
+from lowtide.program import Source
 
 Function = Callable[..., None]
 
 
-class Source(Protocol):
-    """A C++ source, the functions that it defines, and how it is compiled."""
-
-    @property
-    def text(self) -> str: ...  # noqa: D102
-
-    @property
-    def names(self) -> tuple[str, ...]: ...  # noqa: D102
-
-    @property
-    def flags(self) -> tuple[str, ...]: ...  # noqa: D102
-
-
 _lock = threading.Lock()
 _loaded: dict[str, Function] = {}
+_numbers: dict[str, ctypes.Array[ctypes.c_int64]] = {}
+_begun: dict[Source, Future[None]] = {}
 _pool = ThreadPoolExecutor(2, thread_name_prefix="lowtide-cxx")
 
 
-def known(names: Sequence[str]) -> frozenset[str]:
-    """Those of ``names`` that this process has loaded already."""
-    with _lock:
-        return frozenset(n for n in names if n in _loaded)
-
-
 def start(sources: Sequence[Source]) -> list[Future[None]]:
-    """Begin to build and load; ``finish`` waits for it."""
-    return [_pool.submit(_build, s) for s in sources]
+    """Begin to build and load what this process has not begun before; ``finish`` waits for it."""
+    out: list[Future[None]] = []
+    with _lock:
+        for s in sources:
+            before = _begun.get(s)
+            if before is None or (before.done() and before.exception() is not None):
+                _begun[s] = before = _pool.submit(_build, s)
+            out.append(before)
+    return out
 
 
 def finish(work: Sequence[Future[None]]) -> None:
@@ -62,6 +52,15 @@ def function(name: str, buffers: int) -> Function:
     f = _loaded[name]
     f.argtypes = [ctypes.c_void_p] * (buffers + 1)  # type: ignore[attr-defined]
     return f
+
+
+def numbers(text: str) -> int:
+    """Address of whole numbers (``384,1``), which stay for as long as the process."""
+    with _lock:
+        if text not in _numbers:
+            values = [int(n) for n in text.split(",") if n]
+            _numbers[text] = (ctypes.c_int64 * max(1, len(values)))(*values)
+        return ctypes.addressof(_numbers[text])
 
 
 def _build(source: Source) -> None:

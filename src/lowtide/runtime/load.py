@@ -21,6 +21,7 @@ import torch
 from lowtide.core.errors import BugError
 from lowtide.ir.graph import Atom
 from lowtide.program import Entry, Header, Program, SlabUse
+from lowtide.runtime import kernels
 from lowtide.runtime.calls import DTYPES, atom, overload
 from lowtide.runtime.lease import lend
 from lowtide.torch_compat import storage_uses
@@ -220,7 +221,8 @@ def load(
     ``poison``: fill slabs with 0xFF before they are handed out, so that a read of what was never written shows.
     ``watch`` is told the section's index and arguments before each call, and what it gives is told the results.
     """
-    names: dict[str, Any] = {"exact": exact}
+    names: dict[str, Any] = {"exact": exact, "made": torch.empty_strided, "relaid": torch.as_strided}
+    kernels.finish(kernels.start(program.kernels))
     for name, what in program.bound.items():
         kind, _, text = what.partition(":")
         if not name.isidentifier():
@@ -229,6 +231,11 @@ def load(
             names[name] = overload(text)
         elif kind == "constant":
             names[name] = constants[text]
+        elif kind == "kernel":
+            function, _, buffers = text.rpartition("/")
+            names[name] = kernels.function(function, int(buffers))
+        elif kind == "numbers":
+            names[name] = kernels.numbers(text)
         else:
             names[name] = atom(Atom(kind, text))
     filename = f"<lowtide program {next(_numbers)}>"

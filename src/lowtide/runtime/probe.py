@@ -24,6 +24,7 @@ from lowtide.core.folders import cache_folder
 from lowtide.core.reason import Reason
 from lowtide.ir.graph import Atom, Graph, Layout, Op, Ref
 from lowtide.runtime.calls import empty, overload, python_of
+from lowtide.ir.lowered import LOOP
 from lowtide.schedule.schedule import OpFacts
 from lowtide.torch_compat import memory_events
 
@@ -37,7 +38,7 @@ def probe(graph: Graph) -> dict[str, OpFacts]:
 
     def try_all() -> dict[str, OpFacts]:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            return {op.name: known.of(graph, op) for op in graph.ops if not op.view}
+            return {op.name: known.of(graph, op) for op in graph.ops if not op.view and op.target != LOOP}
 
     # On a thread of its own, where no fake tensors, autocast, profiler or other mode of the caller's is in force.
     with ThreadPoolExecutor(1) as thread:

@@ -7,9 +7,11 @@ with the JSON path of the fault. Steps name the operations of the graph that sta
 from __future__ import annotations
 
 from lowtide.core.codec import VERSION, Cursor, dumps, loads
+from lowtide.core.errors import VerifyError
 from lowtide.core.json import read_reason, reason_to_json
 from lowtide.ir.graph import Op
 from lowtide.ir.json import decode, encode
+from lowtide.ir.loops import Loop, parse_loop
 from lowtide.schedule.schedule import OpFacts, Schedule, Step
 
 _TEXTS = ("out", "out_name", "overwrite")
@@ -39,6 +41,7 @@ def to_json(schedule: Schedule) -> dict[str, object]:
                 "facts": _facts(s.facts),
                 "inplace": [list(pair) for pair in s.inplace],
             }
+            | ({"loop": str(s.loop)} if s.loop is not None else {})
             for s in schedule.steps
         ],
         "reasons": [reason_to_json(r) for r in schedule.reasons],
@@ -66,7 +69,7 @@ def read_schedule(at: Cursor) -> Schedule:
 
 
 def _step(at: Cursor, ops: dict[tuple[int, str], Op]) -> Step:
-    f = at.fields(("op", "section", "facts", "inplace"))
+    f = at.fields(("op", "section", "facts", "inplace"), ("loop",))
     section, name = f["section"].whole(), f["op"].text()
     if (section, name) not in ops:
         f["op"].fail(f"section {section} of the graph has no operation {name!r}")
@@ -76,7 +79,16 @@ def _step(at: Cursor, ops: dict[tuple[int, str], Op]) -> Step:
         if len(both) != 2:
             pair.fail(f"a pair of names is expected, not {len(both)}")
         pairs.append((both[0], both[1]))
-    return Step(ops[section, name], section, _read_facts(f["facts"]), tuple(pairs))
+    return Step(ops[section, name], section, _read_facts(f["facts"]), tuple(pairs), _loop(f))
+
+
+def _loop(f: dict[str, Cursor]) -> Loop | None:
+    if "loop" not in f:
+        return None
+    try:
+        return parse_loop(f["loop"].text())
+    except VerifyError as e:
+        f["loop"].fail(str(e))
 
 
 def _read_facts(at: Cursor) -> OpFacts:

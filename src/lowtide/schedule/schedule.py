@@ -13,7 +13,9 @@ from functools import cached_property
 
 from lowtide.core.reason import Reason
 from lowtide.ir.graph import Graph, Op, Ref, Value
+from lowtide.ir.loops import Loop
 from lowtide.memory.graph import Buffer, MemoryGraph, Node
+from lowtide.schedule.inplace import loop_pairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +44,20 @@ class OpFacts:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One operation that runs. ``section`` is the index of its section; ``inplace`` are permitted (read, written) storages."""
+    """One operation that runs. ``section`` is the index of its section; ``inplace`` are permitted (read, written) storages;
+    ``loop`` is what a generated kernel computes, None for a library call."""
 
     op: Op
     section: int
     facts: OpFacts
     inplace: tuple[tuple[str, str], ...] = ()
+    loop: Loop | None = None
+
+    @property
+    def placed(self) -> bool:
+        """Whether its results go where the plan says; the callee allocates them otherwise."""
+        one = len(self.op.outputs) == 1 or self.loop is not None
+        return self.facts.out is not None and not self.facts.restride and one
 
 
 @dataclass(frozen=True)
@@ -67,20 +77,33 @@ class Schedule:
         return tuple(sum(counts[: i + 1]) for i in range(len(counts)))
 
 
-def schedule(graph: Graph, facts: Mapping[str, OpFacts], *, inplace: bool = True) -> Schedule:
-    """Steps in program order. ``facts`` by operation name; what is missing is called plainly. ``inplace``: permit it."""
+def schedule(
+    graph: Graph,
+    facts: Mapping[str, OpFacts],
+    *,
+    inplace: bool = True,
+    loops: Mapping[str, Loop] | None = None,
+    reasons: Sequence[Reason] = (),
+) -> Schedule:
+    """Steps in program order. ``facts`` and ``loops`` by operation name; what has neither is called plainly. ``inplace``:
+    permit it. ``reasons``: of earlier stages, which stand before those found here."""
     steps: list[Step] = []
-    reasons: list[Reason] = []
+    notes = list(reasons)
+    given = loops or {}
     for i, section in enumerate(graph.sections):
         for op in section.ops:
             if op.view:
                 continue
-            known = facts.get(op.name, OpFacts())
-            pairs = _inplace_pairs(graph, op, known) if inplace else ()
-            steps.append(Step(op, i, known, pairs))
+            loop = given.get(op.name)
+            known = facts.get(op.name, OpFacts()) if loop is None else OpFacts(out=op.target)
+            if not inplace:
+                pairs = ()
+            else:
+                pairs = _inplace_pairs(graph, op, known) if loop is None else loop_pairs(graph, op, loop)
+            steps.append(Step(op, i, known, pairs, loop))
             if known.note is not None:
-                reasons.append(known.note)
-    return Schedule(graph, tuple(steps), tuple(reasons))
+                notes.append(known.note)
+    return Schedule(graph, tuple(steps), tuple(notes))
 
 
 def _inplace_pairs(graph: Graph, op: Op, facts: OpFacts) -> tuple[tuple[str, str], ...]:

@@ -14,7 +14,8 @@ from lowtide.core.errors import BugError, OptionError
 from lowtide.core.observe import STAGES, TOP, Observers, from_environment
 
 # rung: what it adds to the one below
-ADDS = {0: set(), 1: {"summary"}, 2: set(), 3: {"schedule", "order"}, 4: {"plan"}, 5: {"program"}, 6: {"capture"}}
+ADDS = {0: set(), 1: {"summary"}, 2: set(), 3: {"schedule", "order"}, 4: {"plan"}, 5: {"program", "kernels"}}
+ADDS[6] = {"capture", "lower"}
 
 
 def never() -> NoReturn:

@@ -1,0 +1,140 @@
+"""Inlining: a value that loops alone read is computed where it is read, instead of being stored.
+
+Comes in: Lowered. Goes out: Lowered with fewer loops. Promised: values that a section returns, a library call reads or
+anything changes stay; a read never moves past a change of what it reads; the order of operations stays that of the
+program.
+
+Whether it pays (``_worth``): one reader always gets what it reads, unless that would compute something heavy many times
+over; several readers get what is cheaper to compute again than to store and load.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from lowtide.ir.fuse import Task, inlined, loads, weight
+from lowtide.ir.graph import ITEMSIZE, Graph, Op, Value, int_of, refs_in
+from lowtide.ir.lowered import LOOP, Lowered, loop_op, pruned
+
+LARGEST_BODY = 120  # instructions
+MOST_BUFFERS = 12
+AGAIN = 24  # the weight that may be computed a second time
+
+
+def inline(lowered: Lowered) -> Lowered:
+    """Put producers into their readers, in program order, as long as it pays."""
+    work = _Work(lowered)
+    for name in [op.name for op in lowered.graph.ops if op.target == LOOP]:
+        work.try_inline(name)
+    return work.result()
+
+
+class _Work:
+    """The loops as they change; short-lived."""
+
+    def __init__(self, lowered: Lowered) -> None:
+        graph = lowered.graph
+        self.lowered, self.graph = lowered, graph
+        self.op: dict[str, Op] = {op.name: op for op in graph.ops if op.target == LOOP}
+        self.tasks = {n: Task(lowered.loops[n], _given(op), _made(op)) for n, op in self.op.items()}
+        self.section = {op.name: i for i, s in enumerate(graph.sections) for op in s.ops}
+        self.mutated = {graph.value[m].storage for op in graph.ops for m in op.mutates}
+        self.held = self._held()
+        self.readers: dict[str, dict[str, None]] = {}
+        for name, t in self.tasks.items():
+            for v in t.given:
+                self.readers.setdefault(v, {})[name] = None
+
+    def _held(self) -> set[str]:
+        """Storages that something else than a loop reads, or that are returned."""
+        value = self.graph.value
+        out: set[str] = set(self.mutated)
+        for s in self.graph.sections:
+            needed = {n for a in s.returns for n in refs_in(a)}
+            for op in reversed(s.ops):
+                if op.target == LOOP:
+                    continue
+                if not op.view or any(o in needed for o in op.outputs):
+                    needed.update(op.reads)
+            out |= {value[n].storage for n in needed}
+        return out
+
+    def try_inline(self, name: str) -> None:
+        """Put one loop into its readers, if it may be and if it pays."""
+        task = self.tasks[name]
+        if len(task.makes) != 1 or task.changes or not task.loop.pointwise:
+            return
+        value = task.makes[0]
+        readers = list(self.readers.get(value, ()))
+        if value in self.held or not readers or not self.worth(task, value, readers):
+            return
+        if any(self.graph.value[v].storage in self.mutated for v in task.given):
+            return
+        changed: dict[str, Task] = {}
+        for r in readers:
+            found = inlined(self.tasks[r], value, task) if self.section[r] == self.section[name] else None
+            if found is None or len(found.loop.body) > LARGEST_BODY or len(found.given) > MOST_BUFFERS:
+                return
+            changed[r] = found
+        for r, found in changed.items():
+            self.tasks[r] = found
+            for v in found.given:
+                self.readers.setdefault(v, {})[r] = None
+        for v in task.given:
+            self.readers.get(v, {}).pop(name, None)
+        self.readers.pop(value, None)
+        del self.tasks[name]
+
+    def worth(self, task: Task, value: str, readers: Iterable[str]) -> bool:
+        """Whether to compute ``value`` where it is read."""
+        value_of: Mapping[str, Value] = self.graph.value
+        points = _numel(value_of[value])
+        heavy = weight(task.loop)
+        times = 0.0
+        for r in readers:
+            loop, slot = self.tasks[r].loop, self.tasks[r].given.index(value)
+            for k, x in loop.reads(slot):
+                del x
+                visited = math.prod(map(int_of, (*loop.outer, *loop.stages[k].inner)))
+                times += visited / max(points, 1)
+        if times <= 1.5:
+            return True
+        if not task.given:
+            return heavy <= AGAIN
+        big = [v for v in task.given if _numel(value_of[v]) * 2 > points]
+        nbytes = sum(_numel(value_of[v]) * ITEMSIZE[value_of[v].layout.dtype] for v in big)
+        stored = points * ITEMSIZE[value_of[value].layout.dtype]
+        several = len(list(readers)) > 1
+        return heavy * (times - 1) <= AGAIN and times * nbytes <= (times + 1) * stored * (1.0 if several else 1.5)
+
+    def result(self) -> Lowered:
+        """The program as it has become."""
+        sections = []
+        for s in self.graph.sections:
+            ops = tuple(
+                self._op(op) if op.name in self.tasks else op for op in s.ops if op.target != LOOP or op.name in self.tasks
+            )
+            sections.append(replace(s, ops=ops))
+        graph: Graph = pruned(replace(self.graph, sections=tuple(sections)))
+        return Lowered(graph, {n: t.loop for n, t in self.tasks.items()}, self.lowered.reasons)
+
+    def _op(self, op: Op) -> Op:
+        t = self.tasks[op.name]
+        return op if t.given == _given(op) else loop_op(t.given, t.makes, t.changes, op.origin, op.name)
+
+
+def _given(op: Op) -> tuple[str, ...]:
+    return tuple(n for a in op.args for n in refs_in(a))
+
+
+def _made(op: Op) -> tuple[str, ...]:
+    return tuple(o for o in op.outputs if o is not None)
+
+
+def _numel(v: Value) -> int:
+    return math.prod(map(int_of, v.layout.size))
+
+
+_ = loads

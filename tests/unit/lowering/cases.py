@@ -1,0 +1,249 @@
+"""The table of cases: overload, and calls of it that its lowering rule must get right.
+
+A call is (arguments, keyword arguments). Tensors are made by ``t``: values between -3 and 3 that a seed decides, with
+huge, tiny and special ones among them where ``edge`` says so.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+Call = tuple[str, tuple[Any, ...], dict[str, Any]]
+F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float16
+I64, I32, U8, BOOL = torch.int64, torch.int32, torch.uint8, torch.bool
+FLOATS = (F32, F64, BF16, F16)
+INTS = (I64, I32, torch.int16, torch.int8, U8)
+_numbers = itertools.count()
+
+
+def t(*size: int, dtype: torch.dtype = F32, edge: bool = False, low: float = -3, high: float = 3) -> torch.Tensor:
+    """A tensor."""
+    g = torch.Generator().manual_seed(next(_numbers))
+    if dtype == BOOL:
+        return torch.rand(size, generator=g) < 0.5
+    if not dtype.is_floating_point:
+        return torch.randint(max(int(low), 0) if dtype == U8 else int(low), int(high) + 1, size, generator=g).to(dtype)
+    x = torch.rand(size, generator=g, dtype=torch.float64) * (high - low) + low
+    if edge and x.numel() >= 8:
+        special = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1e30, -1e30, 1e-30])
+        x.view(-1)[:: max(1, x.numel() // 8)][:8] = special[: len(x.view(-1)[:: max(1, x.numel() // 8)][:8])].double()
+    return x.to(dtype)
+
+
+def _unary() -> Iterator[Call]:
+    names = (
+        "exp exp2 expm1 log log2 log10 log1p sqrt rsqrt reciprocal sin cos tan asin acos atan sinh cosh tanh asinh acosh "
+        "atanh erf erfc lgamma sigmoid neg floor ceil round trunc abs sign square relu gelu silu hardswish hardsigmoid "
+        "frac isnan isinf logical_not deg2rad rad2deg elu leaky_relu softplus mish hardtanh hardshrink softshrink"
+    ).split()
+    for name in names:
+        for dtype in FLOATS:
+            # eager's vectorised sin, cos and tan lose their digits beyond 1e4, and its gelu makes 0 of -inf
+            big = name in ("sin", "cos", "tan", "gelu")
+            yield f"aten.{name}.default", (t(5, 13, dtype=dtype, edge=not big),), {}
+        yield f"aten.{name}.default", (t(4, 6)[:, ::2].t(),), {}
+        yield f"aten.{name}.default", (t(0, 3),), {}
+        yield f"aten.{name}.default", (t(),), {}
+    for name in "exp sqrt sigmoid neg abs sign floor square sin log logical_not relu".split():
+        for dtype in (I64, I32):
+            yield f"aten.{name}.default", (t(3, 5, dtype=dtype),), {}
+    for dtype in (BOOL, I64, U8):
+        yield "aten.bitwise_not.default", (t(7, dtype=dtype),), {}
+    yield "aten.gelu.default", (t(33),), {"approximate": "tanh"}
+
+
+def _binary() -> Iterator[Call]:
+    for name in "add sub mul div".split():
+        for dtype in (*FLOATS, I64, U8):
+            yield f"aten.{name}.Tensor", (t(5, 1, 7, dtype=dtype), t(3, 7, dtype=dtype, low=1)), {}
+        yield f"aten.{name}.Tensor", (t(4, dtype=I64), t(4)), {}
+        yield f"aten.{name}.Tensor", (t(4, dtype=BF16), t()), {}
+        yield f"aten.{name}.Tensor", (t(4, dtype=BF16), t(4)), {}
+        yield f"aten.{name}.Scalar", (t(3, 4), 2.5), {}
+    yield "aten.add.Tensor", (t(4, dtype=BOOL), t(4, dtype=BOOL)), {}
+    yield "aten.add.Tensor", (t(4), t(4)), {"alpha": 3}
+    yield "aten.sub.Tensor", (t(4, dtype=BF16), t(4, dtype=BF16)), {"alpha": 0.1}
+    yield "aten.rsub.Scalar", (t(4), 1), {}
+    for name in "eq ne lt le gt ge".split():
+        yield f"aten.{name}.Tensor", (t(9, edge=True), t(9, edge=True)), {}
+        yield f"aten.{name}.Scalar", (t(9, dtype=I64), 0.5), {}
+        yield f"aten.{name}.Scalar", (t(9, dtype=U8), 2), {}
+    for name in "maximum minimum fmax fmin atan2 hypot logaddexp".split():
+        yield f"aten.{name}.default", (t(24, edge=True), t(24)), {}
+    for mode in (None, "floor", "trunc"):
+        for dtype in (F32, F64, BF16, I64, I32):
+            divisor = t(64, dtype=dtype, low=1)
+            divisor[::2] *= -1
+            yield "aten.div.Tensor_mode", (t(64, dtype=dtype), divisor), {"rounding_mode": mode}
+    for dtype in (F32, F64, I64, I32):
+        divisor = t(64, dtype=dtype, low=1)
+        divisor[::2] *= -1
+        for name in ("remainder", "fmod"):
+            yield f"aten.{name}.Tensor", (t(64, dtype=dtype), divisor), {}
+    for e in (0, 1, 2, 3, 0.5, -0.5, -1, -2, 1.7):
+        yield "aten.pow.Tensor_Scalar", (t(20, low=0.1), e), {}
+    yield "aten.pow.Tensor_Tensor", (t(20, dtype=I64), t(20, dtype=I64, low=1)), {}
+    yield "aten.pow.Scalar", (2.0, t(9)), {}
+    for name in "and or xor".split():
+        for dtype in (BOOL, I64, U8):
+            yield f"aten.bitwise_{name}.Tensor", (t(16, dtype=dtype), t(16, dtype=dtype)), {}
+        yield f"aten.logical_{name}.default", (t(16, dtype=I64), t(16, low=0)), {}
+    yield "aten.bitwise_left_shift.Tensor", (t(16, dtype=I64, low=1), t(16, dtype=I64, low=1)), {}
+    yield "aten.bitwise_right_shift.Tensor", (t(16, dtype=I64), t(16, dtype=I64, low=1)), {}
+
+
+def _several() -> Iterator[Call]:
+    yield "aten.where.self", (t(5, 1, dtype=BOOL), t(1, 6), t(5, 6, dtype=F64)), {}
+    yield "aten.masked_fill.Scalar", (t(5, 6), t(6, dtype=BOOL), -1e9), {}
+    yield "aten.clamp.default", (t(9, edge=True), -1, 1), {}
+    yield "aten.clamp.default", (t(9, dtype=I64),), {"max": 1}
+    yield "aten.clamp.Tensor", (t(9), t(9), t(9, low=1)), {}
+    for w in (0.3, 0.7):
+        yield "aten.lerp.Scalar", (t(9), t(9), w), {}
+    yield "aten.lerp.Tensor", (t(9), t(9), t(9, low=0, high=1)), {}
+    yield "aten.addcmul.default", (t(9), t(9), t(9)), {"value": 0.5}
+    yield "aten.addcdiv.default", (t(9), t(9), t(9, low=1)), {"value": 0.5}
+    yield "aten.nan_to_num.default", (t(24, edge=True),), {}
+    g, x = t(64), t(64, low=-5, high=5)
+    for name in "gelu_backward silu_backward hardswish_backward hardsigmoid_backward sigmoid_backward tanh_backward".split():
+        yield f"aten.{name}.default", (g, x), {}
+    yield "aten.gelu_backward.default", (g, x), {"approximate": "tanh"}
+    yield "aten.threshold_backward.default", (g, x, 0), {}
+    yield "aten.leaky_relu_backward.default", (g, x, 0.1, False), {}
+    yield "aten.hardtanh_backward.default", (g, x, -1, 1), {}
+    yield "aten.softplus_backward.default", (g, x, 1, 20), {}
+    for is_result in (True, False):
+        yield "aten.elu_backward.default", (g, 1.0, 1.5, 0.5, is_result, x.clamp(-0.9)), {}
+    yield "aten.native_dropout_backward.default", (g, x > 0, 2.0), {}
+
+
+def _reductions() -> Iterator[Call]:
+    for dtype in (*FLOATS, I64, BOOL):
+        yield "aten.sum.default", (t(7, 65, dtype=dtype),), {}
+    for size in ((4, 5, 33), (3, 200, 40), (1, 1, 1), (2, 0, 3), (300, 3, 2)):
+        for dims in ([0], [1], [2], [0, 1], [0, 2], [1, 2], [-1], []):
+            yield "aten.sum.dim_IntList", (t(*size), dims, len(dims) == 1), {}
+            if 0 not in size:
+                yield "aten.mean.dim", (t(*size), dims, True), {}
+                yield "aten.amax.default", (t(*size, edge=True), dims), {}
+                yield "aten.amin.default", (t(*size, dtype=I64), dims, True), {}
+                yield "aten.var.correction", (t(*size), dims), {"correction": 0}
+                yield "aten.var_mean.correction", (t(*size, dtype=F64), dims), {"correction": 1, "keepdim": True}
+    yield "aten.sum.dim_IntList", (t(5, 6, dtype=BF16), [1]), {"dtype": F32}
+    yield "aten.sum.dim_IntList", (t(300, 70).t(), [1]), {}
+    yield "aten.mean.default", (t(70000),), {}
+    yield "aten.sum.default", (t(3, 70000)[:, ::3],), {}
+    for name in ("max", "min"):
+        yield f"aten.{name}.default", (t(1000, edge=True),), {}
+        for dim in (0, 1, -1):
+            yield f"aten.{name}.dim", (t(40, 50, 3), dim), {}
+            yield f"aten.{name}.dim", (t(40, 50, dtype=I64), dim, True), {}
+        yield f"aten.{name}.dim", (t(8, 40, edge=True), 1), {}
+        yield f"aten.arg{name}.default", (t(8, 40, dtype=I64),), {}
+        yield f"aten.arg{name}.default", (t(200, 400), 0), {}
+        yield f"aten.arg{name}.default", (t(200, 400),), {}
+    for name in ("any", "all"):
+        yield f"aten.{name}.default", (t(8, 9, low=0),), {}
+        yield f"aten.{name}.dim", (t(8, 9, dtype=BOOL), 1), {}
+    yield "aten.prod.default", (t(3, 5),), {}
+    yield "aten.prod.dim_int", (t(3, 5, dtype=I64), 0), {}
+    yield "aten.logsumexp.default", (t(9, 33, low=-100, high=100), [1]), {}
+    for p in (2, 1, 0, 3, float("inf")):
+        yield "aten.linalg_vector_norm.default", (t(9, 33), p, [1]), {}
+    for name in ("cumsum", "cumprod"):
+        for dim in (0, 1, 2):
+            yield f"aten.{name}.default", (t(4, 17, 5), dim), {}
+        yield f"aten.{name}.default", (t(4, 17, dtype=I64), 1), {}
+
+
+def _rows() -> Iterator[Call]:
+    for size, dim in (((5, 33), 1), ((4, 6, 130), -1), ((7, 20, 9), 1), ((40, 3), 0), ((2, 300), 1)):
+        for dtype in (F32, BF16):
+            x, g = t(*size, dtype=dtype), t(*size, dtype=dtype)
+            yield "aten._softmax.default", (x, dim, False), {}
+            yield "aten._log_softmax.default", (x, dim, False), {}
+            yield "aten._softmax_backward_data.default", (g, x.softmax(dim), dim, dtype), {}
+            yield "aten._log_softmax_backward_data.default", (g, x.log_softmax(dim), dim, dtype), {}
+    x = t(6, 40, low=-1e4, high=1e4)
+    x[2, :] = -float("inf")
+    yield "aten._safe_softmax.default", (x, -1), {}
+    for size in ((6, 40), (3, 5, 96), (2, 3, 8, 8)):
+        n = size[-1]
+        x, w, b = t(*size), t(n), t(n)
+        for weight, bias in ((w, b), (w, None), (None, None)):
+            made = torch.ops.aten.native_layer_norm(x, [n], weight, bias, 1e-5)
+            yield "aten.native_layer_norm.default", (x, [n], weight, bias, 1e-5), {}
+            mask = [True, weight is not None, bias is not None]
+            yield "aten.native_layer_norm_backward.default", (t(*size), x, [n], made[1], made[2], weight, bias, mask), {}
+    for size in ((4, 6, 5, 5), (3, 8), (2, 4, 9)):
+        c = size[1]
+        x, w, b, m, v = t(*size), t(c), t(c), t(c), t(c, low=0.5)
+        yield "aten._native_batch_norm_legit_functional.default", (x, w, b, m, v, True, 0.1, 1e-5), {}
+        yield "aten._native_batch_norm_legit.no_stats", (x, w, b, True, 0.1, 1e-5), {}
+        s = torch.ops.aten._native_batch_norm_legit.no_stats(x, w, b, True, 0.1, 1e-5)
+        for train in (True, False):
+            args = (t(*size), x, w, m, v, s[1], s[2], train, 1e-5, [True, True, True])
+            yield "aten.native_batch_norm_backward.default", args, {}
+    x, w, b = t(3, 8, 5, 5), t(8), t(8)
+    made = torch.ops.aten.native_group_norm(x, w, b, 3, 8, 25, 4, 1e-5)
+    yield "aten.native_group_norm.default", (x, w, b, 3, 8, 25, 4, 1e-5), {}
+    args = (t(3, 8, 5, 5), x, made[1], made[2], w, 3, 8, 25, 4, [True, True, True])
+    yield "aten.native_group_norm_backward.default", args, {}
+
+
+def _movement() -> Iterator[Call]:
+    yield "aten.clone.default", (t(5, 6).t(),), {"memory_format": torch.contiguous_format}
+    yield "aten.clone.default", (t(40, 60).expand(3, 40, 60),), {"memory_format": torch.contiguous_format}
+    for a, b in itertools.product((F32, BF16, F16, F64, I64, U8, BOOL), repeat=2):
+        yield "aten._to_copy.default", (t(40, dtype=a, low=0),), {"dtype": b}
+    for dim in (0, 1, -1):
+        parts = [t(*(k if d == dim % 3 else n for d, n in enumerate((4, 5, 6)))) for k in (1, 3, 2)]
+        yield "aten.cat.default", (parts, dim), {}
+        yield "aten.stack.default", ([t(4, 5), t(4, 5)], dim), {}
+    yield "aten.cat.default", ([t(2), t(3, dtype=F64)],), {}
+    yield "aten.constant_pad_nd.default", (t(3, 4, 5), [1, 2, 0, 3], 1.5), {}
+    yield "aten.constant_pad_nd.default", (t(3, 4, 5), [-1, 2], 0), {}
+    yield "aten.flip.default", (t(3, 4, 5), [0, 2]), {}
+    for args in ((5,), (2, 9), (9, 0, -2)):
+        name = ("arange.default", "arange.start", "arange.start_step")[len(args) - 1]
+        yield f"aten.{name}", args, {}
+    yield "aten.full.default", ([3, 4], 2.5), {}
+    yield "aten.zeros.default", ([3, 4],), {}
+    yield "aten.ones_like.default", (t(4, dtype=I64),), {}
+    yield "aten.slice_scatter.default", (t(6, 7), t(6, 2), 1, 1, 5, 2), {}
+    yield "aten.select_scatter.default", (t(6, 7), t(6), 1, -1), {}
+    yield "aten.slice_backward.default", (t(6, 2), [6, 7], 1, 1, 5, 2), {}
+    yield "aten.select_backward.default", (t(6), [6, 7], 1, -2), {}
+
+
+def _indexing() -> Iterator[Call]:
+    ids = torch.tensor([[1, 4, 0], [9, 1, 1]])
+    yield "aten.embedding.default", (t(10, 20), ids), {}
+    yield "aten.embedding_dense_backward.default", (t(2, 3, 20), ids, 10, 4, False), {}
+    yield "aten.gather.default", (t(4, 5), 1, ids.clamp(max=3).repeat(2, 1)), {}
+    yield "aten.index.Tensor", (t(10, 5), [ids]), {}
+    yield "aten.index.Tensor", (t(4, 10, 5), [None, ids, torch.tensor([[0], [-1]])]), {}
+    yield "aten.index.Tensor", (t(10, 4, 5), [torch.tensor([3, -2]), None, torch.tensor([0, 1])]), {}
+    yield "aten.index_put.default", (t(10, 5), [torch.tensor([3, -2])], t(2, 5)), {}
+    yield "aten.index_put.default", (t(10, 5), [torch.tensor([3, 3, 1])], t(5), True), {}
+    yield "aten.scatter_add.default", (t(4, 6), 1, torch.tensor([[0, 0, 5], [1, 1, 1], [2, 3, 4], [5, 5, 5]]), t(4, 3)), {}
+    yield "aten.scatter_add.default", (t(4, 6), 0, torch.tensor([[0, 0, 3], [1, 1, 1]]), t(2, 3)), {}
+    target = torch.tensor([1, -100, 3, 0])
+    logp = t(4, 6).log_softmax(1)
+    for weight, reduction in itertools.product((None, t(6, low=0.5)), (1, 2)):
+        made = torch.ops.aten.nll_loss_forward(logp, target, weight, reduction, -100)
+        yield "aten.nll_loss_forward.default", (logp, target, weight, reduction, -100), {}
+        yield "aten.nll_loss_backward.default", (t(), logp, target, weight, reduction, -100, made[1]), {}
+    for reduction in (0, 1, 2):
+        yield "aten.mse_loss.default", (t(5, 6), t(5, 6), reduction), {}
+        yield "aten.smooth_l1_loss.default", (t(5, 6), t(5, 6), reduction, 0.7), {}
+
+
+SECTIONS = {
+    "unary": _unary, "binary": _binary, "several": _several, "reductions": _reductions, "rows": _rows,
+    "movement": _movement, "indexing": _indexing,
+}  # fmt: skip

@@ -1,0 +1,67 @@
+"""Every case of the table: eager, the NumPy oracle and the generated C++ agree."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from cases import SECTIONS, Call
+from evaluate import by_oracle, call_kernel, lower_call, lowered_results
+
+from lowtide.codegen.cpp import kernel
+from lowtide.codegen.cpp_source import kernel_sources
+from lowtide.runtime import kernels
+
+pytestmark = pytest.mark.torch
+
+# torch's own test-suite: relative, absolute
+TOLERANCE = {
+    torch.float32: (1.3e-5, 1e-5), torch.float64: (1e-7, 1e-7), torch.bfloat16: (1.6e-2, 1e-5),
+    torch.float16: (2e-3, 1e-5),
+}  # fmt: skip
+
+
+def same(found: torch.Tensor, expected: torch.Tensor, what: str) -> str:
+    """What differs, or nothing."""
+    rtol, atol = TOLERANCE.get(expected.dtype, (0, 0))
+    try:
+        torch.testing.assert_close(found, expected, rtol=rtol, atol=atol, equal_nan=True, check_stride=False)
+    except AssertionError as e:
+        return f"{what}: {str(e).splitlines()[0]} {' '.join(str(e).splitlines()[2:5])}"
+    return ""
+
+
+def results(lowered, tensors, expected, run, what: str) -> list[str]:
+    held = lowered_results(lowered, tensors, run)
+    flat = [expected] if isinstance(expected, torch.Tensor) else list(expected)
+    return [w for k, e in enumerate(flat) if e is not None and (w := same(held[f"y{k}"], e, what)) and e.numel()]
+
+
+def show(call: Call) -> str:
+    def one(a: object) -> str:
+        if isinstance(a, torch.Tensor):
+            return f"{str(a.dtype).removeprefix('torch.')}{list(a.shape)}"
+        return f"[{', '.join(map(one, a))}]" if isinstance(a, list | tuple) else str(a)
+
+    return f"{call[0]}({', '.join(map(one, call[1]))}{''.join(f', {k}={one(v)}' for k, v in call[2].items())})"
+
+
+@pytest.mark.parametrize("section", list(SECTIONS))
+@pytest.mark.spec("IR-29", "IR-31", "IR-32")
+@pytest.mark.filterwarnings("ignore")
+def test_the_table_of_cases(section: str):
+    calls = list(SECTIONS[section]())
+    lowered = [lower_call(*call) for call in calls]
+    loops = list(itertools.chain.from_iterable(x[0].loops.values() for x in lowered))
+    kernels.finish(kernels.start(kernel_sources([kernel(loop) for loop in loops], 8)))
+    wrong: list[str] = []
+    for call, (low, tensors, expected) in zip(calls, lowered, strict=True):
+        wrong += results(low, tensors, expected, call_kernel, f"C++ {show(call)}")
+        wrong += results(low, tensors, expected, by_oracle, f"NumPy {show(call)}")
+    assert not wrong, f"{len(wrong)} wrong:\n" + "\n".join(wrong[:40])
