@@ -9,7 +9,7 @@ import pytest
 
 import lowtide
 
-PUBLIC = ["Options", "__version__", "compile_exported", "memory_analysis", "release_retained"]
+PUBLIC = ["Options", "__version__", "compile_exported", "memory_analysis", "plan_at_run_time", "release_retained"]
 
 
 def test_public_names_are_pinned():

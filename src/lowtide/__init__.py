@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lowtide.analysis import memory_analysis
-    from lowtide.aot import compile_exported
+    from lowtide.aot import compile_exported, plan_at_run_time
     from lowtide.core.options import Options
     from lowtide.runtime.load import release_retained
 
@@ -21,11 +21,12 @@ __version__ = "0.1.0"
 _HOME = {
     "compile_exported": "lowtide.aot",
     "memory_analysis": "lowtide.analysis",
+    "plan_at_run_time": "lowtide.aot",
     "release_retained": "lowtide.runtime.load",
     "Options": "lowtide.core.options",
 }
 
-__all__ = ["Options", "__version__", "compile_exported", "memory_analysis", "release_retained"]
+__all__ = ["Options", "__version__", "compile_exported", "memory_analysis", "plan_at_run_time", "release_retained"]
 
 
 def __getattr__(name: str) -> object:

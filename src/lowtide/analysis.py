@@ -17,7 +17,7 @@ from lowtide.ir.graph import Ref
 from lowtide.plan.holders import Holder, holders
 from lowtide.plan.plan import SLAB, MemoryPlan
 from lowtide.runtime.measure import Measured, measure
-from lowtide.runtime.records import Call, Calls, Planned, Record, left_out, records
+from lowtide.runtime.records import Call, Calls, Planned, Record, left_out, records, runs_so_far
 from lowtide.schedule.schedule import CALL, Schedule, memory_graph
 
 
@@ -101,12 +101,13 @@ def memory_analysis(step: Callable[[], Any] | None = None) -> MemoryAnalysis:
         listed = [(r, p) for r in records() for p in (r.planned or [None])]
         calls = _one_iteration()
     else:
+        before = {id(r): runs_so_far(r) for r in records()}
         with Calls() as log:
             found = measure(step)
         calls = log.calls
         ran = {id(c.planned) for c in calls}
         listed = [(r, p) for r in records() for p in r.planned if id(p) in ran]
-        listed += [(r, None) for r in records() if r.fallback is not None]
+        listed += [(r, None) for r in records() if r.fallback is not None or runs_so_far(r) > before.get(id(r), 0)]
     graphs = tuple(_graph(r, p) for r, p in listed)
     return MemoryAnalysis(
         graphs,
@@ -181,7 +182,9 @@ def _graph(record: Record, planned: Planned | None) -> GraphAnalysis:
     fallback = str(record.fallback) if record.fallback else None
     seconds = record.capture_seconds, record.compile_seconds
     if planned is None:
-        return GraphAnalysis(record.name, "cpu", 0, 0, 0, 0, 0, 0, 0, 0, 0, (), "none", (), *seconds, fallback, ())
+        layout = "; ".join(f"planned as it runs: {tell()}" for tell in record.at_run_time) or "none"
+        why = (str(record.because),) if record.because is not None else ()
+        return GraphAnalysis(record.name, "cpu", 0, 0, 0, 0, 0, 0, 0, 0, 0, (), layout, (), *seconds, fallback, why)
     plan, schedule = planned.plan, planned.schedule
     graph = schedule.graph
     at = plan.peak_step

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +18,16 @@ import torch
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 
-from lowtide.backend import build_planned
+from lowtide.backend import build_at_run_time, build_planned
 from lowtide.core.errors import Unsupported, UserError
 from lowtide.core.options import Options
 from lowtide.core.reason import Reason
+from lowtide.executor.capture import import_block
+from lowtide.executor.groups import Life
+from lowtide.executor.learned import WINDOW, Recent
+from lowtide.executor.placing import Strategy, strategy_of
+from lowtide.executor.plans import Policy
+from lowtide.executor.run import Executor, Told
 from lowtide.frontend.sizes import dim_of
 from lowtide.ir.symbolic import Dim, Expr, evaluate, symbols_of
 from lowtide.runtime.load import exact
@@ -36,40 +42,146 @@ _MUTATIONS = (OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION, OutputK
 def compile_exported(program: ExportedProgram, *, options: Mapping[str, object] | None = None) -> Callable[..., Any]:
     """Plan an exported program. The result is called like ``program.module()``, without gradients.
 
+    A program whose sizes depend on data, or with conditionals and loops, is planned as it runs (``plan_at_run_time``).
+
     Raises:
         UserError: not an ExportedProgram; when called, arguments that the program was not exported for.
         OptionError, OverBudget: as for ``torch.compile``.
         Unsupported: the program does what we cannot express; the message says what and where.
     """
+    chosen = Options.of(options)
+    lowered = _lowered(program)
+    record = Record(f"export{next(_numbers)}")
+    calls = [("inference", lowered.graph_module)]
+    run = build_planned(record, chosen, calls, None)
+    section = run.section(0) if run is not None else build_at_run_time(record, chosen, lowered.graph_module)
+    if section is None:
+        raise Unsupported(record.fallback or Reason("the program", "cannot be expressed"))
+    return _Caller(program, lowered, section)
+
+
+class RunTimePlanned:
+    """An exported program that is planned as it runs: called like ``program.module()``, without gradients; safe from several
+    threads. ``told()`` says what was planned and learned so far."""
+
+    def __init__(self, call: Callable[..., Any], executor: Executor) -> None:
+        self.call, self.executor = call, executor
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run once."""
+        return self.call(*args, **kwargs)
+
+    def told(self) -> Told:
+        """Runs, values, bytes, escapes so far."""
+        return self.executor.told()
+
+    def is_output_managed(self, t: Any) -> bool:
+        """Whether a tensor lies in the slab of results of the latest run (only with ``manage_outputs``)."""
+        return self.executor.is_output_managed(t)
+
+
+def plan_at_run_time(
+    program: ExportedProgram,
+    *,
+    strategy: str | Callable[[Sequence[Life]], Strategy] = "packed",
+    out_variants: bool = True,
+    manage_outputs: bool = False,
+    recent_shapes: int = 64,
+    window: int = WINDOW,
+    retain: int = 1 << 30,
+    tight: bool = False,
+    verify: bool = False,
+) -> RunTimePlanned:
+    """Run an exported program from one slab whose layout is learned: the first run allocates as PyTorch does.
+
+    strategy: ``packed`` (offsets by size and life), ``groups`` (storage groups without sizes), ``separate`` (no sharing), or
+        a function from lives to a strategy. out_variants: off, nothing is managed. manage_outputs: results in a slab of
+        their own, which ends with the last of them. recent_shapes: signatures that keep their plan. window: runs after
+        which a size that was not seen again stops counting (at the latest after twice as many). retain: bytes that idle
+        instances may hold. tight: the slab is exactly as large as the plan for the present sizes. verify: poison bytes and
+        check every result.
+
+    Raises:
+        UserError: not an ExportedProgram; when called, arguments that the program was not exported for.
+        OptionError: no such strategy.
+        Unsupported: the program does what we cannot express.
+    """
+    policy = Policy(
+        strategy_of(strategy), out_variants, recent_shapes, window, verify, manage_outputs, retain, tight
+    )  # fmt: skip
+    lowered = _lowered(program)
+    block, constants = import_block(f"export{next(_numbers)}", lowered.graph_module)
+    executor = Executor(block, constants, policy)
+    return RunTimePlanned(_Caller(program, lowered, executor), executor)
+
+
+def _lowered(program: ExportedProgram) -> ExportedProgram:
     if not isinstance(program, ExportedProgram):
         raise UserError(f"an ExportedProgram is expected (from torch.export.export), not a {type(program).__name__}")
-    chosen = Options.of(options)
     lowered = program.run_decompositions({})
-    signature = lowered.graph_signature
-    _refuse_unknown_kinds(signature.input_specs, signature.output_specs)
-    record = Record(f"export{next(_numbers)}")
-    run = build_planned(record, chosen, [("inference", lowered.graph_module)], None)
-    if run is None:
-        raise Unsupported(record.fallback or Reason("the program", "cannot be expressed"))
-    section = run.section(0)
-    held = [_tensor(program, s.target) if s.kind is not InputKind.USER_INPUT else None for s in signature.input_specs]
-    arguments = _arguments(lowered)
-    written = [(i, s.kind, s.target) for i, s in enumerate(signature.output_specs) if s.kind in _MUTATIONS]
-    names = [a.name for a in arguments]
+    _refuse_unknown_kinds(lowered.graph_signature.input_specs, lowered.graph_signature.output_specs)
+    return lowered
 
-    def call(*args: Any, **kwargs: Any) -> Any:
-        users = _flat(lowered.call_spec.in_spec, args, kwargs)
-        bound = _bound(arguments, users)
+
+class _Caller:
+    """The program's own signature around a section that takes all inputs as one list. ``fitting``: forms of arguments that
+    were accepted as they are, so that they are not looked at in detail again."""
+
+    def __init__(self, program: ExportedProgram, lowered: ExportedProgram, section: Callable[[list[Any]], Any]) -> None:
+        signature = lowered.graph_signature
+        self.program, self.section, self.spec = program, section, lowered.call_spec
+        ours = [s.kind is not InputKind.USER_INPUT for s in signature.input_specs]
+        self.held = [
+            _tensor(program, s.target) if own else None for s, own in zip(signature.input_specs, ours, strict=True)
+        ]
+        self.arguments = _arguments(lowered)
+        self.flat = tree_unflatten(list(range(len(self.arguments))), lowered.call_spec.in_spec) == (
+            tuple(range(len(self.arguments))), {},
+        )  # fmt: skip
+        self.written = [(i, s.kind, s.target) for i, s in enumerate(signature.output_specs) if s.kind in _MUTATIONS]
+        self.kept = [i for i, s in enumerate(signature.output_specs) if s.kind is OutputKind.USER_OUTPUT]
+        out: Any = lowered.call_spec.out_spec
+        whole = tree_unflatten(list(range(len(self.kept))), out)
+        self.form = (
+            tuple if whole == tuple(range(len(self.kept))) else list if whole == list(range(len(self.kept))) else None
+        )
+        if whole == 0:
+            self.form = lambda kept: kept[0]
+        self.fitting: Recent[tuple[Any, ...], bool] = Recent(256)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        users = list(args) if self.flat and not kwargs and len(args) == len(self.arguments) else None
+        form = _form(users) if users is not None else None
+        if form is None or users is None or form not in self.fitting.held:
+            users = _flat(self.spec.in_spec, args, kwargs)
+            bound = _bound(self.arguments, users)
+            given = [a.fit(x, bound) for a, x in zip(self.arguments, users, strict=True)]
+            if form is not None and all(a is b for a, b in zip(given, users, strict=True)):
+                self.fitting.put(form, True)
+        else:
+            given = users
         with torch.no_grad():
-            fitting = iter([a.fit(given, bound) for a, given in zip(arguments, users, strict=True)])
-            results = section([next(fitting) if t is None else t for t in held])
-            for i, kind, target in written:
+            rest = iter(given)
+            results = self.section([next(rest) if t is None else t for t in self.held])
+            for i, kind, target in self.written:
                 own = kind is not OutputKind.USER_INPUT_MUTATION
-                (_tensor(program, target) if own else users[names.index(str(target))]).copy_(results[i])
-        kept = [r for r, s in zip(results, signature.output_specs, strict=True) if s.kind is OutputKind.USER_OUTPUT]
-        return tree_unflatten(kept, lowered.call_spec.out_spec)
+                names = [a.name for a in self.arguments]
+                (_tensor(self.program, target) if own else users[names.index(str(target))]).copy_(results[i])
+        kept = [results[i] for i in self.kept]
+        return self.form(kept) if self.form is not None else tree_unflatten(kept, self.spec.out_spec)
 
-    return call
+
+def _form(users: list[Any]) -> tuple[Any, ...] | None:
+    """What of the arguments decides whether they fit; None where something in them has an inside."""
+    out: list[Any] = []
+    for x in users:
+        if type(x) in (torch.Tensor, torch.nn.Parameter) and x.layout is torch.strided:
+            out.append((x.shape, x.stride(), x.dtype, x.device))
+        elif x is None or type(x) in (int, float, bool, str):
+            out.append((type(x), x))
+        else:
+            return None
+    return tuple(out)
 
 
 @dataclass(frozen=True, slots=True)

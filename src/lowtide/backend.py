@@ -1,7 +1,7 @@
 """The entry point of ``torch.compile(model, backend="lowtide")``: options -> capture -> pipeline -> callables.
 
-Comes in: a Dynamo graph and example inputs. Goes out: a callable for Dynamo. Promised: what cannot be compiled runs as
-PyTorch captured it, with the reason in the log and in ``lowtide.memory_analysis``; forward and backward are planned
+Comes in: a Dynamo graph and example inputs. Goes out: a callable for Dynamo. Promised: what cannot be compiled is
+planned as it runs, or else runs as PyTorch captured it, with the reason in the log and in ``lowtide.memory_analysis``; forward and backward are planned
 together, when the joint graph is split.
 """
 
@@ -19,6 +19,10 @@ import torch
 from lowtide.core.errors import BugError, OptionError, Unsupported, VerifyError
 from lowtide.core.options import Options
 from lowtide.core.reason import Reason
+from lowtide.executor.capture import import_block
+from lowtide.executor.placing import STRATEGIES
+from lowtide.executor.plans import Policy
+from lowtide.executor.run import Executor
 from lowtide.frontend.fx_import import import_graph
 from lowtide.frontend.partition import partition
 from lowtide.ir.graph import Graph
@@ -26,7 +30,7 @@ from lowtide.pipeline import compile_graph
 from lowtide.runtime.dispatch import Dispatch
 from lowtide.runtime.load import LoadedSection, load, release_retained
 from lowtide.runtime.probe import probe
-from lowtide.runtime.records import Planned, Record, forget, note_fallback, note_program, watch
+from lowtide.runtime.records import Planned, Record, forget, note_fallback, note_program, note_run_time, watch
 from lowtide.torch_compat import aot_backend, boxed, is_plain_subclass
 
 log = logging.getLogger(__name__)
@@ -110,7 +114,7 @@ class _Unit:
 
     def _planned(self, gm: torch.fx.GraphModule, section: str) -> Callable[..., Any]:
         if _PLAN not in gm.meta:
-            return _as_captured(gm)
+            return self._as_it_runs(gm)
         dispatch, index, fingerprint = self.parts[gm.meta[_PLAN]]
         if fingerprint != _fingerprint(gm):
             return self._alone(gm, section)
@@ -118,7 +122,11 @@ class _Unit:
 
     def _alone(self, gm: torch.fx.GraphModule, section: str) -> Callable[..., Any]:
         dispatch = self._dispatch([(section, gm)], None)
-        return _as_captured(gm) if dispatch is None else boxed(dispatch.section(0))
+        return self._as_it_runs(gm) if dispatch is None else boxed(dispatch.section(0))
+
+    def _as_it_runs(self, gm: torch.fx.GraphModule) -> Callable[..., Any]:
+        found = build_at_run_time(self.record, self.options, gm)
+        return _as_captured(gm) if found is None else boxed(lambda args: found(args))
 
     def _dispatch(self, calls: list[tuple[str, torch.fx.GraphModule]], kept: int | None) -> Dispatch | None:
         return build_planned(self.record, self.options, calls, kept)
@@ -127,7 +135,8 @@ class _Unit:
 def build_planned(
     record: Record, options: Options, calls: list[tuple[str, torch.fx.GraphModule]], kept: int | None
 ) -> Dispatch | None:
-    """Import and compile fx graphs that belong together; None, with the reason in ``record``, where we do not support it.
+    """Import and compile fx graphs that belong together; None, with the reason in ``record``, where it is
+    not supported: sizes that depend on data and programs inside are for ``build_at_run_time``.
 
     ``kept``: of the first call's results, how many the caller gets; the others are saved for the second call.
     """
@@ -138,7 +147,8 @@ def build_planned(
         if not graph.symbols:
             dispatch.variant()
     except Unsupported as e:
-        return _unplanned(record, e.reason)
+        record.fallback = e.reason
+        return None
     except (VerifyError, BugError) as e:
         if options.verify:
             raise
@@ -146,6 +156,28 @@ def build_planned(
     finally:
         record.compile_seconds += time.perf_counter() - started
     return dispatch
+
+
+def build_at_run_time(record: Record, options: Options, gm: torch.fx.GraphModule) -> Executor | None:
+    """A graph whose sizes are only known when it runs, or with programs inside, as what learns its plan as it runs; None,
+    with the reason in ``record``, where that cannot be expressed either."""
+    started = time.perf_counter()
+    why = record.fallback or record.because
+    policy = Policy(STRATEGIES["packed"], recent=options.recent_shapes, verify=options.verify, retain=options.retain)
+    try:
+        found = Executor(*import_block(record.name, gm), policy)
+    except Unsupported as e:
+        return _unplanned(record, why or e.reason)
+    except (VerifyError, BugError) as e:
+        if options.verify:
+            raise
+        return _unplanned(record, Reason("a stage of ours is wrong, please report it", str(e)))
+    finally:
+        record.compile_seconds += time.perf_counter() - started
+    record.fallback = None
+    note_run_time(record, why, found.told)
+    log.info("%s is planned as it runs: %s", record.name, why)
+    return found
 
 
 def _unplanned(record: Record, reason: Reason) -> None:

@@ -39,6 +39,7 @@ __all__ = [
     "draw_and_note",
     "draw_from",
     "fake_mode",
+    "header_address",
     "is_plain_subclass",
     "keep_saved",
     "keeps_graph",
@@ -122,6 +123,11 @@ def is_plain_subclass(value: Any) -> bool:
 def keeps_graph() -> bool:
     """Inside a backward call: whether autograd keeps the graph, so that saved tensors must survive it."""
     return bool(torch._C._autograd._get_current_graph_task_keep_graph())
+
+
+def header_address(t: torch.Tensor) -> int:
+    """Address of the C++ object behind a tensor, for code that is compiled against torch's headers."""
+    return int(t._cdata)
 
 
 def storage_uses(t: torch.Tensor) -> int:

@@ -123,14 +123,26 @@ def test_arguments_with_other_strides():
     assert torch.equal(call(x), x.reshape(-1) * 2)
 
 
-@pytest.mark.spec("G12")
-def test_sizes_that_depend_on_data_are_refused():
+@pytest.mark.spec("RT-13")
+def test_sizes_that_depend_on_data_are_planned_as_it_runs():
     class Picks(torch.nn.Module):
         def forward(self, x):
-            return x[x > 0]
+            return (x[x > 0] * 2 + 1).tanh()
 
-    with pytest.raises(Unsupported, match="size of its result depends on data"):
-        compiled(Picks(), torch.randn(4))
+    call = compiled(Picks(), torch.randn(4))
+    for _ in range(4):
+        x = torch.randn(4)
+        assert torch.equal(call(x), Picks()(x))
+
+
+@pytest.mark.spec("G12")
+def test_what_no_planner_can_express_is_refused():
+    class Sparse(torch.nn.Module):
+        def forward(self, x):
+            return torch.sparse.sum(x.to_sparse()) * 2
+
+    with pytest.raises(Unsupported, match="not planned"):
+        compiled(Sparse(), torch.randn(4, 4))
 
 
 def test_what_is_no_program_and_wrong_options():

@@ -109,20 +109,32 @@ def test_a_dtype_that_we_do_not_know_runs_as_captured(caplog: pytest.LogCaptureF
     unplanned(caplog, "float8_e4m3fnuz")
 
 
-@pytest.mark.spec("G12")
-def test_a_higher_order_operator_runs_as_captured(caplog: pytest.LogCaptureFixture):
+def planned_as_it_runs(because: str) -> None:
+    """The reason stands in the records and in the report."""
+    assert any(r.at_run_time and because in str(r.because) and r.fallback is None for r in records())
+    told = lowtide.memory_analysis()
+    assert any(because in why for g in told.graphs for why in g.reasons)
+    assert "planned as it runs" in str(told)
+
+
+@pytest.mark.spec("G12", "IR-64")
+def test_a_conditional_is_planned_as_it_runs():
     def both(x: torch.Tensor) -> torch.Tensor:
-        return torch.cond(x.sum() > 0, lambda a: a + 1, lambda a: a - 1, (x,))
+        return torch.cond(x.sum() > 0, lambda a: (a + 1).sin() * 2, lambda a: (a - 1).cos() * 3, (x,))
 
-    assert torch.equal(run(both), both(X))
-    unplanned(caplog, "cond: takes a program of its own")
+    call = torch.compile(both, backend="lowtide")
+    for x in (X, X, X - 2, X - 2, X):
+        assert torch.equal(call(x), both(x))
+    planned_as_it_runs("cond: takes a program of its own")
 
 
-@pytest.mark.spec("G12")
-def test_a_size_that_depends_on_data_runs_as_captured(caplog: pytest.LogCaptureFixture):
+@pytest.mark.spec("G12", "RT-13")
+def test_a_size_that_depends_on_data_is_planned_as_it_runs():
     with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
-        assert torch.equal(run(lambda x: x[x > 0] * 2), X[X > 0] * 2)
-    unplanned(caplog, "depends on data")
+        call = torch.compile(lambda x: (x[x > 0] * 2 + 1).tanh(), backend="lowtide")
+        for x in (X, X, X * -1, X + 1, X):
+            assert torch.equal(call(x), (x[x > 0] * 2 + 1).tanh())
+    planned_as_it_runs("depends on data")
 
 
 class Tagged(torch.Tensor):

@@ -41,8 +41,10 @@ _UNDECLARED_VIEWS = {"aten._unsafe_view.default": 0}
 _RANDOM = torch.Tag.nondeterministic_seeded
 
 
-class _Importer:
-    """Builds one Graph; used once (``import_graph``)."""
+class Importer:
+    """Builds one Graph; used once. ``unbacked``: sizes may depend on data."""
+
+    unbacked = False
 
     def __init__(self) -> None:
         self.values: dict[str, Value] = {}
@@ -84,13 +86,13 @@ class _Importer:
     def _define(self, node: fx.Node, val: torch.Tensor, storage: str | None, suffix: str = "") -> Ref:
         if type(val).__name__ != "FakeTensor" or val.layout is not torch.strided or val.is_quantized:
             kind = type(val).__name__ if val.layout is torch.strided else str(val.layout)
-            raise Unsupported(Reason(f"{node}", f"{kind} values are not planned", _origin(node).file or None))
+            raise Unsupported(Reason(f"{node}", f"{kind} values are not planned", origin_of(node).file or None))
         if val.device.type not in PLANNED_DEVICES:
             raise Unsupported(
                 Reason(f"{node}", f"lies on {val.device}; only {', '.join(PLANNED_DEVICES)} is planned so far")
             )
-        if unbacked(val):
-            raise Unsupported(Reason(f"{node.target}", f"the size of its result depends on data ({_origin(node)})"))
+        if not self.unbacked and unbacked(val):
+            raise Unsupported(Reason(f"{node.target}", f"the size of its result depends on data ({origin_of(node)})"))
         if val.dtype not in DTYPES:
             raise Unsupported(Reason(f"{node}", f"has the dtype {val.dtype}, of which we know no layout"))
         name = self._name(node.name + suffix)
@@ -99,7 +101,7 @@ class _Importer:
         for d in (*size, *stride, offset):
             self.symbols.update(dict.fromkeys(sorted(symbols_of(d))))
         layout = Layout(DTYPES[val.dtype], str(val.device), size, stride, offset)
-        self.values[name] = Value(name, layout, storage or name, _origin(node))
+        self.values[name] = Value(name, layout, storage or name, origin_of(node))
         return Ref(name)
 
     def _input(self, node: fx.Node) -> Ref | Expr | None:
@@ -112,7 +114,7 @@ class _Importer:
             self.env[node] = ref = self._define(node, val, None)
             return ref
         if isinstance(val, torch.SymInt):
-            if unbacked(val):
+            if not self.unbacked and unbacked(val):
                 raise Unsupported(Reason(f"{node}", "a size that depends on data"))
             expr = dim_of(val)
             self.env[node] = expr
@@ -132,7 +134,7 @@ class _Importer:
             user = next(iter(node.users), node)
             what = getattr(user.target, "__name__", str(user.target))
             raise Unsupported(
-                Reason(what, f"takes a program of its own ({node.target}), which is not planned ({_origin(user)})")
+                Reason(what, f"takes a program of its own ({node.target}), which is not planned ({origin_of(user)})")
             )
         self.env[node] = ref = self._define(node, node.meta["val"], None)
         self.constants[ref.name] = held
@@ -148,9 +150,11 @@ class _Importer:
             self.env[node] = whole[node.args[1]]
             return
         if not isinstance(target, OpOverload):
-            raise Unsupported(Reason(f"{getattr(target, '__name__', target)}", f"is not an operator ({_origin(node)})"))
+            raise Unsupported(
+                Reason(f"{getattr(target, '__name__', target)}", f"is not an operator ({origin_of(node)})")
+            )
         if isinstance(val, torch.SymFloat | torch.SymBool | bool | float | int):
-            raise Unsupported(Reason(f"{target}", f"gives a scalar that depends on data ({_origin(node)})"))
+            raise Unsupported(Reason(f"{target}", f"gives a scalar that depends on data ({origin_of(node)})"))
         yield self._operator(node, target, val)
 
     def _operator(self, node: fx.Node, target: OpOverload, val: Any) -> Op:
@@ -175,7 +179,7 @@ class _Importer:
         view = bool(views) and all(v is not None for v in views) and not mutates
         effect = "random" if _RANDOM in target.tags else None
         name = self._name(node.name) if returns != "one" else str(outputs[0])
-        return Op(name, called, args, kwargs, outputs, returns, view, mutates, effect, _origin(node))
+        return Op(name, called, args, kwargs, outputs, returns, view, mutates, effect, origin_of(node))
 
     def _results(self, node: fx.Node, val: Any, bases: Sequence[str | None]) -> tuple[tuple[str | None, ...], str]:
         """Define what a call returns. A list result (``Tensor[]``) is all views of one base or all new."""
@@ -220,10 +224,10 @@ class _Importer:
             return Atom("layout", str(a).removeprefix("torch."))
         if isinstance(a, torch.memory_format):
             return Atom("format", str(a).removeprefix("torch."))
-        raise Unsupported(Reason(f"{node.target}", f"takes a {type(a).__name__} argument ({_origin(node)})"))
+        raise Unsupported(Reason(f"{node.target}", f"takes a {type(a).__name__} argument ({origin_of(node)})"))
 
 
-def _origin(node: fx.Node) -> Origin:
+def origin_of(node: fx.Node) -> Origin:
     """The user's innermost line and the module path of a node."""
     trace = node.meta.get("stack_trace") or ""
     places = re.findall(r'File "([^"]+)", line (\d+)', trace)
@@ -248,7 +252,7 @@ def import_graph(
     Raises:
         Unsupported: with the node, why, and the user's line.
     """
-    importer = _Importer()
+    importer = Importer()
     sections = tuple(importer.section(section, gm, kept if i == 0 else None) for i, (section, gm) in enumerate(calls))
     graph = Graph(name, tuple(importer.values.values()), sections, tuple(importer.constants), tuple(importer.symbols))
     return graph, importer.constants

@@ -24,6 +24,7 @@ from lowtide.program import Entry, Header, Program, SlabUse
 from lowtide.runtime import kernels
 from lowtide.runtime.calls import DTYPES, atom, overload
 from lowtide.runtime.lease import lend
+from lowtide.runtime.retainers import others_nbytes, release_others
 from lowtide.torch_compat import storage_uses
 
 Watch = Callable[[list[Any]], Callable[[Sequence[Any]], None] | None]
@@ -79,14 +80,14 @@ def release_retained() -> int:
         for holder in list(_retained.holders):
             for idle in holder.idle:
                 idle.clear()
-    return freed
+    return freed + release_others()
 
 
 def retained_nbytes() -> int:
     """Bytes of slabs held for a next call."""
     with _retained.lock:
         _retained.settle()
-        return _retained.nbytes
+        return _retained.nbytes + others_nbytes()
 
 
 class Slabs:

@@ -9,7 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -89,13 +89,25 @@ def watch(planned: Planned, section: int, args: list[Any]) -> Callable[[Sequence
     return ended
 
 
+class Runs(Protocol):
+    """What tells of a graph that is planned as it runs."""
+
+    @property
+    def runs(self) -> int: ...  # noqa: D102
+
+
 @dataclass
 class Record:
-    """One captured graph: its variants in the order in which they were built, or why it runs unplanned."""
+    """One captured graph: its variants in the order in which they were built, or why it runs unplanned.
+
+    at_run_time: of a graph that is planned as it runs, what tells how that goes, one per call; ``because``: why it is.
+    """
 
     name: str
     planned: list[Planned] = field(default_factory=list)
     fallback: Reason | None = None
+    at_run_time: list[Callable[[], Runs]] = field(default_factory=list)
+    because: Reason | None = None
     capture_seconds: float = 0.0
     compile_seconds: float = 0.0
 
@@ -123,6 +135,19 @@ def note_fallback(record: Record, reason: Reason) -> None:
     with _lock:
         _listed(record)
         record.fallback = reason
+
+
+def note_run_time(record: Record, because: Reason | None, tell: Callable[[], Runs]) -> None:
+    """The graph is planned as it runs."""
+    with _lock:
+        _listed(record)
+        record.because = because
+        record.at_run_time.append(tell)
+
+
+def runs_so_far(record: Record) -> int:
+    """Of a graph that is planned as it runs, how often it ran."""
+    return sum(tell().runs for tell in record.at_run_time)
 
 
 def records() -> tuple[Record, ...]:

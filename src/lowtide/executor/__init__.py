@@ -1,0 +1,1 @@
+"""The run-time planner: programs whose sizes are only known when they run."""

@@ -1,0 +1,385 @@
+"""Block + Lives -> Code: a Python function that runs the block, one line per operation, right for every size.
+
+Comes in: a Block, its Lives (none: everything is called plainly, as in a first run), and how operations are spelled.
+Goes out: source, the names that it needs, and the headers that it expects, by segment. Promised: a name is bound before it
+is used and dropped after its last use; a header is shaped as soon as the sizes that it depends on are known and before it
+is written. A *segment* is what becomes known at one line; segment 0 is known when the block is called.
+
+    def block(args, run):
+        x, mask = args; args.clear()
+        k_s0 = x.shape[0]
+        if run.key != (k_s0,): run.begin((k_s0,))
+        t1, t2 = run.headers
+        op_mul_out(x, 2, out=t1)
+        kept = op_masked_select(t1, mask); k_u0 = kept.shape[0]
+        if run.at[1] != (k_u0,): run.shape(1, (k_u0,))
+        op_exp_out(kept, out=t2); del kept
+        ...
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from lowtide.core.errors import BugError
+from lowtide.executor.block import COND, LOOP, SCALAR, VIEW, Block, Line
+from lowtide.executor.lives import Lives, last_uses, layout_symbols
+from lowtide.ir.graph import ITEMSIZE, Arg, Atom, Layout, Op, Ref, Value, refs_in
+from lowtide.ir.symbolic import Dim
+from lowtide.schedule.schedule import OpFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Spelling:
+    """How one operation is called: facts, and the names of callables (``op:aten.add.out`` or ``torch:add``)."""
+
+    facts: OpFacts = field(default_factory=OpFacts)
+    plain: str = ""
+    out: str = ""
+    copied: bool = False
+    watched: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A header: the value that it stands for, the managed storage under it, its dtype, device and rank. ``where``: its
+    layout's place in what the segment's geometry gives."""
+
+    name: str
+    storage: str
+    dtype: str
+    device: str
+    segment: int
+    rank: int
+    where: int
+
+
+@dataclass(frozen=True)
+class Code:
+    """``bound``: name -> what it stands for. ``slots``: headers in the order of ``run.headers``. ``symbols``: per segment
+    the sizes that it is shaped by. ``nested``: indices of lines that have blocks, in order."""
+
+    source: str
+    bound: Mapping[str, str]
+    slots: tuple[Slot, ...]
+    symbols: tuple[tuple[str, ...], ...]
+    nested: tuple[int, ...]
+
+
+_PLAIN = Spelling()
+
+
+def emit(block: Block, lives: Lives | None, spelled: Mapping[str, Spelling], *, verify: bool = False) -> Code:
+    """The code of one block, without those inside it. ``verify``: bytes are poisoned before they are written, and every
+    result that an operation allocates is held against the slab."""
+    return _Writer(block, lives, spelled, verify).code()
+
+
+class _Writer:
+    """Writes one function; short-lived."""
+
+    def __init__(self, block: Block, lives: Lives | None, spelled: Mapping[str, Spelling], verify: bool) -> None:
+        self.block, self.lives, self.spelled, self.verify = block, lives, spelled, verify
+        self.first = lives is None
+        self.how = lives.how if lives is not None else {}
+        self.value = block.graph.value
+        self.taken = set(self.value)
+        self.bound: dict[str, str] = {}
+        self.known: dict[str, str] = {}
+        self.last = last_uses(block)
+        self.headers = self._headers()
+        self.births = sorted({self._birth(self.value[n]) for n in self.headers} | {-1})
+        self.nested: list[int] = []
+        self.rows: dict[int, dict[str, tuple[int, int]]] = {}
+
+    # -- headers and segments ----------------------------------------------------------------------------------------
+
+    def _headers(self) -> dict[str, None]:
+        """Values that are headers over the slab: managed results, and views made of headers."""
+        out: dict[str, None] = {}
+        for line in self.block.lines:
+            op = line.op
+            if line.kind == VIEW and not line.computed and len(op.outputs) >= 1:
+                base = op.reads[0] if op.reads else None
+                if base in out:
+                    known = all(self._known(o) for o in op.outputs if o is not None)
+                    out.update(dict.fromkeys(o for o in op.outputs if o is not None) if known else {})
+            elif len(op.outputs) == 1 and op.outputs[0] in self.how:
+                out[str(op.outputs[0])] = None
+        return out
+
+    def _known(self, name: str) -> bool:
+        return layout_symbols(self.value[name]) <= self.block.known_at.keys()
+
+    def _birth(self, value: Value) -> int:
+        """The line after which all sizes of a value and its storage are known."""
+        known = self.block.known_at
+        both = layout_symbols(value) | layout_symbols(self.value[value.storage])
+        return max((known[s] for s in both), default=-1)
+
+    def _slots(self) -> tuple[Slot, ...]:
+        out: list[Slot] = []
+        for n in self.headers:
+            v = self.value[n]
+            k, rank = self.births.index(self._birth(v)), len(v.layout.size)
+            where = self._row(k, v)
+            out.append(Slot(n, v.storage, v.layout.dtype, v.layout.device, k, rank, where))
+        return tuple(out)
+
+    def _row(self, segment: int, v: Value) -> int:
+        """Where a layout stands among the distinct ones of a segment: bytes, element offset, sizes, strides."""
+        x = v.layout
+        row = [extent_text(self.value[v.storage].layout), *map(_dim, (x.offset, *x.size, *x.stride))]
+        rows = self.rows.setdefault(segment, {})
+        text = ", ".join(row)
+        if text not in rows:
+            rows[text] = sum(2 + 2 * rank for _, rank in rows.values()), len(x.size)
+        return rows[text][0]
+
+    def _symbols(self) -> tuple[tuple[str, ...], ...]:
+        out: list[tuple[str, ...]] = []
+        for birth in self.births:
+            inside = [self.value[n] for n in self.headers if self._birth(self.value[n]) == birth]
+            used = {s for v in inside for s in layout_symbols(v) | layout_symbols(self.value[v.storage])}
+            out.append(tuple(sorted(used)))
+        if self.block.known_at:
+            out[0] = tuple(sorted(s for s, at in self.block.known_at.items() if at < 0))
+        return tuple(out)
+
+    # -- names and text ----------------------------------------------------------------------------------------------
+
+    def _name(self, what: str) -> str:
+        if what not in self.known:
+            kind, _, text = what.partition(":")
+            base = re.sub(r"\W", "_", text).removesuffix("_default")
+            name, n = f"{kind}_{base}", 1
+            while name in self.taken:
+                name, n = f"{kind}_{base}_{n}", n + 1
+            self.taken.add(name)
+            self.known[what], self.bound[name] = name, what
+        return self.known[what]
+
+    def _text(self, a: Arg) -> str:
+        if isinstance(a, Ref):
+            return a.name
+        if isinstance(a, Atom):
+            return self._name(f"{a.kind}:{a.text}")
+        if isinstance(a, tuple):
+            return f"[{', '.join(map(self._text, a))}]"
+        if isinstance(a, float) and (a != a or a in (float("inf"), float("-inf"))):
+            return f"float('{a}')"
+        return repr(a) if isinstance(a, int | float | str | bool) or a is None else size_text(a)
+
+    # -- the function ------------------------------------------------------------------------------------------------
+
+    def code(self) -> Code:
+        """All of it."""
+        symbols, slots = self._symbols(), self._slots()
+        lines = [*self._opening(symbols[0]), *self._shaping(-1, symbols)]
+        for i, line in enumerate(self.block.lines):
+            text = self._line(i, line)
+            deaths = self._deaths(i, line)
+            parts = [*text, *(self._binding(line)), *([f"del {', '.join(deaths)}"] if deaths else [])]
+            where = str(line.op.origin)
+            if parts:
+                lines.append("; ".join(parts) + (f"  # {where}" if where else ""))
+            lines.extend(self._shaping(i, symbols))
+        if self.first:
+            seen = ", ".join(f"{s!r}: k_{s}" for s in self.block.known_at)
+            lines.append(f"run.bindings = {{{seen}}}")
+        lines.append(f"return [{', '.join(self._result(a) for a in self.block.returns)}]")
+        free = "".join(f", k_{s}" for s in self.block.free)
+        for c in self.block.graph.constants:
+            self.bound[c] = f"constant:{c}"
+        body = "\n".join(f"    {x}" for x in lines)
+        source = f"def block(args, run{free}):\n{body}\n\n\n{self._geometry(symbols)}"
+        return Code(source, self.bound, slots, symbols, tuple(self.nested))
+
+    def _opening(self, key: tuple[str, ...]) -> list[str]:
+        names = [i.name if isinstance(i, Ref) else f"_given{n}" for n, i in enumerate(self.block.inputs)]
+        out = [f"{', '.join(names)}{',' if len(names) == 1 else ''} = args"] if names else []
+        out.append("args.clear()")
+        for g in self.block.given:
+            out.append(f"k_{g.symbol} = {names[g.position]}" + (f".shape[{g.dim}]" if g.dim is not None else ""))
+        if not self.first:
+            now = _tuple([f"k_{s}" for s in key])
+            out.append(f"if run.key != {now}: run.begin({now})")
+            if self.headers:
+                out.append(f"{_tuple(list(self.headers))[1:-1]} = run.headers")
+        dead = [n for n in names if n not in self.last and not self._is_returned(n)]
+        return [*out, f"del {', '.join(dead)}"] if dead else out
+
+    def _shaping(self, line: int, symbols: tuple[tuple[str, ...], ...]) -> list[str]:
+        if self.first or line < 0 or line not in self.births:
+            return []
+        k = self.births.index(line)
+        now = _tuple([f"k_{s}" for s in symbols[k]])
+        return [f"if run.at[{k}] != {now}: run.shape({k}, {now})"]
+
+    def _is_returned(self, name: str) -> bool:
+        return any(name in refs_in(a) for a in self.block.returns)
+
+    def _deaths(self, i: int, line: Line) -> list[str]:
+        mentioned = dict.fromkeys((*line.op.reads, *line.op.mutates, *(o for o in line.op.outputs if o is not None)))
+        return [n for n in mentioned if self.last.get(n) == i and n not in self.headers]
+
+    def _binding(self, line: Line) -> list[str]:
+        if line.kind == SCALAR:
+            return []
+        out: list[str] = []
+        for b in line.binds:
+            name = line.op.outputs[b.output]
+            out.append(f"k_{b.symbol} = " + (f"{name}.shape[{b.dim}]" if b.dim is not None else f"_n{b.output}"))
+        return out
+
+    def _result(self, a: Arg) -> str:
+        """A returned value; inside another block never an operand itself, whose bytes are not ours to give."""
+        text = self._text(a)
+        if self.block.is_nested and isinstance(a, Ref) and self.value[a.name].storage in self.block.given_storages:
+            return f"{text}.clone()"
+        return text
+
+    # -- one line ----------------------------------------------------------------------------------------------------
+
+    def _line(self, i: int, line: Line) -> list[str]:
+        op = line.op
+        if line.kind == SCALAR:
+            return self._scalar(line)
+        if line.kind in (COND, LOOP):
+            self.nested.append(i)
+            return [self._inner(len(self.nested) - 1, line)]
+        results = [o for o in op.outputs if o is not None]
+        if results and all(o in self.headers for o in results) and line.kind == VIEW:
+            return []
+        spelled = self.spelled.get(op.name, _PLAIN)
+        args = ", ".join([*map(self._text, op.args), *(f"{k}={self._text(a)}" for k, a in op.kwargs)])
+        if len(results) == 1 and results[0] in self.how:
+            call = f"{self._name(spelled.out or f'op:{spelled.facts.out}')}({args}{', ' if args else ''}"
+            call += f"{spelled.facts.out_name}={results[0]})"
+            return [f"run.poison({results[0]})", call] if self.verify and self._alone(op, results[0]) else [call]
+        call = f"{self._targets(op)}{self._name(spelled.plain or f'op:{op.target}')}({args})"
+        return [call, *self._after(line, spelled, results)]
+
+    def _alone(self, op: Op, result: str) -> bool:
+        """Nothing that the operation reads lies where its result will."""
+        assert self.lives is not None
+        mine = self.lives.buffer[result]
+        return all(self.lives.buffer.get(self.value[r].storage) != mine for r in op.reads)
+
+    def _after(self, line: Line, spelled: Spelling, results: list[str]) -> list[str]:
+        op, out = line.op, list[str]()
+        if line.kind == VIEW or op.mutates:
+            return []
+        reads = list(op.reads)
+        for r in results:
+            if spelled.copied:
+                out.append(f"{r} = {r}.clone()")
+            elif self.first:
+                out.append(f"{r} = run.compare({op.name!r}, {r}, {_tuple(reads)})")
+            elif self.verify or spelled.watched:
+                out.append(f"{r} = run.watch({op.name!r}, {r})")
+        for position in spelled.facts.restride:
+            name = op.outputs[position]
+            if name is not None:
+                layout = self.value[name].layout
+                out.append(
+                    f"{name} = {self._name('exact:exact')}({name}, {_dims(layout.size)}, {_dims(layout.stride)})"
+                )
+        return out
+
+    def _targets(self, op: Op) -> str:
+        names = [o if o is not None else "_" for o in op.outputs]
+        if op.returns == "none" or not any(op.outputs):
+            return ""
+        return f"{names[0]} = " if op.returns == "one" else f"{_tuple(names)[1:-1]} = "
+
+    def _scalar(self, line: Line) -> list[str]:
+        op = line.op
+        args = ", ".join(map(self._text, op.args))
+        if op.target == "number.assert":
+            what, message = op.args
+            return [f"{self._name('number:assert')}({self._text(what)}, {self._text(message)})"]
+        if op.target == "number.item":
+            return [f"k_{line.binds[0].symbol} = {args}.item()"]
+        return [f"k_{line.binds[0].symbol} = {self._name(f'number:{op.target}')}({args})"]
+
+    def _inner(self, index: int, line: Line) -> str:
+        op = line.op
+        names = [o if o is not None else f"_n{k}" for k, o in enumerate(op.outputs)]
+        free = [_tuple([f"k_{s}" for s in b.free]) for b in line.blocks]
+        if line.kind == COND:
+            args = ", ".join(map(self._text, op.args[1:]))
+            call = f"run.branch({index}, {self._text(op.args[0])}, [{args}], {', '.join(free)})"
+        else:
+            carried = ", ".join(map(self._text, op.args[: line.carried]))
+            more = ", ".join(map(self._text, op.args[line.carried :]))
+            call = f"run.loop({index}, [{carried}], [{more}], {', '.join(free)})"
+        return f"{_tuple(names)[1:-1]} = {call}"
+
+    # -- geometry ----------------------------------------------------------------------------------------------------
+
+    def _geometry(self, symbols: tuple[tuple[str, ...], ...]) -> str:
+        """Per segment a function of its sizes, which gives its distinct layouts one after the other as one list."""
+        out: list[str] = []
+        for k, names in enumerate(symbols):
+            unpack = f"    {_tuple([f'k_{n}' for n in names])[1:-1]} = key\n" if names else ""
+            out.append(f"def geometry{k}(key):\n{unpack}    return [{', '.join(self.rows.get(k, {}))}]\n")
+        return "\n\n".join(out)
+
+
+def _tuple(names: list[str]) -> str:
+    return f"({', '.join(names)}{',' if len(names) == 1 else ''})"
+
+
+def _dim(d: Dim) -> str:
+    return str(d) if isinstance(d, int) else size_text(d)
+
+
+def _dims(dims: tuple[Dim, ...]) -> str:
+    return _tuple([_dim(d) for d in dims])
+
+
+def size_text(d: Dim) -> str:
+    """An expression over sizes as Python, its symbols with their prefix."""
+    done: list[str] = []
+    todo: list[tuple[Dim, bool]] = [(d, False)]
+    while todo:
+        e, ready = todo.pop()
+        if isinstance(e, int):
+            done.append(f"({e})" if e < 0 else str(e))
+        elif e.op == "sym":
+            done.append(f"k_{e.args[0]}")
+        elif not ready:
+            todo.append((e, True))
+            todo.extend((a, False) for a in reversed(e.args) if not isinstance(a, str))
+        else:
+            args = done[-len(e.args) :]
+            del done[-len(e.args) :]
+            done.append(_apply(e.op, args))
+    return done[0]
+
+
+def _apply(op: str, args: list[str]) -> str:
+    if op in ("+", "*", "//", "%"):
+        return f"({op.join(args)})"
+    if op in ("max", "min"):
+        return f"{op}({', '.join(args)})"
+    if op not in ("ceildiv", "pow"):
+        raise BugError(f"code knows no operation {op!r} on sizes")
+    out = args[0]
+    for a in args[1:]:
+        out = f"(-(-{out}//{a}))" if op == "ceildiv" else f"({out}**{a})"
+    return out
+
+
+def extent_text(layout: Layout) -> str:
+    """Bytes from the start of a storage to the end of its furthest element, as Python; 0 without elements."""
+    reach = [f"({_dim(n)} - 1) * {_dim(s)}" for n, s in zip(layout.size, layout.stride, strict=True) if n != 1]
+    whole = " + ".join([_dim(layout.offset), *reach, "1"])
+    nbytes = f"({whole}) * {ITEMSIZE[layout.dtype]}"
+    symbolic = [_dim(n) for n in layout.size if not isinstance(n, int)]
+    if any(n == 0 for n in layout.size):
+        return "0"
+    return f"({nbytes} if {' and '.join(symbolic)} else 0)" if symbolic else f"({nbytes})"

@@ -1,0 +1,228 @@
+"""Frame: what one instance holds for one block while it runs: headers, where they point, and what it has learned.
+
+Comes in: a BlockPlan. Goes out: the ``run`` of generated code. Promised: headers are pointed anew only when sizes or the
+plan changed; what does not fit its place gets ordinary memory for this run and is learned; a frame serves one call at a
+time. Branches and loops have frames of their own, whose slab is a piece of the surrounding one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from lowtide.executor.placing import Placement
+from lowtide.executor.plans import BlockPlan, Built, Entry
+from lowtide.executor.shaping import shaper
+from lowtide.executor.storages import ManagedStorages, Slab, device_of
+
+_NOTHING = Placement((), (), 0, 0)
+
+
+class Frame:
+    """``slab``, ``start``: where this block's bytes begin; ``room``: how many there are. ``owner``: the slab is ours."""
+
+    def __init__(self, plan: BlockPlan, outer: Frame | None = None, buffer: int = -1) -> None:
+        self.plan, self.outer, self.outer_line = plan, outer, buffer
+        self.loaded = plan.plain
+        self.built: Built | None = None
+        self.key: tuple[Any, ...] | None = None
+        self.at: list[tuple[Any, ...] | None] = []
+        self.storages = ManagedStorages()
+        self.headers: tuple[torch.Tensor, ...] = ()
+        self.escaped: dict[int, torch.UntypedStorage] = {}
+        self.escapes = self.leaks = self.copies = 0
+        self.bindings: dict[str, Any] | None = None
+        self.slab: Slab | None = None
+        self.start = self.room = 0
+        self.placement = _NOTHING
+        self.entry: Entry | None = None
+        self.version = -1
+        self.pointed: Slab | None = None
+        self.shaper = shaper((), (), (), ())
+        self.dirty = False
+        self.inner = [[Frame(p, self, i) for p in arms] for i, arms in enumerate(plan.inner)]
+
+    # -- called by generated code ------------------------------------------------------------------------------------
+
+    def begin(self, key: tuple[Any, ...]) -> None:
+        """New sizes at the block's start: find the place of everything, and shape what is known by now."""
+        built = self.built
+        assert built is not None
+        self.entry = built.entry(key)
+        self.placement, self.version = built.placement(
+            self.entry, self.placement if self.slab is not None and not built.policy.tight else None
+        )
+        self.shaper.place(self.placement)
+        for arms in self.inner:
+            for inner in arms:
+                inner.key = None  # their slab lies elsewhere now
+        self._find_room()
+        if self.pointed is not self.slab:
+            self._point()
+        self.at = [None] * len(self.loaded.geometry)
+        self.escaped.clear()
+        self.shape(0, key)
+        self.key = key
+        self.dirty = True
+
+    def shape(self, segment: int, key: tuple[Any, ...]) -> None:
+        """Point the headers of a segment, whose sizes are now known."""
+        self.dirty = True
+        self.at[segment] = key
+        if not self.loaded.by_segment[segment]:
+            return
+        layouts = self.loaded.geometry[segment](key)
+        for i in self.shaper(segment, layouts, self.start):
+            slot, header = self.loaded.slots[i], self.headers[i]
+            nbytes, offset = layouts[slot.where], layouts[slot.where + 1]
+            middle, end = slot.where + 2 + slot.rank, slot.where + 2 + 2 * slot.rank
+            storage = self._escape(self.shaper.buffer[i], nbytes, header)
+            header.set_(storage, offset, layouts[slot.where + 2 : middle], layouts[middle:end])  # type: ignore[call-overload]
+
+    def _escape(self, buffer: int, nbytes: int, header: torch.Tensor) -> torch.UntypedStorage:
+        """Ordinary memory for what outgrew its place in this run."""
+        found = self.escaped.get(buffer)
+        if found is None or found.nbytes() < nbytes:
+            found = torch.empty(nbytes, dtype=torch.uint8, device=header.device).untyped_storage()
+            self.escaped[buffer] = found
+            self.escapes += 1
+        return found
+
+    def branch(self, line: int, chosen: Any, args: list[Any], *free: tuple[Any, ...]) -> list[Any]:
+        """Run one arm of a conditional."""
+        arm = 0 if chosen else 1
+        return self._run_inner(line, arm, args, free[arm])
+
+    def loop(
+        self, line: int, carried: list[Any], more: list[Any], test: tuple[Any, ...], body: tuple[Any, ...]
+    ) -> list[Any]:
+        """Run a loop. Without a single turn the results are copies of what came in, never that itself."""
+        turned = False
+        while bool(self._run_inner(line, 0, [*carried, *more], test)[0]):
+            carried = self._run_inner(line, 1, [*carried, *more], body)
+            turned = True
+        return carried if turned else [c.clone() if isinstance(c, torch.Tensor) else c for c in carried]
+
+    def _run_inner(self, line: int, arm: int, args: list[Any], free: tuple[Any, ...]) -> list[Any]:
+        frame = self.inner[line][arm]
+        if frame.built is not frame.plan.built:
+            frame.renew()
+        return frame.loaded.function(args, frame, *free)
+
+    def poison(self, header: torch.Tensor) -> None:
+        """Fill what is about to be written, so that a read of it before shows."""
+        if header.numel():
+            header.view(torch.uint8).fill_(0xFF) if header.is_contiguous() and header.dim() else header.fill_(
+                _odd(header)
+            )
+
+    def watch(self, op: str, result: torch.Tensor) -> torch.Tensor:
+        """A result that an operation says to be new. Where it lies in a slab, it becomes a copy, now and from now on."""
+        frame: Frame | None = self
+        while frame is not None:
+            if frame.slab is not None and frame.slab.holds(result):
+                self.copies += 1
+                self.plan.remember(op)
+                return result.clone()
+            frame = frame.outer
+        return result
+
+    def compare(self, op: str, result: torch.Tensor, operands: tuple[Any, ...]) -> torch.Tensor:
+        """In a first run: a result must not stand on an operand's storage."""
+        if not isinstance(result, torch.Tensor) or result.layout is not torch.strided or not result.numel():
+            return result
+        at = result.untyped_storage().data_ptr()
+        if any(isinstance(x, torch.Tensor) and x.untyped_storage().data_ptr() == at for x in operands):
+            self.copies += 1
+            self.plan.remember(op)
+            return result.clone()
+        return result
+
+    # -- around a run ------------------------------------------------------------------------------------------------
+
+    def everyone(self) -> Iterator[Frame]:
+        """This frame and those inside it, outer ones first."""
+        todo = [self]
+        while todo:
+            f = todo.pop()
+            yield f
+            todo.extend(x for arms in f.inner for x in arms)
+
+    def renew(self) -> None:
+        """Take up code that was built since: new headers, nothing pointed yet."""
+        self.built = self.plan.built
+        self.loaded = loaded = self.built.loaded if self.built is not None else self.plan.plain
+        self.storages.deallocate()
+        self.storages.allocate(len(loaded.slots))
+        self.headers = tuple(self.storages.append(s) for s in loaded.slots)
+        buffer = self.built.buffer if self.built is not None else ()
+        self.shaper = shaper(self.headers, loaded.slots, buffer, loaded.by_segment)
+        self.forget()
+
+    def forget(self) -> None:
+        """Let go of the slab, here and inside; it is found again at the next run."""
+        for f in self.everyone():
+            f.slab, f.pointed, f.key, f.entry, f.room = None, None, None, None, 0
+            f.escaped.clear()
+            for h in f.headers:
+                h.set_()
+
+    def _find_room(self) -> None:
+        need = self.placement.nbytes
+        if self.outer is None:
+            keep = self.slab is not None and self.slab.nbytes >= need
+            if keep and self.plan.policy.tight and self.slab is not None:
+                keep = self.slab.nbytes == need
+            if not keep:
+                self._let_go()
+                self.slab = Slab(need, device_of(self.loaded.slots)) if need else None
+            self.room = need
+            return
+        outer, line = self.outer, self.outer_line
+        b = outer.built.slabs[line] if outer.built is not None else -1
+        if b >= 0 and outer.shaper.need(b, need):
+            outer.dirty = True
+        fits = b >= 0 and outer.slab is not None and outer.placement.capacity and need <= outer.placement.capacity[b]
+        if fits and outer.slab is not None:
+            self.slab, self.start = outer.slab, outer.start + outer.placement.offsets[b]
+        elif self.slab is None or self.start or self.slab is outer.slab or self.slab.nbytes < need:
+            self.escapes += need > 0
+            self.slab, self.start = (Slab(need, device_of(self.loaded.slots)) if need else None), 0
+        self.room = need
+
+    def _let_go(self) -> None:
+        """Drop the slab and every header on it, so that its bytes are free before new ones are taken."""
+        for f in self.everyone():
+            if f is self or f.slab is self.slab:
+                for h in f.headers:
+                    h.set_()
+                f.key, f.slab, f.pointed = None, None, None
+
+    def _point(self) -> None:
+        """All headers onto the slab, without elements yet."""
+        for h in self.headers:
+            if self.slab is None:
+                h.set_()
+            else:
+                h.set_(self.slab.storage, 0, (0,), (1,))  # type: ignore[call-overload]
+        self.pointed = self.slab
+
+    def settle(self) -> None:
+        """After a run that went well: learn sizes; where the plan changed or something escaped, begin anew next time."""
+        if self.entry is None or self.key is None or self.built is None:
+            return
+        self.built.learn(self.entry, self.shaper.learned() if self.dirty else None)
+        self.dirty = False
+        if self.escaped or self.version != self.entry.version:
+            self.key = None
+            self._end_escapes()
+
+    def _end_escapes(self) -> None:
+        self.escaped.clear()
+        self._point()
+
+
+def _odd(t: torch.Tensor) -> Any:
+    return float("nan") if t.is_floating_point() or t.is_complex() else True if t.dtype is torch.bool else -1 & 0x7F

@@ -1,0 +1,165 @@
+"""Block + facts -> Lives: which storages are managed, when each needs its bytes, and which share them for sure.
+
+Comes in: a Block, what was measured of its operations, and the sizes of the first run. Goes out: Lives. Promised: managed
+are only results of operations that write into given bytes, whose size is known before the operation, and that are neither
+inputs, constants nor results, nor stand on such; a life reaches to the last use of any alias; a branch's or loop's own slab
+is a buffer of the step that runs it. Lifetimes are those of ``memory.lifetime``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from lowtide.executor.block import CALL, COND, LOOP, Block, Line
+from lowtide.executor.groups import Life
+from lowtide.ir.graph import Graph, Op, Ref, Value, refs_in, specialise
+from lowtide.ir.symbolic import symbols_of
+from lowtide.memory.graph import Buffer, MemoryGraph, Node
+from lowtide.memory.lifetime import lifetimes
+from lowtide.schedule.schedule import OpFacts, memory_graph, schedule
+
+OUT, OVERWRITE, OWN = "out", "overwrite", "own"
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many values there are of each kind: results of lines that get bytes from the planner, and the rest.
+
+    borrowed: views of managed values, which own nothing. plain: everything else that is a tensor.
+    """
+
+    managed: int
+    plain: int
+    scalars: int
+    borrowed: int
+
+    @property
+    def unmanaged(self) -> int:
+        """All that the planner gives no bytes."""
+        return self.plain + self.scalars + self.borrowed
+
+
+@dataclass(frozen=True)
+class Lives:
+    """``lives``: one per buffer, in order; a buffer is a chain of storages that continue in each other's bytes, or the
+    slab of a nested block. ``buffer``: managed storage (or ``~line`` for a nested slab) -> index of its buffer.
+    ``how``: managed storage -> the facts' ``out`` or ``overwrite`` form. ``order``: managed storages, in order of birth."""
+
+    lives: tuple[Life, ...]
+    buffer: Mapping[str, int]
+    how: Mapping[str, str]
+    order: tuple[str, ...]
+    counts: Counts
+
+
+def nested_slab(line: Line) -> str:
+    """The name under which a branch's or loop's slab is a buffer of the surrounding block."""
+    return f"~{line.op.name}"
+
+
+def managed(block: Block, facts: Mapping[str, OpFacts], copied: frozenset[str]) -> dict[str, str]:
+    """Managed storages in order, each with how it is written. ``copied``: operations whose results are not trusted."""
+    taken = block.returned | block.given_storages
+    known = block.known_at
+    out: dict[str, str] = {}
+    for i, line in enumerate(block.lines):
+        op, known_facts = line.op, facts.get(line.op.name)
+        if line.kind != CALL or known_facts is None or len(op.outputs) != 1 or op.outputs[0] is None:
+            continue
+        value = block.graph.value[op.outputs[0]]
+        if value.storage != value.name or value.storage in taken or op.mutates or known_facts.restride:
+            continue
+        if op.name in copied or any(known.get(s, i) >= i for s in layout_symbols(value)) or _offset(value):
+            continue
+        if known_facts.out is not None:
+            out[value.name] = OUT
+    return out
+
+
+def layout_symbols(value: Value) -> frozenset[str]:
+    """Symbols of a value's layout."""
+    return frozenset(s for d in (*value.layout.size, *value.layout.stride, value.layout.offset) for s in symbols_of(d))
+
+
+def _offset(value: Value) -> bool:
+    return value.layout.offset != 0
+
+
+def static(block: Block, bindings: Mapping[str, int]) -> Graph:
+    """The block's graph at given sizes."""
+    graph = block.graph
+    return specialise(graph, {s: int(bindings.get(s, 0)) for s in graph.symbols})
+
+
+def lives_of(block: Block, facts: Mapping[str, OpFacts], copied: frozenset[str], bindings: Mapping[str, int]) -> Lives:
+    """The lives of a block's managed storages. ``bindings``: sizes of a run, for the library of schedules; they decide
+    nothing that would be wrong at other sizes."""
+    how = managed(block, facts, copied)
+    given = {name: replace(f, overwrite=None) for name, f in facts.items()}
+    found = schedule(static(block, bindings), given)
+    pairs = {s.op.name: _always(block.graph, s.op, s.inplace, how) for s in found.steps}
+    graph = memory_graph(replace(found, steps=tuple(replace(s, inplace=pairs[s.op.name]) for s in found.steps)))
+    graph = _with_nested(block, graph)
+    wanted = {*how, *(nested_slab(line) for line in block.lines if line.blocks)}
+    root: dict[str, str] = {}
+    spans: dict[str, tuple[int, int]] = {}
+    for x in sorted(lifetimes(graph), key=lambda x: x.first):
+        if x.name not in wanted:
+            continue
+        top = root.get(x.takes_over, x.name)
+        root[x.name] = top
+        first, end = spans.get(top, (x.first, x.end))
+        spans[top] = (first, max(end, x.end))
+    index = {name: i for i, name in enumerate(spans)}
+    lives = tuple(Life(name, first, end) for name, (first, end) in spans.items())
+    buffer = {name: index[top] for name, top in root.items()}
+    order = tuple(n for n in how if n in buffer)
+    return Lives(lives, buffer, {n: how[n] for n in order}, order, _count(block, frozenset(order)))
+
+
+def _always(
+    graph: Graph, op: Op, pairs: tuple[tuple[str, str], ...], how: Mapping[str, str]
+) -> tuple[tuple[str, str], ...]:
+    """Of the permitted in-place pairs those that hold at all sizes, between managed storages."""
+    out: list[tuple[str, str]] = []
+    for read, written in pairs:
+        if read not in how or written not in how:
+            continue
+        result = graph.value[written].layout
+        same = all(graph.value[r].layout == result for r in op.reads if graph.value[r].storage == read)
+        if same:
+            out.append((read, written))
+    return tuple(out)
+
+
+def _with_nested(block: Block, graph: MemoryGraph) -> MemoryGraph:
+    """The memory graph with the slab of each nested block as a buffer of its line, and uses inside blocks as reads."""
+    lines = {line.op.name: line for line in block.lines if line.kind in (COND, LOOP)}
+    buffers = [Buffer(nested_slab(line), 1) for line in lines.values()]
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        line = lines.get(node.name)
+        nodes.append(node if line is None else replace(node, writes=(*node.writes, nested_slab(line))))
+    return MemoryGraph((*graph.buffers, *buffers), tuple(nodes))
+
+
+def _count(block: Block, order: frozenset[str]) -> Counts:
+    values = list(block.graph.values)
+    ours = sum(v.name in order for v in values)
+    borrowed = sum(v.storage in order and v.name not in order for v in values)
+    inputs = {i.name for i in block.inputs if isinstance(i, Ref)} | set(block.graph.constants)
+    plain = sum(v.storage not in order and v.name not in inputs for v in values)
+    scalars = sum(len(line.binds) for line in block.lines if line.kind == "scalar")
+    return Counts(ours, plain, scalars, borrowed)
+
+
+def last_uses(block: Block) -> dict[str, int]:
+    """Value -> index of the last line that mentions it; what is returned has none."""
+    last: dict[str, int] = {}
+    for i, line in enumerate(block.lines):
+        for n in (*line.op.reads, *line.op.mutates, *(o for o in line.op.outputs if o is not None)):
+            last[n] = i
+    for n in (*block.graph.constants, *(n for a in block.returns for n in refs_in(a))):
+        last.pop(n, None)
+    return last

@@ -1,0 +1,123 @@
+"""Sizes -> offsets: the strategies that give managed buffers their place in one slab, and what they reach.
+
+Comes in: lives, and sizes in bytes, one per buffer. Goes out: a ``Placement``. Promised: buffers that live at once never
+share a byte, at any sizes; every strategy can be asked again for other sizes and remembers the recent ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from lowtide.core.errors import OptionError
+from lowtide.core.units import align_up
+from lowtide.executor.groups import Life, StorageGroup, reused, storage_groups
+from lowtide.executor.learned import Recent
+from lowtide.plan.pack import pack
+from lowtide.plan.problem import PackBuffer, PackProblem
+from lowtide.plan.replan import replanner
+
+_CLOSE = 100  # within a hundredth of the bound no longer search is made
+_SEARCH = 20_000  # nodes of the longer search, once per sizes
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """``offsets``: one per buffer, bytes. ``nbytes``: of the slab. ``bound``: no placement needs less. ``capacity``: bytes
+    that each buffer may use from its offset on. ``shared``: how many values share a region with an earlier one."""
+
+    offsets: tuple[int, ...]
+    capacity: tuple[int, ...]
+    nbytes: int
+    bound: int
+    shared: int = 0
+
+
+Strategy = Callable[[Sequence[int]], Placement]
+
+
+def packed(lives: Sequence[Life], alignment: int = 64, recent: int = 32) -> Strategy:
+    """Offsets by size and life (``plan.replan``; where that is further than 1 % from the bound, ``plan.pack``)."""
+    buffers = tuple(PackBuffer(x.name, 1, ((x.first, x.end),), alignment) for x in lives)
+    again = replanner(PackProblem(buffers), recent=recent) if buffers else None
+    kept: Recent[tuple[int, ...], Placement] = Recent(recent)
+
+    def place(given: Sequence[int]) -> Placement:
+        sizes = tuple(align_up(n, alignment) for n in given)
+        found = again(sizes) if again is not None else None
+        if found is None:
+            return Placement((), (), 0, 0)
+        offsets, height = found.offsets, found.height
+        if height * _CLOSE > found.lower_bound * (_CLOSE + 1):
+            offsets, height = _longer(buffers, sizes, offsets, height)
+        return Placement(offsets, sizes, height, found.lower_bound, _sharing(lives, offsets, sizes))
+
+    return lambda sizes: kept.of(tuple(sizes), lambda: place(sizes))
+
+
+def _longer(
+    buffers: Sequence[PackBuffer], sizes: Sequence[int], offsets: tuple[int, ...], height: int
+) -> tuple[tuple[int, ...], int]:
+    """The placement of the whole portfolio, if it is lower."""
+    problem = PackProblem(
+        tuple(PackBuffer(b.id, n, b.intervals, b.alignment) for b, n in zip(buffers, sizes, strict=True))
+    )
+    found = pack(problem, nodes=_SEARCH)
+    if found.height >= height:
+        return offsets, height
+    return tuple(found.offsets[b.id] for b in buffers), found.height
+
+
+def _sharing(lives: Sequence[Life], offsets: Sequence[int], sizes: Sequence[int]) -> int:
+    """Values with bytes that begin where an earlier one was, by a sweep in order of birth (quadratic in what has bytes,
+    hence only for reports of up to a thousand)."""
+    held = sorted((x.first, i) for i, x in enumerate(lives) if sizes[i])
+    if len(held) > 1000:
+        return 0
+    out = 0
+    for k, (_, i) in enumerate(held):
+        low, high = offsets[i], offsets[i] + sizes[i]
+        out += any(offsets[j] < high and low < offsets[j] + sizes[j] for _, j in held[:k])
+    return out
+
+
+def grouped(lives: Sequence[Life], alignment: int = 64, *, share: bool = True) -> Strategy:
+    """One region per storage group, side by side. ``share`` off: one per value, still in one slab."""
+    groups = storage_groups(lives, share=share)
+    index = {m: g for g, group in enumerate(groups) for m in group.members}
+    bound = packed(lives, alignment)
+
+    def place(sizes: Sequence[int]) -> Placement:
+        by_name = {x.name: n for x, n in zip(lives, sizes, strict=True)}
+        regions = [g.nbytes(by_name, alignment) for g in groups]
+        starts = [sum(regions[:i]) for i in range(len(regions))]
+        offsets = tuple(starts[index[x.name]] for x in lives)
+        capacity = tuple(regions[index[x.name]] for x in lives)
+        return Placement(offsets, capacity, sum(regions), bound(sizes).bound, reused(groups, by_name))
+
+    return place
+
+
+def groups_of(lives: Sequence[Life]) -> tuple[StorageGroup, ...]:
+    """The groups that ``grouped`` uses."""
+    return storage_groups(lives)
+
+
+STRATEGIES: Mapping[str, Callable[[Sequence[Life]], Strategy]] = {
+    "packed": packed,
+    "groups": grouped,
+    "separate": lambda lives: grouped(lives, share=False),
+}
+
+
+def strategy_of(wanted: str | Callable[[Sequence[Life]], Strategy]) -> Callable[[Sequence[Life]], Strategy]:
+    """A strategy by name, or any function of one's own.
+
+    Raises:
+        OptionError: no such name.
+    """
+    if callable(wanted):
+        return wanted
+    if wanted not in STRATEGIES:
+        raise OptionError(f"there is no strategy {wanted!r}; known: {', '.join(STRATEGIES)}")
+    return STRATEGIES[wanted]

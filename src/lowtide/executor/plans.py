@@ -1,0 +1,219 @@
+"""What all instances of a program share: per block its code, its lives, and the learned sizes per shape signature.
+
+Comes in: a Block. Goes out: ``BlockPlan``. Promised: until a block ran once it has only its plain code; if building fails it
+keeps that, with the reason; several threads may use one plan; an instance changes nothing here but learned sizes, under a
+lock. Placements are kept for the most recent signatures.
+"""
+
+from __future__ import annotations
+
+import itertools
+import linecache
+import operator
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from lowtide.core.errors import LowtideError
+from lowtide.core.reason import Reason
+from lowtide.executor.block import Block
+from lowtide.executor.capture import NUMBERS
+from lowtide.executor.emit import Code, Slot, emit
+from lowtide.executor.groups import Life
+from lowtide.executor.learned import WINDOW, Learned, Recent
+from lowtide.executor.lives import Lives, lives_of, nested_slab
+from lowtide.executor.placing import Placement, Strategy
+from lowtide.executor.spelling import callable_of, spellings
+from lowtide.ir.graph import Atom
+from lowtide.runtime.calls import atom, overload
+from lowtide.runtime.load import exact
+
+Geometry = Callable[[tuple[Any, ...]], list[int]]
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How a program is run.
+
+    out_variants: off, nothing is managed. strategy: lives -> strategy. recent: signatures whose placement is kept.
+    window: runs after which a size that was not seen again is forgotten (at the latest after twice as many). verify:
+    poison and check. manage_outputs: results in a slab of their own. retain: bytes that idle instances may hold.
+    tight: a slab is never larger than the plan for the sizes at hand.
+    """
+
+    strategy: Callable[[Sequence[Life]], Strategy]
+    out_variants: bool = True
+    recent: int = 64
+    window: int = WINDOW
+    verify: bool = False
+    manage_outputs: bool = False
+    retain: int = 1 << 30
+    tight: bool = False
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Code that can be called. ``geometry``: per segment; ``slots`` and ``by_segment`` say which headers it shapes."""
+
+    code: Code
+    function: Callable[..., list[Any]]
+    geometry: tuple[Geometry, ...]
+    by_segment: tuple[tuple[int, ...], ...]
+    names: dict[str, Any] = field(repr=False)
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """Headers in order."""
+        return self.code.slots
+
+
+class Entry:
+    """One shape signature: what was learned of it, and its placement (None: to be made anew)."""
+
+    def __init__(self, learned: Learned) -> None:
+        self.learned, self.placement, self.version, self.uses = learned, None, 0, 0
+        self.placement: Placement | None
+
+
+def _fits(sizes: Sequence[int], placement: Placement) -> bool:
+    return len(sizes) == len(placement.capacity) and all(map(operator.le, sizes, placement.capacity))
+
+
+class Built:
+    """A block's planned code and everything that was learned for it. ``buffer``: per header; ``slabs``: per line that has
+    blocks, the buffer of their slab."""
+
+    def __init__(self, loaded: Loaded, lives: Lives, policy: Policy, slabs: tuple[int, ...]) -> None:
+        self.loaded, self.lives, self.policy, self.slabs = loaded, lives, policy, slabs
+        self.buffer = [lives.buffer[s.storage] for s in loaded.slots]
+        self.place = policy.strategy(lives.lives)
+        self.entries: Recent[tuple[Any, ...], Entry] = Recent(policy.recent)
+        self.everywhere = Learned([0] * len(lives.lives), policy.window)
+        self.placements = 0
+        self.lock = threading.Lock()
+
+    def sizes(self, segment: int, key: tuple[Any, ...], into: list[int]) -> list[int]:
+        """Bytes per buffer of what a segment shapes, written into ``into``."""
+        loaded = self.loaded
+        layouts = loaded.geometry[segment](key)
+        for i in loaded.by_segment[segment]:
+            into[self.buffer[i]] = layouts[loaded.slots[i].where]
+        return into
+
+    def entry(self, key: tuple[Any, ...]) -> Entry:
+        """What is known of a signature. One that was never seen begins with what its sizes say exactly, and for the rest
+        with the largest sizes seen at any signature."""
+        with self.lock:
+            found = self.entries.get(key)
+            if found is None:
+                start = self.sizes(0, key, list(self.everywhere.sizes))
+                found = self.entries.put(key, Entry(Learned(start, self.policy.window)))
+            return found
+
+    def placement(self, entry: Entry, present: Placement | None = None) -> tuple[Placement, int]:
+        """Where the buffers lie for a signature's learned sizes, and the version of these. A signature that was not seen
+        before is run once in the ``present`` placement where it fits into that: nothing is planned then."""
+        with self.lock:
+            entry.uses += 1
+            if entry.placement is None:
+                sizes = entry.learned.sizes
+                if entry.uses == 1 and present is not None and _fits(sizes, present):
+                    return present, -1
+                entry.placement = self.place(entry.learned.sizes)
+                self.placements += 1
+            return entry.placement, entry.version
+
+    def learn(self, entry: Entry, sizes: Sequence[int] | None) -> None:
+        """Take note of a run's sizes (None: those of the run before)."""
+        with self.lock:
+            if sizes is not None:
+                self.everywhere.see(sizes)
+            changed = entry.learned.see(sizes) if sizes is not None else entry.learned.again()
+            if changed:
+                entry.placement, entry.version = None, entry.version + 1
+
+
+class BlockPlan:
+    """The shared part of one block. ``inner``: plans of the blocks inside, by line and arm, in the order of the lines."""
+
+    def __init__(self, block: Block, policy: Policy, constants: Mapping[str, torch.Tensor]) -> None:
+        self.block, self.policy, self.constants = block, policy, constants
+        self.lock = threading.RLock()
+        self.copied: frozenset[str] = frozenset()
+        self.reason: Reason | None = None
+        self.built: Built | None = None
+        self.first_nbytes = 0
+        nested = [line for line in block.lines if line.blocks]
+        self.inner = [[BlockPlan(b, policy, constants) for b in line.blocks] for line in nested]
+        self.plain = self._load(emit(block, None, {}))
+        self.given_up = not policy.out_variants
+
+    def build(self, bindings: Mapping[str, Any]) -> None:
+        """Make planned code from what a plain run saw; where that fails, stay with the plain code and say why."""
+        with self.lock:
+            if self.built is not None or self.given_up:
+                return
+            try:
+                self.built = self._build(bindings)
+            except (LowtideError, RuntimeError) as e:
+                self.reason = Reason(f"{self.block.name} stays unplanned", str(e).splitlines()[0] if str(e) else "?")
+                self.given_up = True
+
+    def _build(self, bindings: Mapping[str, Any]) -> Built:
+        sizes = {s: b for s, b in bindings.items() if isinstance(b, int)}
+        spelled = spellings(self.block, sizes, self.copied)
+        lives = lives_of(self.block, {n: s.facts for n, s in spelled.items()}, self.copied, sizes)
+        loaded = self._load(emit(self.block, lives, spelled, verify=self.policy.verify))
+        slabs = tuple(lives.buffer[nested_slab(line)] for line in self.block.lines if line.blocks)
+        built = Built(loaded, lives, self.policy, slabs)
+        seen = [0] * len(lives.lives)
+        for k, names in enumerate(loaded.code.symbols):
+            built.sizes(k, tuple(bindings[n] for n in names), seen)
+        for b, arms in zip(slabs, self.inner, strict=True):
+            seen[b] = max(arm.first_nbytes for arm in arms)
+        built.everywhere.see(seen)
+        self.first_nbytes = built.place(seen).nbytes
+        return built
+
+    def remember(self, op: str) -> None:
+        """An operation returned bytes that were not its own: copy its results from now on."""
+        with self.lock:
+            self.copied |= {op}
+            self.built = None
+
+    # -- loading -----------------------------------------------------------------------------------------------------
+
+    def _load(self, code: Code) -> Loaded:
+        names: dict[str, Any] = {}
+        for name, what in code.bound.items():
+            kind, _, text = what.partition(":")
+            if kind == "op":
+                names[name] = overload(text)
+            elif kind == "torch":
+                names[name] = callable_of(text)
+            elif kind == "constant":
+                names[name] = self.constants[f"{self.block.name}:{text}"]
+            elif kind == "number":
+                names[name] = _hold if text == "assert" else NUMBERS[text]
+            elif kind == "exact":
+                names[name] = exact
+            else:
+                names[name] = atom(Atom(kind, text))
+        filename = f"<lowtide block {next(_numbers)} {self.block.name}>"
+        linecache.cache[filename] = (len(code.source), None, code.source.splitlines(keepends=True), filename)
+        exec(compile(code.source, filename, "exec"), names)
+        geometry = tuple(names[f"geometry{k}"] for k in range(len(code.symbols)))
+        by_segment = tuple(
+            tuple(i for i, s in enumerate(code.slots) if s.segment == k) for k in range(len(code.symbols))
+        )
+        return Loaded(code, names["block"], geometry, by_segment, names)
+
+
+def _hold(what: Any, message: str) -> None:
+    """A run-time assertion of the captured program."""
+    if not what:
+        raise RuntimeError(message)

@@ -1,0 +1,208 @@
+"""Executor: a captured program as a callable that learns sizes and runs from a planned slab.
+
+Comes in: a Block and its constants. Goes out: a callable that takes a list of arguments and empties it. Promised: the first
+run allocates as PyTorch does; later ones carve what they can from one slab; the numbers are the same whatever changes.
+Every call has an instance of its own, so calls may run side by side and inside each other; instances share the plan. A call
+that raises leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lowtide.core.units import format_bytes
+from lowtide.executor.block import Block
+from lowtide.executor.frame import Frame
+from lowtide.executor.lives import Counts
+from lowtide.executor.plans import BlockPlan, Policy
+from lowtide.runtime.retainers import also_retains
+
+_LEAST_SLAB = 1 << 16  # bytes; below, a larger slab than needed is not worth a new allocation
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a program did so far. Bytes are those of the signature used last.
+
+    groups_nbytes and separate_nbytes: what the other strategies would take for the same sizes. escapes: values that got
+    ordinary memory because they outgrew their place. leaks: runs after which somebody still held planned bytes. copies:
+    results that were not new as their operation said. reason: why it runs unplanned, if it does.
+    """
+
+    runs: int
+    instances: int
+    signatures: int
+    placements: int
+    counts: Counts | None
+    slab_nbytes: int
+    bound_nbytes: int
+    shared: int
+    escapes: int
+    leaks: int
+    copies: int
+    reason: str | None
+
+    def __str__(self) -> str:
+        if self.counts is None:
+            return f"{self.runs} runs, unplanned" + (f": {self.reason}" if self.reason else "")
+        return (
+            f"{self.runs} runs, {self.counts.managed} of {self.counts.managed + self.counts.unmanaged} values in a slab of "
+            f"{format_bytes(self.slab_nbytes)} (bound {format_bytes(self.bound_nbytes)}), {self.escapes} escapes, "
+            f"{self.leaks} leaks, {self.copies} copies"
+        )
+
+
+_all: weakref.WeakSet[Executor] = weakref.WeakSet()
+
+
+class Executor:
+    """One program, any number of calls."""
+
+    def __init__(self, block: Block, constants: Mapping[str, torch.Tensor], policy: Policy) -> None:
+        self.plan, self.policy = BlockPlan(block, policy, constants), policy
+        self.idle: list[Frame] = []
+        self.lock = threading.Lock()
+        self.held = 0
+        self.runs = self.instances = self.escapes = self.leaks = self.copies = 0
+        self.latest: Frame | None = None
+        _all.add(self)
+
+    def __call__(self, args: list[Any]) -> list[Any]:
+        """Run; empties ``args``."""
+        frame = self._take()
+        done = False
+        try:
+            results = frame.loaded.function(args, frame)
+            done = True
+        finally:
+            if not done:
+                _clear(sys.exc_info()[2])
+            self._finish(frame, done)
+        return results
+
+    # -- instances ---------------------------------------------------------------------------------------------------
+
+    def _take(self) -> Frame:
+        with self.lock:
+            frame = self.idle.pop() if self.idle else None
+            if frame is not None and frame.slab is not None:
+                self.held -= frame.slab.nbytes
+            self.runs += 1
+        if frame is None:
+            frame = Frame(self.plan)
+            self.instances += 1
+        if frame.built is not self.plan.built:
+            frame.renew()
+        if self.policy.verify and frame.slab is not None:
+            frame.slab.base.fill_(0xFF)
+        return frame
+
+    def _finish(self, frame: Frame, done: bool) -> None:
+        """End of a run, in this order: what was not managed is gone with the code's own names; sizes are learned; what
+        escaped is let go; then the slab is kept or released."""
+        if frame.bindings is not None or frame.inner:
+            self._build(frame, done)
+        if done:
+            for f in frame.everyone() if frame.inner else (frame,):
+                f.settle()
+        else:
+            frame.forget()
+        self._look_for_guests(frame)
+        slab = frame.slab
+        if slab is not None and slab.nbytes > _LEAST_SLAB and self._too_large(frame):
+            frame.forget()
+            slab = None
+        nbytes = slab.nbytes if slab is not None else 0
+        with self.lock:
+            if nbytes and self.held + nbytes > self.policy.retain:
+                frame.forget()
+            elif nbytes:
+                self.held += nbytes
+            self.idle.append(frame)
+            self.latest = frame
+
+    def _build(self, frame: Frame, done: bool) -> None:
+        for f in reversed(list(frame.everyone())):  # inner blocks first: their slabs are buffers of the outer ones
+            if f.bindings is not None:
+                if done:
+                    f.plan.build(f.bindings)
+                f.bindings = None
+
+    def _too_large(self, frame: Frame) -> bool:
+        """Whether all signatures used lately would do with half of the slab."""
+        assert frame.slab is not None
+        if frame.placement.nbytes * 2 > frame.slab.nbytes:
+            return False
+        if frame.built is None:
+            return False
+        with frame.built.lock:
+            wanted = [e.placement.nbytes for e in frame.built.entries.held.values() if e.placement is not None]
+        return 2 * max(wanted, default=0) < frame.slab.nbytes
+
+    def _look_for_guests(self, frame: Frame) -> None:
+        """Who stands on the slab beside our headers keeps it: this instance takes another one."""
+        for f in frame.everyone() if frame.inner else (frame,):
+            self.escapes, f.escapes = self.escapes + f.escapes, 0
+            self.copies, f.copies = self.copies + f.copies, 0
+        slab = frame.slab
+        if slab is None:
+            return
+        found = slab.guests()
+        if found != slab.ours:
+            slab.ours = sum(slab.has(h) for f in frame.everyone() for h in f.headers)
+        if found > slab.ours:
+            self.leaks += 1
+            frame.renew()
+
+    # -- telling -----------------------------------------------------------------------------------------------------
+
+    def release(self) -> int:
+        """Drop the slabs of idle instances. Returns the number of bytes."""
+        with self.lock:
+            freed, self.held = self.held, 0
+            idle = list(self.idle)
+            for frame in idle:
+                frame.forget()
+        return freed
+
+    def is_output_managed(self, t: Any) -> bool:
+        """Whether a tensor lies in the slab of results of the latest run."""
+        return False
+
+    def told(self) -> Told:
+        """What happened so far."""
+        frame, plan = self.latest, self.plan
+        built = plan.built
+        return Told(
+            self.runs, self.instances, len(built.entries.held) if built else 0, built.placements if built else 0,
+            built.lives.counts if built is not None else None,
+            frame.placement.nbytes if frame is not None else 0, frame.placement.bound if frame is not None else 0,
+            frame.placement.shared if frame is not None else 0,
+            self.escapes, self.leaks, self.copies, str(plan.reason) if plan.reason is not None else None,
+        )  # fmt: skip
+
+
+def _clear(trace: Any) -> None:
+    """Let go of what the code of ours held when it raised, though somebody keeps the exception."""
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename.startswith("<lowtide block"):
+            trace.tb_frame.clear()
+        trace = trace.tb_next
+
+
+def _release_all() -> int:
+    return sum(e.release() for e in list(_all))
+
+
+def _held() -> int:
+    return sum(e.held for e in list(_all))
+
+
+also_retains(_release_all, _held)

@@ -1,0 +1,98 @@
+"""The bytes of one instance: a slab, and headers over it that are ours alone.
+
+Comes in: the slots of a block's code. Goes out: tensors that generated code writes into. Promised: headers are made once,
+together, and live as long as we say; whether somebody else stands on the slab can be asked, and then the slab is left to
+them and never written again; an address can be tested for lying inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from lowtide.core.errors import BugError
+from lowtide.executor.emit import Slot
+from lowtide.runtime.calls import DTYPES
+from lowtide.torch_compat import storage_uses
+
+
+class ManagedStorages:
+    """A fixed number of headers, with the bytes that each has. ``allocate`` once, ``append`` up to the capacity, index while
+    allocated; ``deallocate`` ends all of them.
+
+    Raises:
+        BugError: misuse: allocated twice, more headers than the capacity, an index that is not there.
+    """
+
+    def __init__(self) -> None:
+        self.headers: list[torch.Tensor] = []
+        self.nbytes: list[int] = []
+        self.capacity = 0
+        self.is_allocated = False
+
+    def allocate(self, capacity: int) -> None:
+        """Room for ``capacity`` headers."""
+        if self.is_allocated:
+            raise BugError("managed storages are allocated already")
+        self.capacity, self.is_allocated = capacity, True
+
+    def append(self, slot: Slot) -> torch.Tensor:
+        """The next header: dtype and device of a slot, no bytes yet."""
+        if not self.is_allocated or len(self.headers) >= self.capacity:
+            raise BugError(f"there is room for {self.capacity} headers")
+        with torch.inference_mode(False):
+            made = torch.empty(0, dtype=DTYPES[slot.dtype], device=slot.device)
+        self.headers.append(made)
+        self.nbytes.append(0)
+        return made
+
+    def deallocate(self) -> None:
+        """End all headers."""
+        self.headers, self.nbytes, self.capacity, self.is_allocated = [], [], 0, False
+
+    def __len__(self) -> int:
+        return len(self.headers)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        if not 0 <= index < len(self.headers):
+            raise BugError(f"header {index} of {len(self.headers)}")
+        return self.headers[index]
+
+    def holds(self, t: torch.Tensor) -> bool:
+        """Whether a tensor is one of these headers."""
+        return any(t is h for h in self.headers)
+
+
+class Slab:
+    """One allocation. ``base``: bytes as a tensor, which with ``storage`` are the only two references of our own beside the
+    headers."""
+
+    def __init__(self, nbytes: int, device: str) -> None:
+        with torch.inference_mode(False):
+            self.base = torch.empty(nbytes, dtype=torch.uint8, device=device)
+        self.storage = self.base.untyped_storage()
+        self.nbytes = nbytes
+        self.start = self.base.data_ptr()
+        self.ours = 0
+        self.alone = storage_uses(self.base)
+
+    def holds(self, t: torch.Tensor) -> bool:
+        """Whether a tensor's storage begins inside the slab. False for no tensor, and for tensors without bytes."""
+        if not isinstance(t, torch.Tensor) or t.layout is not torch.strided or not self.nbytes:
+            return False
+        at = t.untyped_storage().data_ptr()
+        return self.start <= at < self.start + self.nbytes
+
+    def has(self, header: torch.Tensor) -> bool:
+        """Whether a header stands on this very storage."""
+        return header.untyped_storage().data_ptr() == self.start
+
+    def guests(self) -> int:
+        """How many tensors stand on the slab, ``base`` aside. ``ours``: how many of them were headers when last counted."""
+        return storage_uses(self.base) - self.alone
+
+
+def device_of(slots: Sequence[Slot]) -> str:
+    """The one device of a block's headers."""
+    return slots[0].device if slots else "cpu"

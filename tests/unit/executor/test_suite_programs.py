@@ -1,0 +1,101 @@
+"""Programs whose sizes vary or depend on data: equal to eager at every step, whatever the order of sizes."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from hypothesis import given, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
+
+from lowtide import plan_at_run_time  # noqa: E402
+
+pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")]
+
+
+def leaves(x: Any) -> list[Any]:
+    return list(x) if isinstance(x, tuple | list) else [x]
+
+
+def agree(got: Any, want: Any) -> None:
+    for a, b in zip(leaves(got), leaves(want), strict=True):
+        assert a.dtype == b.dtype and a.shape == b.shape
+        torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+
+
+def follow(call: Any, module: Any, draw: Any, sizes: list[int]) -> list[tuple[Any, Any]]:
+    """Run at each size; hold all results, and compare them at once and again at the end."""
+    held = []
+    with torch.no_grad():
+        for n in sizes:
+            args = draw(n)
+            got, want = call(*args), module(*args)
+            agree(got, want)
+            held.append((got, want))
+    for got, want in held:
+        agree(got, want)
+    return held
+
+
+@pytest.mark.spec("RT-13", "RT-15", "RT-18", "RT-31", "IR-64", "IR-65", "G1")
+@pytest.mark.parametrize("strategy", ["packed", "groups", "separate"])
+def test_small_to_large_and_back(program: tuple[Any, Any], strategy: str):
+    p, exported = program
+    call = plan_at_run_time(exported, strategy=strategy, verify=True)
+    follow(call, p.module, p.draw, [3, 3, 1, 2, 4, 7, 9, 7, 2, 1, 9, 3])
+    told = call.told()
+    assert told.counts is not None and told.counts.managed > 0, told
+    assert told.leaks == told.copies == 0
+
+
+@given(sizes=st.lists(st.integers(1, 9), min_size=3, max_size=10), seed=st.integers(0, 99))
+@settings(max_examples=15)
+@pytest.mark.spec("RT-15", "G1")
+def test_any_sequence_of_sizes(program: tuple[Any, Any], sizes: list[int], seed: int):
+    p, exported = program
+    torch.manual_seed(seed)
+    follow(_kept(p.name, exported), p.module, p.draw, sizes)
+
+
+_calls: dict[str, Any] = {}
+
+
+def _kept(name: str, exported: Any) -> Any:
+    """One executor over all examples, so that what earlier sizes taught is there."""
+    if name not in _calls:
+        _calls[name] = plan_at_run_time(exported, verify=True, recent_shapes=4, window=5)
+    return _calls[name]
+
+
+@pytest.mark.spec("RT-30")
+def test_eight_threads_share_a_plan(program: tuple[Any, Any]):
+    p, exported = program
+    call = plan_at_run_time(exported)
+    faults: list[BaseException] = []
+    jobs = []
+    for k in range(8):
+        torch.manual_seed(k)
+        given_ = [p.draw(1 + (k + i) % 5) for i in range(6)]
+        with torch.no_grad():
+            jobs.append([(args, p.module(*args)) for args in given_])
+
+    def work(job: list[tuple[Any, Any]]) -> None:
+        try:
+            for args, want in job:
+                for a, b in zip(leaves(call(*args)), leaves(want), strict=True):
+                    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6, equal_nan=True)
+        except (AssertionError, RuntimeError) as e:
+            faults.append(e)
+
+    threads = [threading.Thread(target=work, args=(job,)) for job in jobs]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not faults, faults[0]
+    told = call.told()
+    assert told.runs == 48 and 1 <= told.instances <= 8
