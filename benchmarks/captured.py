@@ -35,10 +35,10 @@ from lowtide.runtime.records import records
 from lowtide.schedule.schedule import Schedule, memory_graph
 
 CHUNKS = 8
-BLOCKS = frozenset(
-    "GPT2Block BertLayer T5Block LlamaDecoderLayer TransformerBlock ViTLayer Bottleneck InvertedResidual _DenseLayer CNBlock "
-    "ResnetBlock2D BasicTransformerBlock".split()
-)
+BLOCKS = {
+    "GPT2Block", "BertLayer", "T5Block", "LlamaDecoderLayer", "TransformerBlock", "ViTLayer", "Bottleneck",
+    "InvertedResidual", "_DenseLayer", "CNBlock", "ResnetBlock2D", "BasicTransformerBlock",
+}  # fmt: skip
 WORDS = ("gpt2", "bert", "t5", "llama")  # their loss is one over words
 
 

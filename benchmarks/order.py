@@ -27,6 +27,7 @@ from pathlib import Path
 from benchmarks import graphs
 from benchmarks.exhaustive import least_peak, none_below
 from benchmarks.order_corpus import FOLDER, parts, read
+
 from lowtide.core.native import compiler
 from lowtide.memory.flat import flatten
 from lowtide.memory.graph import MemoryGraph

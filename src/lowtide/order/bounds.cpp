@@ -2,6 +2,8 @@
 
 namespace {
 
+constexpr i64 kLooks = 8;  // of a flow, to a step
+
 enum Label : char { kFree, kBefore, kBehind };
 
 struct Lists {
@@ -192,9 +194,9 @@ std::pair<i64, i64> least_during(const Lists &g, int v, i64 most, std::vector<ch
         if (ends && !open.empty()) net.supply(f.size[b], std::move(open), made == 1 ? int(f.makers[f.makers_of[b]]) : -1);
     }
     const i64 hill = running(g, v, label, net);
-    const i64 work = 2 * i64(g.n) + net.push(most);
+    const i64 work = 2 * i64(g.n) + net.push(kLooks * most);
     for (i64 x : net.left) alive -= x;
-    return {alive + hill, work};
+    return {alive + hill, 1 + work / kLooks};
 }
 
 }  // namespace

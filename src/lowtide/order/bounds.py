@@ -18,6 +18,7 @@ from lowtide.memory.flat import Flat
 from lowtide.order.compiled import compiled
 
 _BEFORE, _BEHIND = 1, 2
+_LOOKS = 8  # of a flow, to a step
 
 
 def end_bound(flat: Flat) -> tuple[int, str]:
@@ -95,8 +96,8 @@ def least_during(flat: Flat, holders: list[list[int]], v: int, steps: int) -> tu
     hill, bonus = _running(flat, holders, v, label)
     for nbytes, needs in bonus:
         net.supply(nbytes, needs)
-    work = 2 * flat.n + net.push(steps)
-    return alive + hill - sum(net.left), work
+    work = 2 * flat.n + net.push(_LOOKS * steps)
+    return alive + hill - sum(net.left), 1 + work // _LOOKS
 
 
 def _labels(flat: Flat, v: int) -> bytearray:

@@ -66,8 +66,9 @@ class Descent {
     std::vector<int> path;
     std::vector<Level> stack;
 
-    Descent(const Graph &g, EdgesPtr e, i64 limit, const Set &low, const Set &high, bool backward, Sets &failed)
-        : g_(g), e_(std::move(e)), limit_(limit), back_(backward), failed_(failed),
+    Descent(const Graph &g, EdgesPtr e, i64 limit, const Set &low, const Set &high, bool backward, Sets &failed,
+            const std::vector<int> &guide)
+        : g_(g), e_(std::move(e)), limit_(limit), back_(backward), failed_(failed), guide_(guide),
           pred_(backward ? e_->after : e_->pred), succ_(backward ? e_->pred_list : e_->succ), full_(g.full()) {
         Set start = backward ? without(full_, high) : low;
         goal_ = backward ? without(full_, low) : high;
@@ -117,6 +118,7 @@ class Descent {
     i64 limit_;
     bool back_;
     Sets &failed_;
+    const std::vector<int> &guide_;
     const std::vector<Set> &pred_;
     const std::vector<std::vector<int>> &succ_;
     Set full_, goal_;
@@ -297,7 +299,8 @@ class Descent {
             if (!failed_.count(way.done) && seen.insert(way.done).second) ways.push_back(std::move(way));
         }
         over = std::min(over, above + level.alive);
-        std::sort(ways.begin(), ways.end(), [](const Way &a, const Way &b) {
+        std::sort(ways.begin(), ways.end(), [&](const Way &a, const Way &b) {
+            if (!guide_.empty()) return (guide_[a.path[0]] > guide_[b.path[0]]) != back_;
             return a.alive != b.alive ? a.alive > b.alive : smaller(a.done, b.done);
         });
         level.ways = std::move(ways);
@@ -311,13 +314,16 @@ struct Decision {
     EdgesPtr e;
     i64 limit, over = kNever, steps = 0;
     std::shared_ptr<Failed> failed;
+    std::vector<int> guide;
     Set low, high;
     std::vector<int> prefix, suffix, order;
     bool finished = false, found = false;
     std::unique_ptr<Descent> sides[2];
 
-    Decision(const Graph &graph, EdgesPtr edges, i64 most, std::shared_ptr<Failed> known)
-        : g(graph), e(std::move(edges)), limit(most), failed(std::move(known)), low(graph.none()), high(graph.full()) {}
+    Decision(const Graph &graph, EdgesPtr edges, i64 most, std::shared_ptr<Failed> known,
+             std::vector<int> rank)
+        : g(graph), e(std::move(edges)), limit(most), failed(std::move(known)), guide(std::move(rank)),
+          low(graph.none()), high(graph.full()) {}
 
     bool run(i64 most, Watch &watch) {
         const i64 end = steps + most, start = steps;
@@ -339,7 +345,7 @@ struct Decision {
     void advance(int side, i64 most, Watch &watch) {
         i64 before = 0;
         if (!sides[side])
-            sides[side] = std::make_unique<Descent>(g, e, limit, low, high, side == 1, failed->side[side]);
+            sides[side] = std::make_unique<Descent>(g, e, limit, low, high, side == 1, failed->side[side], guide);
         else
             before = sides[side]->steps;
         Descent &search = *sides[side];

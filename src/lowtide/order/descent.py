@@ -12,6 +12,7 @@ Liu 1987 for trees; here for every DAG, through submodularity of the bytes alive
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from lowtide.memory.flat import saved_bytes
@@ -43,13 +44,22 @@ class Descent:
 
     Backward, nodes are taken away from the upper set one by one, and "done" means taken away; the bytes alive are the
     same function of what has run, so everything said above holds with the roles of the two ends exchanged.
-    ``failed`` may be shared between searches of one direction as limits go down.
+    ``failed`` may be shared between searches of one direction as limits go down. ``guide``: for each node its place in an
+    order near which to look first (nothing: cheaper sets first).
     """
 
     def __init__(
-        self, masks: Masks, limit: int, low: int, high: int, *, backward: bool = False, failed: set[int] | None = None
+        self,
+        masks: Masks,
+        limit: int,
+        low: int,
+        high: int,
+        *,
+        backward: bool = False,
+        failed: set[int] | None = None,
+        guide: Sequence[int] = (),
     ) -> None:
-        self.masks, self.limit, self.backward = masks, limit, backward
+        self.masks, self.limit, self.backward, self.guide = masks, limit, backward, guide
         self.failed: set[int] = set() if failed is None else failed
         self.over = _NEVER  # least bytes seen above the limit: no order has a peak strictly between the two
         self.steps = 0
@@ -247,7 +257,10 @@ class Descent:
                 seen.add(done)
                 ways.append((done, after, path))
         self.over = min(self.over, over + alive)
-        ways.sort(key=lambda w: (-w[1], w[0]))
+        if self.guide:
+            ways.sort(key=lambda w: self.guide[w[2][0]], reverse=not self.backward)
+        else:
+            ways.sort(key=lambda w: (-w[1], w[0]))
         level.ways = ways
         return None
 
@@ -258,8 +271,14 @@ class Decision:
     What one direction finds that every order may pass becomes the end that the other one aims at.
     """
 
-    def __init__(self, masks: Masks, limit: int, failed: tuple[set[int], set[int]] | None = None) -> None:
-        self.masks, self.limit = masks, limit
+    def __init__(
+        self,
+        masks: Masks,
+        limit: int,
+        failed: tuple[set[int], set[int]] | None = None,
+        guide: Sequence[int] = (),
+    ) -> None:
+        self.masks, self.limit, self.guide = masks, limit, guide
         self.failed: tuple[set[int], set[int]] = (set(), set()) if failed is None else failed
         self.low: int = 0
         self.high: int = masks.full
@@ -284,7 +303,8 @@ class Decision:
     def _advance(self, side: int, steps: int) -> None:
         search = self.sides[side]
         if search is None:
-            search = Descent(self.masks, self.limit, self.low, self.high, backward=side == 1, failed=self.failed[side])
+            back, known = side == 1, self.failed[side]
+            search = Descent(self.masks, self.limit, self.low, self.high, backward=back, failed=known, guide=self.guide)
             self.sides[side] = search
             before = 0
         else:

@@ -28,7 +28,7 @@ class Bracket {
   private:
     Graph g_;
     EdgesPtr e_;
-    i64 most_;
+    i64 most_, stride_ = 0, drop_ = 0;
     Watch &watch_;
     std::shared_ptr<Failed> failed_;
     std::map<i64, std::unique_ptr<Decision>> decisions_;
@@ -42,10 +42,11 @@ class Bracket {
     // Whether the limit at `share` eighths of the bracket can be kept, again while answers come in time.
     void ask(i64 share, i64 left) {
         while (!closed() && left > 0 && !watch_.stop) {
-            const i64 limit = std::min(bound + (peak - bound) * share / 8, peak - 1);
+            const i64 limit = limit_at(share);
             auto &at = decisions_[limit];
             if (!at)
-                at = std::make_unique<Decision>(g_, e_, limit, limit == peak - 1 ? failed_ : std::make_shared<Failed>());
+                at = std::make_unique<Decision>(g_, e_, limit, limit == peak - 1 ? failed_ : std::make_shared<Failed>(),
+                                                share == 8 ? rank() : std::vector<int>());
             else if (!tight_.count(limit) && at->steps > kHard * g_.n)
                 at = tightened(limit, *at);
             Decision &decision = *at;
@@ -53,15 +54,40 @@ class Bracket {
             const bool known = decision.run(left, watch_);
             const i64 used = decision.steps - before;
             steps += used, left -= used;
-            if (!known) return tell();
-            if (decision.found)
-                order = decision.order, peak = worth(g_, order);
-            else
+            if (!known) {
+                if (share == 8) drop_ /= 2;
+                return tell();
+            }
+            if (decision.found) {
+                order = decision.order, peak = worth(g_, order), stride_ = 0;
+                if (share == 8) drop_ = std::min(std::max(2 * drop_, (peak - bound) / 64), (peak - bound) / 4);
+            } else {
+                drop_ = 0;
                 bound = std::max(bound, std::min(decision.over, peak));
+                if (!share) stride_ = std::min(std::max(2 * stride_, (peak - bound) / 256), (peak - bound) / 8);
+            }
             for (auto it = decisions_.begin(); it != decisions_.end();)
                 it = it->first < bound || it->first >= peak ? decisions_.erase(it) : std::next(it);
             tell();
         }
+    }
+
+    // Where the best order has each node: a better order is looked for near it.
+    std::vector<int> rank() const {
+        std::vector<int> out(g_.n);
+        for (int t = 0; t < g_.n; ++t) out[order[t]] = t;
+        return out;
+    }
+
+    // The limit to ask for: one that is being worked on already, where it is near the one wanted.
+    i64 limit_at(i64 share) const {
+        const i64 width = peak - bound;
+        if (share == 8) return peak - 1 - std::min(drop_, width - 1);
+        const i64 wanted = bound + (share ? width * share / 8 : std::min(stride_, width - 1));
+        i64 best = wanted, off = width / 16 + 1;
+        for (auto &d : decisions_)
+            if (d.first < peak - 1 && std::abs(d.first - wanted) < off) best = d.first, off = std::abs(d.first - wanted);
+        return best;
     }
 
     std::unique_ptr<Decision> tightened(i64 limit, Decision &hard) {
@@ -70,7 +96,7 @@ class Bracket {
         const i64 most = std::max(kLeast, std::min((most_ - steps) / 3, kEffort * hard.steps));
         Implied found = implied(g_, some ? above->second : e_, limit, most, watch_);
         steps += found.steps;
-        auto decision = std::make_unique<Decision>(g_, found.e ? found.e : e_, limit, hard.failed);
+        auto decision = std::make_unique<Decision>(g_, found.e ? found.e : e_, limit, hard.failed, hard.guide);
         decision->over = some ? std::min(found.over, tight_over_[above->first]) : found.over;
         decision->finished = !found.e;
         tight_[limit] = decision->e, tight_over_[limit] = decision->over;

@@ -32,7 +32,9 @@ def go_on(_steps: int, _peak: int, _bound: int) -> bool:
 class Bracket:
     """What is known: an order with its peak, and a bound that no order is below (bytes).
 
-    steps: used; most: allowed. tight: per limit the masks with the orderings that it implies, and what that rested on.
+    steps: used; most: allowed. stride: how far above the bound the limit is that stands for the bound itself; it grows
+    while these are refuted. drop: how far below the peak a better order is asked for; it grows while they are found.
+    tight: per limit the masks with the orderings that it implies, and what that rested on.
     """
 
     order: list[int]
@@ -42,6 +44,8 @@ class Bracket:
     most: int = 0
     decisions: dict[int, Decision] = field(default_factory=dict[int, Decision])
     tight: dict[int, Masks] = field(default_factory=dict[int, Masks])
+    stride: int = 0
+    drop: int = 0
     tight_over: dict[int, int] = field(default_factory=dict[int, int])
     failed: tuple[set[int], set[int]] = field(default_factory=lambda: (set[int](), set[int]()))
 
@@ -91,11 +95,12 @@ def narrow(masks: Masks, order: list[int], bound: int, most: int, tell: Tell = g
 def _ask(masks: Masks, state: Bracket, share: int, steps: int) -> None:
     """Ask whether the limit at ``share`` eighths of the bracket can be kept, again while answers come in ``steps``."""
     while not state.closed and steps > 0:
-        limit = min(state.bound + (state.peak - state.bound) * share // 8, state.peak - 1)
+        limit = _limit(state, share)
         decision: Decision | None = state.decisions.get(limit)
         if decision is None:
             # Sets that failed at a higher limit fail at this one too; those of the lower ones do not carry over.
-            decision = Decision(masks, limit, state.failed if limit == state.peak - 1 else None)
+            failed = state.failed if limit == state.peak - 1 else None
+            decision = Decision(masks, limit, failed, _ranks(state.order) if share == 8 else ())
             state.decisions[limit] = decision
         elif limit not in state.tight and decision.steps > _HARD * masks.n:
             decision = _tightened(masks, state, limit, decision)
@@ -106,13 +111,40 @@ def _ask(masks: Masks, state: Bracket, share: int, steps: int) -> None:
         state.steps += used
         steps -= used
         if not known:
+            state.drop //= 2 if share == 8 else 1
             return
         if decision.order is not None:
             state.order = decision.order
             state.peak = worth(masks, state.order)
+            state.stride = 0
+            if share == 8:
+                state.drop = min(max(2 * state.drop, (state.peak - state.bound) // 64), (state.peak - state.bound) // 4)
         else:
+            state.drop = 0
             state.bound = max(state.bound, min(decision.over, state.peak))
+            if share == 0:
+                state.stride = min(
+                    max(2 * state.stride, (state.peak - state.bound) // 256), (state.peak - state.bound) // 8
+                )
         state.decisions = {x: d for x, d in state.decisions.items() if state.bound <= x < state.peak}
+
+
+def _ranks(order: list[int]) -> list[int]:
+    """Where the best order has each node: a better order is looked for near it."""
+    out = [0] * len(order)
+    for t, v in enumerate(order):
+        out[v] = t
+    return out
+
+
+def _limit(state: Bracket, share: int) -> int:
+    """The limit to ask for: one that is being worked on already, where it is near the one wanted."""
+    width = state.peak - state.bound
+    if share == 8:
+        return state.peak - 1 - min(state.drop, width - 1)
+    wanted = state.bound + (width * share // 8 if share else min(state.stride, width - 1))
+    near = [x for x in state.decisions if abs(x - wanted) <= width // 16 and x < state.peak - 1]
+    return min(near, key=lambda x: (abs(x - wanted), x), default=wanted)
 
 
 def _tightened(masks: Masks, state: Bracket, limit: int, hard: Decision) -> Decision:
@@ -122,7 +154,7 @@ def _tightened(masks: Masks, state: Bracket, limit: int, hard: Decision) -> Deci
     steps = max(_LEAST, min((state.most - state.steps) // 3, _EFFORT * hard.steps))
     found = implied(state.tight.get(start, masks), limit, steps)
     state.steps += found.steps
-    decision = Decision(found.masks or masks, limit, hard.failed)
+    decision = Decision(found.masks or masks, limit, hard.failed, hard.guide)
     decision.over = min(found.over, state.tight_over.get(start, found.over))
     decision.finished = found.masks is None
     state.tight[limit] = decision.masks

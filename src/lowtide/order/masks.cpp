@@ -3,11 +3,9 @@
 // compare every answer and every count of steps with the twin in Python.
 
 #include <algorithm>
-#include <chrono>
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <unordered_map>
 #include <unordered_set>
 #include <utility>
 #include <vector>
