@@ -199,7 +199,7 @@ def _dive(run: _Run, sections: Sections) -> None:
     if target < run.bound:
         run.proved_not = True
         return
-    budget = 400 * len(sections.size)
+    budget = min(400 * len(sections.size), max(run.nodes_left * 3 // 4, len(sections.size)))
     whole = align_up(target, sections.grain)  # all but the topmost buffer cost whole grains, so this one is likelier
     if run.capacity is None and target < whole < run.height:
         _search(run, sections, whole, budget, _seconds_left(run) / 4)
@@ -226,7 +226,8 @@ def _decide(run: _Run, sections: Sections) -> None:
 def _minimise(run: _Run, sections: Sections) -> None:
     """Bisection between the bound and the height with a small budget first, then in a window below the best height. What
     a budget does not decide counts as too low for this round; the next round has twice the budget."""
-    budget, step, rounds = 25 * len(sections.size), _step(sections), 0
+    few = max(run.nodes_left // 12, len(sections.size))  # where nodes are few, many short looks beat one long one
+    budget, step, rounds = min(25 * len(sections.size), few), _step(sections), 0
     while not run.done() and not run.late() and run.nodes_left > 0:
         window = max(run.height // 32 // step, 1) * step if rounds > 1 else run.height
         low, rounds = max(run.bound, run.height - window), rounds + 1

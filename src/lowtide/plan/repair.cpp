@@ -10,7 +10,7 @@
 namespace {
 
 // Rule and ranking: sections.ORDERS for the repair, replan._TRIES for placement anew (with parts of a thousand above the bound).
-constexpr const char *kOrders[] = {"1FWS", "0HSO", "1THA", "0TOL", "0HLF", "0TWA", "2TS", "3HT"};
+constexpr const char *kOrders[] = {"0TOL", "1AS", "1FWS", "0HSO", "1THA", "0HLF", "0TWA", "2TS", "3HT"};
 constexpr const char *kTries[] = {"0TOL", "2WS", "1O", "0TWA", "0WL", "2FWS"};
 constexpr i64 kAbove[] = {0, 5, 10, 10, 10, 10};
 constexpr i64 kMostRows = 600, kNodesPerRow = 60, kRounds = 6;  // as in windows.py

@@ -25,10 +25,11 @@ RULES = ("lowest", "fewest", "fullest", "eighths")
 # Asked in turn. The letters rank buffers: W wide, A large area, S large, T in a full section, O overlaps many, F early,
 # L late end, H near the fullest section.
 ORDERS = (
+    "lowest:TOL",
+    "fewest:AS",
     "fewest:FWS",
     "lowest:HSO",
     "fewest:THA",
-    "lowest:TOL",
     "lowest:HLF",
     "lowest:TWA",
     "fullest:TS",
