@@ -27,6 +27,8 @@ from lowtide.ir.symbolic import Dim
 TILE = 128  # columns, the most
 BLOCKS = 64  # partial results of a flat reduction
 _NAME = "KERNEL"
+# A truth value that is gathered over lanes: as wide as what it is about, since mixed widths do not vectorise well.
+FLAG = {"f32": "int32_t", "f64": "i64", "bool": "int32_t"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,9 +356,10 @@ class _Writer:
                 value = self.loop.body[x.args[0]].dtype
                 self.put(f"{VALUE[value]} best{n} = {neutral(str(x.attr), value)}; i64 v{n} = -1;")
                 continue
-            self.put(f"{VALUE[x.dtype]} v{n} = {neutral(str(x.attr), x.dtype)};")
+            held = FLAG["bool"] if x.attr == "any" else VALUE[x.dtype]
+            self.put(f"{held} v{n} = {neutral(str(x.attr), x.dtype)};")
             if self.flagged(n):
-                self.put(f"bool nan{n} = false;")
+                self.put(f"{FLAG[x.dtype]} nan{n} = 0;")
 
     def tile_accumulators(self, numbers: Sequence[int]) -> None:
         for n in numbers:

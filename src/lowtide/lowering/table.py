@@ -61,14 +61,14 @@ def pointwise(
             return
         nest = site.loop()
         index = nest.stage(*site.size(out))
-        dtype = computed_in(site.dtype(out)) if computed == "result" else computed_in(promoted(site, args))
+        common = site.dtype(out) if computed == "result" else promoted(site, args) if computed == "promoted" else ""
 
         def given(a: Arg, k: int = -1) -> Any:
             if not isinstance(a, Ref):
                 return a
             x = nest.spread(a, index)
-            to = "bool" if k in conditions else computed_in(x.dtype) if computed == "own" else dtype
-            return x.to(to)
+            to = "bool" if k in conditions else common or x.dtype
+            return x.to(to).to(computed_in(to))
 
         values = [given(a, k) for k, a in enumerate(args)]
         if not any(isinstance(v, Scalar) for v in values):
