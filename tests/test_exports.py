@@ -9,7 +9,16 @@ import pytest
 
 import lowtide
 
-PUBLIC = ["Options", "__version__", "compile_exported", "memory_analysis", "plan_at_run_time", "release_retained"]
+PUBLIC = [
+    "Options",
+    "__version__",
+    "compile_exported",
+    "memory_analysis",
+    "place_allocations",
+    "plan_at_run_time",
+    "release_retained",
+    "trace_memory",
+]
 
 
 def test_public_names_are_pinned():

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from lowtide.analysis import memory_analysis
     from lowtide.aot import compile_exported, plan_at_run_time
     from lowtide.core.options import Options
+    from lowtide.executor.trace import place_allocations, trace_memory
     from lowtide.runtime.load import release_retained
 
 __version__ = "0.1.0"
@@ -21,12 +22,23 @@ __version__ = "0.1.0"
 _HOME = {
     "compile_exported": "lowtide.aot",
     "memory_analysis": "lowtide.analysis",
+    "place_allocations": "lowtide.executor.trace",
     "plan_at_run_time": "lowtide.aot",
     "release_retained": "lowtide.runtime.load",
+    "trace_memory": "lowtide.executor.trace",
     "Options": "lowtide.core.options",
 }
 
-__all__ = ["Options", "__version__", "compile_exported", "memory_analysis", "plan_at_run_time", "release_retained"]
+__all__ = [
+    "Options",
+    "__version__",
+    "compile_exported",
+    "memory_analysis",
+    "place_allocations",
+    "plan_at_run_time",
+    "release_retained",
+    "trace_memory",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -1,8 +1,8 @@
 """The entry point of ``torch.compile(model, backend="lowtide")``: options -> capture -> pipeline -> callables.
 
 Comes in: a Dynamo graph and example inputs. Goes out: a callable for Dynamo. Promised: what cannot be compiled is
-planned as it runs, or else runs as PyTorch captured it, with the reason in the log and in ``lowtide.memory_analysis``; forward and backward are planned
-together, when the joint graph is split.
+planned as it runs, or else runs as PyTorch captured it, with the reason in the log and in ``lowtide.memory_analysis``;
+forward and backward are planned together, when the joint graph is split.
 """
 
 from __future__ import annotations

@@ -55,6 +55,7 @@ __all__ = [
     "tree_flatten",
     "tree_unflatten",
     "unbacked",
+    "watching_operators",
     "while_operator",
 ]
 
@@ -171,6 +172,12 @@ def profiling() -> bool:
 def memory_events(run: Callable[[], Any]) -> tuple[Any, list[int]]:
     """Run something and count: its result, and the bytes of every allocation (positive) and free (negative) that the
     framework's CPU allocator made meanwhile on this thread, in order. Costs microseconds and prints nothing."""
+    result, events = marked_memory_events(run)
+    return result, [e for e in events if isinstance(e, int)]
+
+
+def marked_memory_events(run: Callable[[], Any]) -> tuple[Any, list[int | str]]:
+    """As ``memory_events``, with the texts that ``mark_event`` was given where they came."""
     profiler = torch._C._profiler
     config = profiler.ProfilerConfig(
         profiler.ProfilerState.CPU, False, True, False, False, False, profiler._ExperimentalConfig()
@@ -180,8 +187,22 @@ def memory_events(run: Callable[[], Any]) -> tuple[Any, list[int]]:
         result = run()
     finally:
         records = torch._C._autograd._disable_profiler_legacy()
-    events = [e.cpu_memory_usage() for thread in records for e in thread if e.kind() == "memory_alloc"]
-    return result, events
+    out: list[int | str] = []
+    for e in (e for thread in records for e in thread):
+        if e.kind() == "memory_alloc":
+            out.append(e.cpu_memory_usage())
+        elif e.kind() == "push" and e.name().startswith(_MARK):
+            out.append(e.name().removeprefix(_MARK))
+    return result, out
+
+
+_MARK = "lowtide: "
+
+
+def mark_event(text: str) -> None:
+    """Put ``text`` among the events that ``marked_memory_events`` is collecting."""
+    ops = torch.ops.profiler
+    ops._record_function_exit(ops._record_function_enter_new(f"{_MARK}{text}", None))
 
 
 def fake_mode() -> Any:
@@ -219,3 +240,19 @@ def dispatched(run: Callable[[], Any]) -> list[tuple[str, str]]:
     with _Dispatched() as log:
         run()
     return log.seen
+
+
+class _Watching(TorchDispatchMode):
+    def __init__(self, saw: Callable[[str], None]) -> None:
+        super().__init__()
+        self.saw = saw
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Tell the operator's name, then run it."""
+        self.saw(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def watching_operators(saw: Callable[[str], None]) -> Any:
+    """A context in which ``saw`` is told the name of every operator before it runs."""
+    return _Watching(saw)

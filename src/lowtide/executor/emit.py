@@ -20,7 +20,7 @@ is written. A *segment* is what becomes known at one line; segment 0 is known wh
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lowtide.core.errors import BugError
@@ -59,28 +59,39 @@ class Slot:
 @dataclass(frozen=True)
 class Code:
     """``bound``: name -> what it stands for. ``slots``: headers in the order of ``run.headers``. ``symbols``: per segment
-    the sizes that it is shaped by. ``nested``: indices of lines that have blocks, in order."""
+    the sizes that it is shaped by. ``nested``: indices of lines that have blocks, in order. ``results``: results that are
+    written into a slab of their own, with fresh headers in every run."""
 
     source: str
     bound: Mapping[str, str]
     slots: tuple[Slot, ...]
     symbols: tuple[tuple[str, ...], ...]
     nested: tuple[int, ...]
+    results: tuple[Slot, ...] = ()
 
 
 _PLAIN = Spelling()
 
 
-def emit(block: Block, lives: Lives | None, spelled: Mapping[str, Spelling], *, verify: bool = False) -> Code:
+def emit(
+    block: Block,
+    lives: Lives | None,
+    spelled: Mapping[str, Spelling],
+    *,
+    verify: bool = False,
+    results: Sequence[str] = (),
+) -> Code:
     """The code of one block, without those inside it. ``verify``: bytes are poisoned before they are written, and every
-    result that an operation allocates is held against the slab."""
-    return _Writer(block, lives, spelled, verify).code()
+    result that an operation allocates is held against the slab. ``results``: those that go into a slab of their own."""
+    return _Writer(block, lives, spelled, verify, results).code()
 
 
 class _Writer:
     """Writes one function; short-lived."""
 
-    def __init__(self, block: Block, lives: Lives | None, spelled: Mapping[str, Spelling], verify: bool) -> None:
+    def __init__(
+        self, block: Block, lives: Lives | None, spelled: Mapping[str, Spelling], verify: bool, results: Sequence[str]
+    ) -> None:
         self.block, self.lives, self.spelled, self.verify = block, lives, spelled, verify
         self.first = lives is None
         self.how = lives.how if lives is not None else {}
@@ -90,7 +101,8 @@ class _Writer:
         self.known: dict[str, str] = {}
         self.last = last_uses(block)
         self.headers = self._headers()
-        self.births = sorted({self._birth(self.value[n]) for n in self.headers} | {-1})
+        self.results = dict.fromkeys(results)
+        self.births = sorted({self._birth(self.value[n]) for n in (*self.headers, *self.results)} | {-1})
         self.nested: list[int] = []
         self.rows: dict[int, dict[str, tuple[int, int]]] = {}
 
@@ -119,9 +131,9 @@ class _Writer:
         both = layout_symbols(value) | layout_symbols(self.value[value.storage])
         return max((known[s] for s in both), default=-1)
 
-    def _slots(self) -> tuple[Slot, ...]:
+    def _slots(self, names: Iterable[str]) -> tuple[Slot, ...]:
         out: list[Slot] = []
-        for n in self.headers:
+        for n in names:
             v = self.value[n]
             k, rank = self.births.index(self._birth(v)), len(v.layout.size)
             where = self._row(k, v)
@@ -141,7 +153,7 @@ class _Writer:
     def _symbols(self) -> tuple[tuple[str, ...], ...]:
         out: list[tuple[str, ...]] = []
         for birth in self.births:
-            inside = [self.value[n] for n in self.headers if self._birth(self.value[n]) == birth]
+            inside = [self.value[n] for n in (*self.headers, *self.results) if self._birth(self.value[n]) == birth]
             used = {s for v in inside for s in layout_symbols(v) | layout_symbols(self.value[v.storage])}
             out.append(tuple(sorted(used)))
         if self.block.known_at:
@@ -176,7 +188,7 @@ class _Writer:
 
     def code(self) -> Code:
         """All of it."""
-        symbols, slots = self._symbols(), self._slots()
+        symbols, slots, results = self._symbols(), self._slots(self.headers), self._slots(self.results)
         lines = [*self._opening(symbols[0]), *self._shaping(-1, symbols)]
         for i, line in enumerate(self.block.lines):
             text = self._line(i, line)
@@ -195,7 +207,7 @@ class _Writer:
             self.bound[c] = f"constant:{c}"
         body = "\n".join(f"    {x}" for x in lines)
         source = f"def block(args, run{free}):\n{body}\n\n\n{self._geometry(symbols)}"
-        return Code(source, self.bound, slots, symbols, tuple(self.nested))
+        return Code(source, self.bound, slots, symbols, tuple(self.nested), results)
 
     def _opening(self, key: tuple[str, ...]) -> list[str]:
         names = [i.name if isinstance(i, Ref) else f"_given{n}" for n, i in enumerate(self.block.inputs)]
@@ -208,6 +220,7 @@ class _Writer:
             out.append(f"if run.key != {now}: run.begin({now})")
             if self.headers:
                 out.append(f"{_tuple(list(self.headers))[1:-1]} = run.headers")
+            out.extend(self._fresh(0, now))
         dead = [n for n in names if n not in self.last and not self._is_returned(n)]
         return [*out, f"del {', '.join(dead)}"] if dead else out
 
@@ -216,7 +229,15 @@ class _Writer:
             return []
         k = self.births.index(line)
         now = _tuple([f"k_{s}" for s in symbols[k]])
-        return [f"if run.at[{k}] != {now}: run.shape({k}, {now})"]
+        return [f"if run.at[{k}] != {now}: run.shape({k}, {now})", *self._fresh(k, now)]
+
+    def _fresh(self, segment: int, key: str) -> list[str]:
+        """Headers of results, which leave with the caller."""
+        names = [n for n in self.results if self.births.index(self._birth(self.value[n])) == segment]
+        if not names:
+            return [f"run.begin_results({key})"] if self.results and segment == 0 else []
+        start = [f"run.begin_results({key})"] if segment == 0 else []
+        return [*start, f"{_tuple(names)[1:-1]} = run.results({segment}, {key})"]
 
     def _is_returned(self, name: str) -> bool:
         return any(name in refs_in(a) for a in self.block.returns)
@@ -255,7 +276,7 @@ class _Writer:
             return []
         spelled = self.spelled.get(op.name, _PLAIN)
         args = ", ".join([*map(self._text, op.args), *(f"{k}={self._text(a)}" for k, a in op.kwargs)])
-        if len(results) == 1 and results[0] in self.how:
+        if len(results) == 1 and (results[0] in self.how or results[0] in self.results):
             call = f"{self._name(spelled.out or f'op:{spelled.facts.out}')}({args}{', ' if args else ''}"
             call += f"{spelled.facts.out_name}={results[0]})"
             return [f"run.poison({results[0]})", call] if self.verify and self._alone(op, results[0]) else [call]
@@ -265,7 +286,7 @@ class _Writer:
     def _alone(self, op: Op, result: str) -> bool:
         """Nothing that the operation reads lies where its result will."""
         assert self.lives is not None
-        mine = self.lives.buffer[result]
+        mine = self.lives.buffer.get(result, -1)
         return all(self.lives.buffer.get(self.value[r].storage) != mine for r in op.reads)
 
     def _after(self, line: Line, spelled: Spelling, results: list[str]) -> list[str]:

@@ -11,12 +11,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 
+from lowtide.core.units import align_up
 from lowtide.executor.placing import Placement
 from lowtide.executor.plans import BlockPlan, Built, Entry
 from lowtide.executor.shaping import shaper
 from lowtide.executor.storages import ManagedStorages, Slab, device_of
+from lowtide.runtime.calls import DTYPES
 
+_ALIGNMENT = 64
 _NOTHING = Placement((), (), 0, 0)
 
 
@@ -42,6 +46,10 @@ class Frame:
         self.pointed: Slab | None = None
         self.shaper = shaper((), (), (), ())
         self.dirty = False
+        self.result_slab: torch.UntypedStorage | None = None
+        self.result_room: list[int] = []
+        self.result_sizes: list[int] = []
+        self.latest_results: tuple[StorageWeakRef, int, int] | None = None
         self.inner = [[Frame(p, self, i) for p in arms] for i, arms in enumerate(plan.inner)]
 
     # -- called by generated code ------------------------------------------------------------------------------------
@@ -89,6 +97,49 @@ class Frame:
             self.escaped[buffer] = found
             self.escapes += 1
         return found
+
+    def begin_results(self, key: tuple[Any, ...]) -> None:
+        """The slab of this run's results: exact where their sizes are known by now, learned where they are not."""
+        assert self.entry is not None
+        slots = self.loaded.code.results
+        learned = self.entry.results.sizes if self.entry.results is not None else (0,) * len(slots)
+        layouts = self.loaded.geometry[0](key)
+        sizes = [layouts[s.where] if s.segment == 0 else n for s, n in zip(slots, learned, strict=True)]
+        self.result_room = [align_up(n, _ALIGNMENT) for n in sizes]
+        self.result_sizes = list(sizes)
+        with torch.inference_mode(False):
+            slab = torch.empty(sum(self.result_room), dtype=torch.uint8, device=device_of(slots))
+        self.result_slab = slab.untyped_storage()
+
+    def results(self, segment: int, key: tuple[Any, ...]) -> list[torch.Tensor]:
+        """Fresh headers over the slab of results; what does not fit there gets ordinary memory, and is learned."""
+        layouts = self.loaded.geometry[segment](key)
+        out: list[torch.Tensor] = []
+        for j, s in enumerate(self.loaded.code.results):
+            if s.segment != segment:
+                continue
+            at, end = s.where + 2 + s.rank, s.where + 2 + 2 * s.rank
+            size, stride, nbytes = layouts[s.where + 2 : at], layouts[at:end], layouts[s.where]
+            self.result_sizes[j] = nbytes
+            dtype = DTYPES[s.dtype]
+            if nbytes > self.result_room[j] or self.result_slab is None:
+                out.append(torch.empty_strided(size, stride, dtype=dtype, device=s.device))
+                self.escapes += 1
+                continue
+            begin = sum(self.result_room[:j]) // dtype.itemsize
+            made = torch.empty(0, dtype=dtype, device=s.device)
+            out.append(made.set_(self.result_slab, begin, size, stride))  # type: ignore[call-overload]
+        return out
+
+    def end_results(self, done: bool) -> None:
+        """The slab of results is its tensors' alone from here on; learn their sizes."""
+        if self.result_slab is None:
+            return
+        if done and self.built is not None and self.entry is not None:
+            self.built.learn_results(self.entry, self.result_sizes)
+        slab = self.result_slab
+        self.latest_results = (StorageWeakRef(slab), slab.data_ptr(), slab.nbytes())
+        self.result_slab = None
 
     def branch(self, line: int, chosen: Any, args: list[Any], *free: tuple[Any, ...]) -> list[Any]:
         """Run one arm of a conditional."""

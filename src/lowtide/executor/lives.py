@@ -60,7 +60,20 @@ def nested_slab(line: Line) -> str:
 
 def managed(block: Block, facts: Mapping[str, OpFacts], copied: frozenset[str]) -> dict[str, str]:
     """Managed storages in order, each with how it is written. ``copied``: operations whose results are not trusted."""
-    taken = block.returned | block.given_storages
+    return _written(block, facts, copied, block.returned | block.given_storages)
+
+
+def managed_outputs(block: Block, facts: Mapping[str, OpFacts], copied: frozenset[str]) -> tuple[str, ...]:
+    """Results of the block that could be written into bytes given to them, in order; none of a nested block."""
+    if block.is_nested:
+        return ()
+    found = _written(block, facts, copied, block.given_storages)
+    return tuple(n for n in found if n in block.returned)
+
+
+def _written(
+    block: Block, facts: Mapping[str, OpFacts], copied: frozenset[str], taken: frozenset[str]
+) -> dict[str, str]:
     known = block.known_at
     out: dict[str, str] = {}
     for i, line in enumerate(block.lines):

@@ -24,7 +24,7 @@ from lowtide.executor.capture import NUMBERS
 from lowtide.executor.emit import Code, Slot, emit
 from lowtide.executor.groups import Life
 from lowtide.executor.learned import WINDOW, Learned, Recent
-from lowtide.executor.lives import Lives, lives_of, nested_slab
+from lowtide.executor.lives import Lives, lives_of, managed_outputs, nested_slab
 from lowtide.executor.placing import Placement, Strategy
 from lowtide.executor.spelling import callable_of, spellings
 from lowtide.ir.graph import Atom
@@ -76,6 +76,7 @@ class Entry:
 
     def __init__(self, learned: Learned) -> None:
         self.learned, self.placement, self.version, self.uses = learned, None, 0, 0
+        self.results: Learned | None = None
         self.placement: Placement | None
 
 
@@ -127,6 +128,13 @@ class Built:
                 self.placements += 1
             return entry.placement, entry.version
 
+    def learn_results(self, entry: Entry, sizes: Sequence[int]) -> None:
+        """Take note of the bytes of the results of a run, one per managed result."""
+        with self.lock:
+            if entry.results is None:
+                entry.results = Learned(sizes, self.policy.window)
+            entry.results.see(sizes)
+
     def learn(self, entry: Entry, sizes: Sequence[int] | None) -> None:
         """Take note of a run's sizes (None: those of the run before)."""
         with self.lock:
@@ -166,8 +174,10 @@ class BlockPlan:
     def _build(self, bindings: Mapping[str, Any]) -> Built:
         sizes = {s: b for s, b in bindings.items() if isinstance(b, int)}
         spelled = spellings(self.block, sizes, self.copied)
-        lives = lives_of(self.block, {n: s.facts for n, s in spelled.items()}, self.copied, sizes)
-        loaded = self._load(emit(self.block, lives, spelled, verify=self.policy.verify))
+        facts = {n: s.facts for n, s in spelled.items()}
+        lives = lives_of(self.block, facts, self.copied, sizes)
+        results = managed_outputs(self.block, facts, self.copied) if self.policy.manage_outputs else ()
+        loaded = self._load(emit(self.block, lives, spelled, verify=self.policy.verify, results=results))
         slabs = tuple(lives.buffer[nested_slab(line)] for line in self.block.lines if line.blocks)
         built = Built(loaded, lives, self.policy, slabs)
         seen = [0] * len(lives.lives)

@@ -107,6 +107,7 @@ class Executor:
     def _finish(self, frame: Frame, done: bool) -> None:
         """End of a run, in this order: what was not managed is gone with the code's own names; sizes are learned; what
         escaped is let go; then the slab is kept or released."""
+        frame.end_results(done)
         if frame.bindings is not None or frame.inner:
             self._build(frame, done)
         if done:
@@ -173,8 +174,13 @@ class Executor:
         return freed
 
     def is_output_managed(self, t: Any) -> bool:
-        """Whether a tensor lies in the slab of results of the latest run."""
-        return False
+        """Whether a tensor lies in the slab of results of the latest run. False once that slab is gone, before there is a
+        plan, and for what is no tensor or has no bytes."""
+        latest = self.latest.latest_results if self.latest is not None else None
+        if latest is None or not isinstance(t, torch.Tensor) or t.layout is not torch.strided:
+            return False
+        slab, start, nbytes = latest
+        return not slab.expired() and start <= t.untyped_storage().data_ptr() < start + nbytes
 
     def told(self) -> Told:
         """What happened so far."""

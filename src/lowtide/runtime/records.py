@@ -93,7 +93,9 @@ class Runs(Protocol):
     """What tells of a graph that is planned as it runs."""
 
     @property
-    def runs(self) -> int: ...  # noqa: D102
+    def runs(self) -> int:
+        """How often it ran."""
+        ...
 
 
 @dataclass
