@@ -41,6 +41,7 @@ from lowtide.plan.refine import refine
 from lowtide.plan.replay import replay
 from lowtide.program import Program, Source
 from lowtide.runtime import kernels
+from lowtide.schedule.fuse import fuse
 from lowtide.schedule.inline import inline
 from lowtide.schedule.schedule import OpFacts, Schedule, memory_graph, reordered, schedule
 from lowtide.schedule.text import print_schedule
@@ -100,7 +101,7 @@ def lower_graph(graph: Graph, options: Options) -> tuple[Lowered, tuple[Source, 
     if native.compiler() is None:
         why = Reason("kernels of our own", "there is no C++ compiler, so ATen computes everything", "install g++")
         return Lowered(graph, {}, (why,)), ()
-    lowered = inline(lower(graph))
+    lowered = fuse(inline(lower(graph)))
     made = kernel_sources([kernel(loop) for loop in lowered.loops.values()], 2)
     kernels.start(made)
     return lowered, made

@@ -7,10 +7,10 @@ Clauses: ``missing`` (a storage has no place), ``twice`` (or two), ``undefined``
 (read after its end), ``overwritten`` (its bytes belong to another storage by now), ``overlap`` (written over a live
 storage), ``inplace`` (takes over a storage that is not its to take, or in a way that its operation cannot), ``bounds``
 (outside its slab), ``misaligned``, ``callee`` (in a slab, but made by an operation that allocates by itself), ``held``
-(slab not held at the time, or kept for the next call with saved tensors in it and not on the CPU), ``device``, ``escape`` (the caller
-would keep part of a slab, or keep what is freed), ``input`` (writes to what the caller owns), ``order`` (two operations
-that touch the same mutated bytes, or share an effect, changed places), ``section``, ``promise`` (the bytes held at some
-step differ from the plan's, or lie outside its bounds).
+(slab not held at the time, or kept for the next call with saved tensors in it and not on the CPU), ``device``, ``escape``
+(the caller would keep part of a slab, or keep what is freed), ``input`` (writes to what the caller owns), ``order`` (two
+operations that touch the same mutated bytes, or share an effect, changed places), ``section``, ``promise`` (the bytes held
+at some step differ from the plan's, or lie outside its bounds).
 """
 
 from __future__ import annotations
@@ -227,7 +227,7 @@ def _loop_can_take_over(graph: Graph, op: Op, loop: Loop, dying: str, storage: s
     at, store = stores[0]
     for k, s in enumerate(loop.stages):
         for x in s.body:
-            if x.op == "load" and x.attr in into:
+            if x.op == "load" and x.attr in into and k <= at:
                 return False
             late = k > at or s.inner != loop.stages[at].inner or str(x.index) != str(store.index)
             if x.op == "load" and x.attr in on and late:

@@ -31,12 +31,14 @@ def loop_pairs(graph: Graph, op: Op, loop: Loop) -> tuple[tuple[str, str], ...]:
 def _fits(graph: Graph, loop: Loop, slots: list[tuple[int, Value]], out: int, made: Value) -> bool:
     if graph.nbytes[made.storage] != graph.nbytes[slots[0][1].storage] or made.layout.device != "cpu":
         return False
-    if slots[0][1].layout.offset != 0 or made.layout.offset != 0 or any(True for _ in loop.reads(out)):
+    if slots[0][1].layout.offset != 0 or made.layout.offset != 0:
         return False
     stores = list(loop.stores(out))
     if len(stores) != 1 or stores[0][1].op != "store":
         return False
     stage, store = stores[0]
+    if any(at <= stage for at, _ in loop.reads(out)):
+        return False
     for slot, v in slots:
         if v.layout.dtype != made.layout.dtype:
             return False

@@ -1,0 +1,79 @@
+"""What a loop costs: bytes that it moves, arithmetic that it does, and the seconds that follow from both.
+
+Comes in: a static Loop, and what a machine does per second. Goes out: numbers for decisions and for the report. Promised:
+a buffer counts what the loop touches of it, at most its extent under the index, and once for all stages that find it in
+cache; nothing here is measured or guessed from names, so the same loop costs the same everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+from lowtide.ir.fuse import HEAVY
+from lowtide.ir.graph import ITEMSIZE, int_of
+from lowtide.ir.index import affine
+from lowtide.ir.loops import Instr, Loop, Stage
+
+_FREE = frozenset(("load", "store", "const", "index", "cast", "bitcast"))
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What decisions take for granted of a processor: bytes per second from memory, operations per second of vector
+    code, seconds to call a kernel, bytes of cache that one core has to itself."""
+
+    bytes_per_second: float = 12e9
+    operations_per_second: float = 40e9
+    call_seconds: float = 4e-6
+    cache_nbytes: int = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Of one run: bytes read and written, operations (a polynomial counts ten), and kernels called."""
+
+    nbytes: int
+    operations: int
+    calls: int = 1
+
+    def seconds(self, machine: Machine) -> float:
+        """The longer of moving and computing, and the calls."""
+        moved = self.nbytes / machine.bytes_per_second
+        return max(moved, self.operations / machine.operations_per_second) + self.calls * machine.call_seconds
+
+
+@lru_cache(maxsize=8192)
+def loop_cost(loop: Loop, machine: Machine = Machine()) -> Cost:  # noqa: B008 - a frozen value
+    """Bytes and operations of a loop."""
+    rows = math.prod(map(int_of, loop.outer))
+    touched: dict[tuple[int, bool], list[int]] = {}
+    operations = 0
+    for k, s in enumerate(loop.stages):
+        points = rows * math.prod(map(int_of, s.inner))
+        operations += points * sum(10 if x.op in HEAVY else 1 for x in s.body if x.op not in _FREE)
+        seen: set[tuple[int, bool, object]] = set()
+        for x in s.body:
+            if x.op not in ("load", "store", "accumulate") or (int(str(x.attr)), x.writes, x.index) in seen:
+                continue
+            seen.add((int(str(x.attr)), x.writes, x.index))
+            slot = int(str(x.attr))
+            nbytes = elements(loop, k, s, x) * ITEMSIZE[loop.dtypes[slot]]
+            touched.setdefault((slot, x.writes), []).append(nbytes)
+    cached = not loop.outer or sum(max(n) for n in touched.values()) // max(rows, 1) > machine.cache_nbytes
+    total = 0
+    for (slot, writes), amounts in touched.items():
+        if not writes and (slot, True) in touched and not cached:
+            continue  # read back from cache
+        total += sum(amounts) if cached else max(amounts)
+    return Cost(total, operations)
+
+
+def elements(loop: Loop, k: int, stage: Stage, x: Instr) -> int:
+    """Elements that an access touches: the points of the variables in its index; all points where that is unknown."""
+    ranges = loop.ranges(k)
+    found = None if x.index is None else affine(x.index)
+    if found is None or any(n[0] == "v" for n in found[0]):
+        return math.prod(map(int_of, (*loop.outer, *stage.inner)))
+    return math.prod(ranges[n] for n, c in found[0].items() if c)

@@ -1,0 +1,154 @@
+"""Fusion of loops that stay stored: a producer and a reader become one pass.
+
+Comes in: Lowered. Goes out: Lowered with fewer loops. Promised: what a section returns or a library call reads is
+stored as before; operations that share mutated bytes keep their order; the operations stay in an order in which every
+value is made before it is read.
+
+Tried per reader, in program order, for every loop that makes what it reads: the reader's body behind the producer's
+store (``joined_after``), or the producer's body before the reader's first load (``joined_before``). Where a pair cannot
+stand at the place of one of the two without passing something that must stay between them, it stays two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from lowtide.ir.fuse import Task, joined_after, joined_before
+from lowtide.ir.graph import Graph, Op, Section, refs_in
+from lowtide.ir.lowered import LOOP, Lowered, loop_op, pruned
+from lowtide.ir.loops import Loop
+
+LARGEST_BODY = 160  # instructions
+MOST_BUFFERS = 14
+
+
+def fuse(lowered: Lowered) -> Lowered:
+    """Fuse what can be fused, section by section."""
+    loops: dict[str, Loop] = {}
+    sections: list[Section] = []
+    for s in lowered.graph.sections:
+        work = _Section(lowered, s)
+        work.run()
+        sections.append(replace(s, ops=tuple(work.ops)))
+        loops.update((n, t.loop) for n, t in work.tasks.items())
+    graph: Graph = pruned(replace(lowered.graph, sections=tuple(sections)))
+    kept = {op.name for op in graph.ops if op.target == LOOP}
+    return Lowered(graph, {n: x for n, x in loops.items() if n in kept}, lowered.reasons)
+
+
+class _Section:
+    """The operations of a section as they change; short-lived."""
+
+    def __init__(self, lowered: Lowered, section: Section) -> None:
+        graph = lowered.graph
+        self.value = graph.value
+        self.ops: list[Op] = list(section.ops)
+        self.returned = {graph.value[n].storage for a in section.returns for n in refs_in(a)}
+        self.tasks = {op.name: _task(op, lowered.loops[op.name]) for op in self.ops if op.target == LOOP}
+        self.maker = {m: n for n, t in self.tasks.items() for m in t.makes}
+        self.index()
+
+    def index(self) -> None:
+        """Positions, and who reads which storage."""
+        self.at = {op.name: k for k, op in enumerate(self.ops)}
+        self.readers: dict[str, set[str]] = {}
+        for op in self.ops:
+            for n in op.reads:
+                self.readers.setdefault(self.value[n].storage, set()).add(op.name)
+
+    def run(self) -> None:
+        """Every reader in turn; one that was fused is tried again."""
+        todo = [op.name for op in self.ops if op.target == LOOP]
+        k = 0
+        while k < len(todo):
+            name = todo[k]
+            again = name in self.tasks and self.fuse_into(name)
+            if again:
+                todo[k] = again
+            else:
+                k += 1
+
+    def fuse_into(self, name: str) -> str:
+        """Fuse a loop with one that makes what it reads; the name of what they became, or nothing."""
+        task = self.tasks[name]
+        for v in task.given:
+            maker = self.maker.get(v)
+            if maker is None or maker not in self.tasks or maker == name:
+                continue
+            producer = self.tasks[maker]
+            place = self.place(maker, name)
+            if place is None:
+                continue
+            keep = v in self.returned or self.readers.get(v, set()) - {name} != set()
+            joined = joined_after(producer, v, task, keep)
+            if joined is None and producer.loop.pointwise and keep and not producer.changes:
+                joined = joined_before(producer, v, task)
+            if joined is not None and self.fits(joined):
+                return self.replace(maker, name, joined, place)
+        return ""
+
+    def fits(self, joined: Task) -> bool:
+        """Small enough, and nothing is read at another point or later than it is changed."""
+        loop = joined.loop
+        if len(loop.body) > LARGEST_BODY or len(loop.dtypes) > MOST_BUFFERS:
+            return False
+        names = (*joined.given, *joined.makes)
+        for k, name in enumerate(joined.given):
+            writes = list(loop.stores(k))
+            if not writes:
+                continue
+            storage = self.value[name].storage
+            if len(writes) > 1 or any(
+                self.value[n].storage == storage and j != k for j, n in enumerate(names[: len(joined.given)])
+            ):
+                return False
+            stage, store = writes[0]
+            for at, load in loop.reads(k):
+                if at > stage or load.index != store.index or loop.stages[at].inner != loop.stages[stage].inner:
+                    return False
+        return True
+
+    def place(self, maker: str, reader: str) -> str | None:
+        """Whose place the two can take: the maker's, the reader's, or nobody's."""
+        lo, hi = self.at[maker], self.at[reader]
+        first, second = self.ops[lo], self.ops[hi]
+        between = self.ops[lo + 1 : hi]
+        if self.may_move(second, first, between):
+            return maker
+        return reader if self.may_move(first, second, between) else None
+
+    def may_move(self, moved: Op, to: Op, between: list[Op]) -> bool:
+        """Whether an operation may pass those between it and the other."""
+        touched = {self.value[n].storage for n in (*moved.reads, *_outs(moved))}
+        changed = {self.value[n].storage for n in moved.mutates}
+        made = {self.value[n].storage for n in _outs(moved)}
+        reads = {self.value[n].storage for n in moved.reads}
+        for op in between:
+            if reads & {self.value[n].storage for n in _outs(op)}:
+                return False
+            theirs = {self.value[n].storage for n in (*op.reads, *_outs(op))}
+            if (made | changed) & theirs or touched & {self.value[n].storage for n in op.mutates}:
+                return False
+        return True
+
+    def replace(self, maker: str, reader: str, joined: Task, place: str) -> str:
+        """Put the fused operation where it may stand."""
+        old = self.ops[self.at[reader]]
+        op = loop_op(joined.given, joined.makes, joined.changes, old.origin, f"{maker}_{reader}"[:120])
+        gone = reader if place == maker else maker
+        self.ops[self.at[place]] = op
+        del self.ops[self.at[gone]]
+        del self.tasks[maker], self.tasks[reader]
+        self.tasks[op.name] = joined
+        for m in joined.makes:
+            self.maker[m] = op.name
+        self.index()
+        return op.name
+
+
+def _outs(op: Op) -> tuple[str, ...]:
+    return tuple(o for o in op.outputs if o is not None)
+
+
+def _task(op: Op, loop: Loop) -> Task:
+    return Task(loop, tuple(n for a in op.args for n in refs_in(a)), _outs(op))

@@ -1,0 +1,383 @@
+"""Fusion that knows the peak: loops that share buffers become one where that is legal, cheaper and costs no peak.
+
+Comes in: Lowered, and the schedule that it has so far (facts about library calls, permitted in-place pairs). Goes out:
+Lowered with fewer kernels, in an order that keeps every dependency, and what was decided, each refusal with a Reason.
+Promised: the same numbers (``schedule.joined``); the peak of the order at hand never rises, judged by the timeline that
+order and plan use (``memory.estimate``); deterministic; nothing recurses, and no pair is looked at that shares nothing.
+
+Candidates are pairs (maker, reader) of a buffer, and neighbours among its readers. The best comes first: bytes that need
+not be moved, and, counted again, bytes that disappear where the peak is. A pair may become one if nothing between the
+two needs the first and is needed by the second; what stands between goes in front or behind, whichever peaks lower.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from lowtide.core.reason import Reason
+from lowtide.core.units import format_bytes
+from lowtide.ir.fuse import Task
+from lowtide.ir.graph import Graph, Op, Section, refs_in
+from lowtide.ir.lowered import LOOP, Lowered, loop_op, pruned
+from lowtide.ir.loops import Loop
+from lowtide.memory.estimate import Estimate
+from lowtide.memory.flat import Flat, build
+from lowtide.schedule.cost import Machine, loop_cost
+from lowtide.schedule.depend import accesses, dependencies
+from lowtide.schedule.inplace import loop_pairs
+from lowtide.schedule.joined import joined
+from lowtide.schedule.schedule import OpFacts, schedule
+
+_GAIN = 0.5e-6  # seconds that a fusion saves at least
+
+
+@dataclass(frozen=True)
+class Fused:
+    """``lowered`` after fusion; ``notes``: a line per fusion, in order; ``refused``: why pairs stay two."""
+
+    lowered: Lowered
+    notes: tuple[str, ...]
+    refused: tuple[Reason, ...]
+
+
+@dataclass
+class _Node:
+    """An operation as fusion sees it: storages that it reads (those it changes too), changes and makes."""
+
+    op: Op
+    task: Task | None
+    reads: tuple[str, ...]
+    changes: tuple[str, ...]
+    makes: tuple[str, ...]
+    pairs: tuple[tuple[str, str], ...]
+    workspace: int
+
+    @property
+    def touches(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self.reads, *self.makes)))
+
+
+def fuse_loops(lowered: Lowered, facts: Mapping[str, OpFacts], machine: Machine = Machine()) -> Fused:  # noqa: B008
+    """Fuse section by section; the timeline runs through all of them."""
+    work = _Work(lowered, facts, machine)
+    for k in range(len(lowered.graph.sections)):
+        work.run(k)
+    return Fused(work.result(), tuple(work.notes), tuple(work.refused.values()))
+
+
+class _Work:
+    """The program as it changes; short-lived. Positions are places in ``order``, where what is gone leaves a hole."""
+
+    def __init__(self, lowered: Lowered, facts: Mapping[str, OpFacts], machine: Machine) -> None:
+        self.lowered, self.graph, self.machine = lowered, lowered.graph, machine
+        self.storage = {v.name: v.storage for v in self.graph.values}
+        self.notes: list[str] = []
+        self.refused: dict[tuple[str, str], Reason] = {}
+        self.node: dict[str, _Node] = {}
+        self.order: list[str | None] = []
+        self.span: list[tuple[int, int]] = []
+        self.before: dict[str, set[str]] = {}
+        self.after: dict[str, set[str]] = {}
+        steps = schedule(self.graph, facts, loops=lowered.loops).steps
+        for s in steps:
+            read, changed, made = accesses(s.op, self.storage)
+            task = _task(s.op, s.loop) if s.loop is not None else None
+            workspace = max(s.facts.workspace, s.facts.out_workspace)
+            self.node[s.op.name] = _Node(s.op, task, read, changed, made, s.inplace, workspace)
+        for section in self.graph.sections:
+            found = dependencies(self.graph, section)
+            start = len(self.order)
+            self.order += found.names
+            self.span.append((start, len(self.order)))
+            self.before.update((n, set(b)) for n, b in found.before.items())
+            self.after.update((n, set(a)) for n, a in found.after.items())
+        self.at = {n: k for k, n in enumerate(self.order) if n is not None}
+        self.users: dict[str, set[str]] = {}
+        for name, node in self.node.items():
+            for s in node.touches:
+                self.users.setdefault(s, set()).add(name)
+        self.maker = {s: n for n, node in self.node.items() for s in node.makes}
+        self.returned = {self.storage[n] for s in self.graph.sections for a in s.returns for n in refs_in(a)}
+        self.outlives = self._kept()
+        self.measure()
+
+    def _kept(self) -> set[str]:
+        """Storages that the caller gets to keep."""
+        out: set[str] = set()
+        for s in self.graph.sections:
+            for i, a in enumerate(s.returns):
+                if i not in s.saved:
+                    out |= {self.storage[n] for n in refs_in(a)}
+        return out - self.graph.caller_owned
+
+    # -- the timeline ------------------------------------------------------------------------------------------------
+
+    def nbytes(self, s: str) -> int:
+        """What a storage costs us."""
+        return 0 if s in self.graph.caller_owned else self.graph.nbytes[s]
+
+    def measure(self) -> None:
+        """The timeline of the whole program."""
+        names = [n for n in self.order if n is not None]
+        line = Estimate(self.flat([self.node[n] for n in names], None), range(len(names)))
+        self.live = [0] * len(self.order)
+        self.left = [0] * len(self.order)
+        total, k = 0, 0
+        for t, n in enumerate(self.order):
+            if n is not None:
+                self.live[t], total = line.live[k], line.after[k]
+                k += 1
+            self.left[t] = total
+        self.base = line.flat.base
+        self.peak = max((self.base, *self.live))
+
+    def flat(self, nodes: Sequence[_Node], span: tuple[int, int] | None) -> Flat:
+        """Nodes in a row; with ``span`` they stand for the places [lo, hi], and what lives around them counts too."""
+        number: dict[str, int] = {}
+        for node in nodes:
+            for s in node.touches:
+                if self.nbytes(s) and s not in number:
+                    number[s] = len(number)
+        size = [self.nbytes(s) for s in number]
+        outlives = [s in self.outlives for s in number]
+        extra = 0
+        makers: list[list[int]] = [[] for _ in number]
+        holds: list[list[int]] = [[] for _ in nodes]
+        for i, node in enumerate(nodes):
+            for s in node.makes:
+                if s in number:
+                    makers[number[s]].append(i)
+            for s in node.touches:
+                if s in number:
+                    holds[i].append(number[s])
+        if span is not None:
+            lo, hi = span
+            here = {n.op.name for n in nodes} | {x for x in self.order[lo : hi + 1] if x is not None}
+            for s, b in number.items():
+                if any(self.at[u] > hi for u in self.users[s] - here):
+                    outlives[b] = True
+            before = self.left[lo - 1] if lo else self.base
+            extra = before - sum(size[b] for b in number.values() if not makers[b])
+        pairs = [[(number[r], number[w]) for r, w in n.pairs if r in number and w in number] for n in nodes]
+        work = [n.workspace for n in nodes]
+        return build([[] for _ in nodes], size, holds, makers, outlives, work, pairs, extra)
+
+    def judged(self, nodes: Sequence[_Node], span: tuple[int, int]) -> Estimate:
+        """The timeline of the places [lo, hi] if these nodes stood there."""
+        return Estimate(self.flat(nodes, span), range(len(nodes)))
+
+    # -- candidates --------------------------------------------------------------------------------------------------
+
+    def run(self, section: int) -> None:
+        """Fuse within one section, best pair first, until nothing is left to try."""
+        lo, hi = self.span[section]
+        self.queue: list[tuple[float, int, int, str, str]] = []
+        self.tried: set[tuple[str, str]] = set()
+        self.inside = {n for n in self.order[lo:hi] if n is not None}
+        self.count = 0
+        for n in self.order[lo:hi]:
+            if n is not None and self.node[n].task is not None:
+                self.offer(n)
+        while self.queue:
+            _, _, _, a, b = heapq.heappop(self.queue)
+            if a in self.node and b in self.node:
+                if self.at[a] > self.at[b]:
+                    a, b = b, a
+                self.attempt(a, b)
+
+    def offer(self, name: str) -> None:
+        """Put the pairs of a loop with its makers, its readers and the neighbours among those who read with it."""
+        node = self.node[name]
+        for s in node.touches:
+            around = sorted((u for u in self.users[s] if u in self.inside), key=lambda u: self.at[u])
+            if s in node.makes:
+                others = [u for u in around if u != name]
+            else:
+                k = around.index(name)
+                others = [u for u in (self.maker.get(s), *around[max(0, k - 1) : k], *around[k + 1 : k + 2]) if u]
+            for u in others:
+                if u in self.inside and u != name and self.node[u].task is not None:
+                    a, b = (name, u) if self.at[name] < self.at[u] else (u, name)
+                    if (a, b) not in self.tried:
+                        self.tried.add((a, b))
+                        self.count += 1
+                        heapq.heappush(self.queue, (-self.score(a, b), self.at[b] - self.at[a], self.count, a, b))
+
+    def score(self, a: str, b: str) -> float:
+        """Bytes that the two need not move if they are one; those that are no longer there at the peak count twice."""
+        x, y = self.node[a], self.node[b]
+        out = 0.0
+        for s in set(x.touches) & set(y.touches):
+            out += self.graph.nbytes[s]
+            if s in x.makes and self.users[s] == {a, b} and s not in self.returned:
+                out += self.nbytes(s)
+        return out
+
+    # -- one pair ----------------------------------------------------------------------------------------------------
+
+    def attempt(self, a: str, b: str) -> None:
+        """Fuse a pair, or say why not."""
+        why = self.fuse(a, b)
+        if why:
+            self.refused[a, b] = Reason(f"%{a} and %{b} stay two kernels", why)
+
+    def fuse(self, a: str, b: str) -> str:
+        """Fuse the pair; a text says why not."""
+        x, y = self.node[a].task, self.node[b].task
+        assert x is not None and y is not None
+        placed = self.arrangements(a, b)
+        if isinstance(placed, str):
+            return placed
+        if why := self.other_names(a, b):
+            return why
+        gone = {a, b}
+        needed = {v for v in (*x.makes, *y.makes) if self.storage[v] in self.returned or self.users[self.storage[v]] - gone}
+        task = joined(x, y, needed)
+        if isinstance(task, str):
+            return task
+        gain = sum(loop_cost(t.loop, self.machine).seconds(self.machine) for t in (x, y))
+        gain -= loop_cost(task.loop, self.machine).seconds(self.machine)
+        if gain < _GAIN:
+            return "one pass would cost as much as two"
+        node = self.fused_node(a, b, task)
+        return self.put(a, b, node, placed)
+
+    def other_names(self, a: str, b: str) -> str:
+        """Refuses storages that the two know by different names, of which one writes."""
+        x, y = self.node[a], self.node[b]
+        assert x.task is not None and y.task is not None
+        written = {*x.changes, *x.makes, *y.changes, *y.makes}
+        for s in written:
+            names = {v for t in (x.task, y.task) for v in (*t.given, *t.makes) if self.storage[v] == s}
+            if len(names) > 1:
+                return f"%{s} goes by several names in them"
+        return ""
+
+    def arrangements(self, a: str, b: str) -> tuple[list[str], ...] | str:
+        """The orders, without the pair's own names, in which what stands from a to b may stand around the two ('' is
+        their place)."""
+        lo, hi = self.at[a], self.at[b]
+        between = [n for n in self.order[lo + 1 : hi] if n is not None]
+        below = self._reached(a, lo, hi, self.after)
+        above = self._reached(b, lo, hi, self.before)
+        if below & above:
+            return f"%{min(below & above)} must run between them"
+        late = [*(n for n in between if n not in below), "", *(n for n in between if n in below)]
+        early = [*(n for n in between if n in above), "", *(n for n in between if n not in above)]
+        return (late,) if late == early else (late, early)
+
+    def _reached(self, start: str, lo: int, hi: int, edges: Mapping[str, set[str]]) -> set[str]:
+        out: set[str] = set()
+        todo = [start]
+        while todo:
+            for n in edges[todo.pop()]:
+                if n not in out and lo < self.at.get(n, -1) < hi:
+                    out.add(n)
+                    todo.append(n)
+        return out
+
+    def fused_node(self, a: str, b: str, task: Task) -> _Node:
+        x, y = self.node[a], self.node[b]
+        op = loop_op(task.given, task.makes, task.changes, y.op.origin, b)
+        read, changed, made = accesses(op, self.storage)
+        return _Node(op, task, read, changed, made, loop_pairs(self.graph, op, task.loop), 0)
+
+    def put(self, a: str, b: str, node: _Node, placed: Sequence[Sequence[str]]) -> str:
+        """Put the fused node where the window peaks least, unless that lifts the peak."""
+        lo, hi = self.at[a], self.at[b]
+        now = max(self.live[lo : hi + 1])
+        best: tuple[int, int, int] | None = None
+        found: tuple[Estimate, Sequence[str]] | None = None
+        for k, names in enumerate(placed):
+            line = self.judged([self.node[n] if n else node for n in names], (lo, hi))
+            key = (max(line.live), sum(line.after), k)
+            if best is None or key < best:
+                best, found = key, (line, names)
+        assert best is not None and found is not None
+        if best[0] > max(now, self.peak):
+            return f"the peak would rise from {format_bytes(self.peak)} to {format_bytes(best[0])}"
+        self.accept(a, b, node, found[0], found[1])
+        return ""
+
+    def accept(self, a: str, b: str, node: _Node, line: Estimate, names: Sequence[str]) -> None:
+        """Make the change."""
+        lo, hi = self.at[a], self.at[b]
+        new = node.op.name
+        self.notes.append(f"{a} + {b} -> {new}: {', '.join(node.op.outputs[k] or '_' for k in range(len(node.op.outputs)))}")
+        before = (self.before.pop(a) | self.before.pop(b)) - {a, b}
+        after = (self.after.pop(a) | self.after.pop(b)) - {a, b}
+        for s in (*self.node[a].touches, *self.node[b].touches):
+            self.users[s] -= {a, b}
+        for old in (a, b):
+            del self.node[old], self.at[old]
+            self.inside.discard(old)
+        for n in before:
+            self.after[n] = self.after[n] - {a, b} | {new}
+        for n in after:
+            self.before[n] = self.before[n] - {a, b} | {new}
+        self.node[new], self.before[new], self.after[new] = node, before, after
+        self.inside.add(new)
+        for s in node.touches:
+            self.users.setdefault(s, set()).add(new)
+        for s in node.makes:
+            self.maker[s] = new
+        filled = [n or new for n in names]
+        old_peak = max(self.live[lo : hi + 1])
+        spare = hi + 1 - lo - len(filled)
+        self.order[lo : hi + 1] = [None] * spare + filled
+        start = self.left[lo - 1] if lo else self.base
+        self.live[lo : hi + 1] = [0] * spare + line.live
+        self.left[lo : hi + 1] = [start] * spare + line.after
+        for k, n in enumerate(filled, lo + spare):
+            self.at[n] = k
+        if old_peak == self.peak:
+            self.peak = max((self.base, *self.live))
+        self.tried = {p for p in self.tried if new not in p}
+        self.offer(new)
+
+    # -- the result --------------------------------------------------------------------------------------------------
+
+    def result(self) -> Lowered:
+        """The program as it has become, views where they are first used."""
+        sections: list[Section] = []
+        for section, (lo, hi) in zip(self.graph.sections, self.span, strict=True):
+            ops = _with_views(section, [self.node[n].op for n in self.order[lo:hi] if n is not None])
+            sections.append(replace(section, ops=tuple(ops)))
+        graph: Graph = pruned(replace(self.graph, sections=tuple(sections)))
+        loops = {n: x.task.loop for n, x in self.node.items() if x.task is not None}
+        return Lowered(graph, loops, self.lowered.reasons)
+
+
+def _with_views(section: Section, ops: Sequence[Op]) -> list[Op]:
+    """Operations with the views of the section put in front of what first needs them."""
+    view = {o: op for op in section.ops if op.view for o in op.outputs if o is not None}
+    out: list[Op] = []
+    placed: set[str] = set()
+
+    def need(names: Sequence[str]) -> None:
+        todo = [n for n in reversed(names) if n in view]
+        while todo:
+            op = view[todo[-1]]
+            if op.name in placed:
+                todo.pop()
+                continue
+            missing = [r for r in op.reads if r in view and view[r].name not in placed]
+            if missing:
+                todo += missing
+                continue
+            placed.add(op.name)
+            out.append(op)
+            todo.pop()
+
+    for op in ops:
+        need(op.reads)
+        out.append(op)
+    need([n for a in section.returns for n in refs_in(a)])
+    return out
+
+
+def _task(op: Op, loop: Loop) -> Task:
+    given = tuple(n for a in op.args for n in refs_in(a))
+    return Task(loop, given, tuple(o for o in op.outputs if o is not None))

@@ -1,0 +1,415 @@
+"""Two loops made one: over a common outer space, stage by stage.
+
+Comes in: two loops of one program, the first of which runs before the second, with the values of their buffers. Goes
+out: one loop that does the work of both, or why there is none. Promised: the same numbers in the same dtypes (sums in
+another order at most); a loop of the second that reads what the first stores finds it there at the same outer point,
+which is proved from the indices: equal multiples of the outer variables, and what is read of a row lies within what is
+stored of it.
+
+How the spaces meet: a pointwise loop takes any space that covers its points once, by way of a buffer that both touch
+(its point is computed back from the element); two nests take the finest ranges that divide the outer ranges of both.
+Then the stages of the second go as early as what they need allows, into a stage over the same ranges where there is one,
+and take a value that was just stored instead of loading it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+
+from lowtide.ir.build import LoopBuilder, compact
+from lowtide.ir.fuse import Task
+from lowtide.ir.graph import int_of
+from lowtide.ir.index import Ranges, add, affine, divisions, mul, unflatten
+from lowtide.ir.loops import Instr, Loop, Stage, renumbered
+from lowtide.ir.normal import normalise, reindexed
+from lowtide.ir.symbolic import Dim, symbol
+
+LARGEST_BODY = 240  # instructions
+MOST_BUFFERS = 24
+
+
+def joined(a: Task, b: Task, needed: Set[str]) -> Task | str:
+    """Both as one task; ``needed``: values of theirs that others read. A text says why not."""
+    a, b = _normal(a), _normal(b)
+    if len(a.loop.body) + len(b.loop.body) > LARGEST_BODY:
+        return f"together they have more than {LARGEST_BODY} instructions"
+    met = _met(a, b)
+    if isinstance(met, str):
+        return met
+    a, b = met
+    why = _unsafe(a, b)
+    if why is not None:
+        return why
+    made = _Joiner(a, b).run(needed)
+    if len(made.given) + len(made.makes) > MOST_BUFFERS:
+        return f"together they touch more than {MOST_BUFFERS} buffers"
+    return made
+
+
+def _normal(t: Task) -> Task:
+    loop = normalise(t.loop)
+    return t if loop is t.loop else Task(loop, t.given, t.makes)
+
+
+def _values(t: Task) -> tuple[str, ...]:
+    return (*t.given, *t.makes)
+
+
+# -- a common space --------------------------------------------------------------------------------------------------
+
+
+def _met(a: Task, b: Task) -> tuple[Task, Task] | str:
+    """Both over the same outer ranges."""
+    if not a.loop.outer and not b.loop.outer:
+        return _met_flat(a, b)
+    if a.loop.outer and b.loop.outer:
+        return _met_nests(a, b)
+    if a.loop.outer:
+        moved = _moved_into(b, a)
+        return moved if isinstance(moved, str) else (a, moved)
+    moved = _moved_into(a, b)
+    return moved if isinstance(moved, str) else (moved, b)
+
+
+def _met_flat(a: Task, b: Task) -> tuple[Task, Task] | str:
+    """Neither has outer ranges: their stages follow one another, and may be over the same points."""
+    if b.loop.pointwise:
+        moved = _moved_into(b, a)
+        if not isinstance(moved, str):
+            return a, moved
+    if a.loop.pointwise:
+        moved = _moved_into(a, b)
+        if not isinstance(moved, str):
+            return moved, b
+    return a, b
+
+
+def _moved_into(p: Task, nest: Task) -> Task | str:
+    """The pointwise task ``p`` over the space of a nest, by way of a buffer that both touch."""
+    if not p.loop.pointwise:
+        return "the one without outer ranges is not pointwise"
+    values = _values(nest)
+    why = "no buffer that both touch leads from the points of the one to those of the other"
+    for slot, name in enumerate(_values(p)):
+        if name not in values:
+            continue
+        way = _way_back(p.loop, slot)
+        if way is None:
+            continue
+        for k, x in _accesses(nest.loop, values.index(name)):
+            found = _over(p, nest.loop, k, x, way)
+            if isinstance(found, Task):
+                return found
+            why = found
+    return why
+
+
+def _accesses(loop: Loop, slot: int) -> list[tuple[int, Instr]]:
+    return [(k, x) for k, s in enumerate(loop.stages) for x in s.body if x.attr == slot and x.op in ("load", "store")]
+
+
+def _way_back(loop: Loop, slot: int) -> tuple[tuple[int, ...], tuple[int, ...], Dim] | None:
+    """Sizes, strides and offset of an access that names another element at every point of a pointwise loop."""
+    sizes = tuple(map(int_of, loop.stages[0].inner))
+    for _, x in _accesses(loop, slot):
+        found = None if x.index is None else affine(x.index)
+        if found is None:
+            continue
+        strides = tuple(found[0].get(f"r{k}", 0) for k in range(len(sizes)))
+        if not any(s[0] == "v" for s in found[0]) and unflatten(0, sizes, strides, {}) is not None:
+            return sizes, strides, found[1]
+    return None
+
+
+def _over(p: Task, nest: Loop, k: int, x: Instr, way: tuple[tuple[int, ...], tuple[int, ...], Dim]) -> Task | str:
+    """``p`` at the points at which ``nest`` touches the buffer in stage ``k``."""
+    sizes, strides, offset = way
+    outer = tuple(map(int_of, nest.outer))
+    inner = tuple(map(int_of, nest.stages[k].inner))
+    ranges = nest.ranges(k)
+    found = None if x.index is None else affine(x.index)
+    if found is None or math.prod(outer) * math.prod(inner) != math.prod(sizes):
+        return "they touch the buffer that both have at other points"
+    mine = tuple(found[0].get(n, 0) for n in ranges)
+    if len(ranges) != len(outer) + len(inner) or unflatten(0, (*outer, *inner), mine, {}) is None:
+        return "the buffer that both have is not read once per point"
+    assert x.index is not None
+    where = unflatten(add(x.index, mul(-1, offset)), sizes, strides, ranges)
+    if where is None:
+        return "the buffer that both have lies in memory with gaps"
+    points: dict[str, Dim] = {f"r{j}": e for j, e in enumerate(where)}
+    loop = reindexed(p.loop, outer, {}, [inner], [points])
+    if _divisions(loop) > _divisions(p.loop):
+        return "in the other's space its indices would divide"
+    return replace(p, loop=loop)
+
+
+def _divisions(loop: Loop) -> int:
+    return sum(len(divisions(x.index)) for x in loop.body if x.index is not None)
+
+
+def _met_nests(a: Task, b: Task) -> tuple[Task, Task] | str:
+    """Both have outer ranges: over the finest that divide both, in the order of the first."""
+    first, second = tuple(map(int_of, a.loop.outer)), tuple(map(int_of, b.loop.outer))
+    if math.prod(first) != math.prod(second):
+        return f"outer ranges {list(first)} and {list(second)} have other numbers of points"
+    finest = _refined(first, second)
+    if finest is None:
+        return f"outer ranges {list(first)} and {list(second)} have no common parts"
+    return _split_outer(a, finest), _split_outer(b, finest)
+
+
+def _refined(first: Sequence[int], second: Sequence[int]) -> tuple[int, ...] | None:
+    """The least product-wise refinement of two lists of ranges; None where they cut at places that do not divide."""
+    x, y, out = list(reversed(first)), list(reversed(second)), list[int]()
+    while x and y:
+        small = min(x[-1], y[-1])
+        if x[-1] % small or y[-1] % small:
+            return None
+        # from the innermost outwards: cut the larger one
+        out.append(small)
+        for rest in (x, y):
+            left = rest.pop() // small
+            if left > 1:
+                rest.append(left)
+    return tuple(out) if math.prod(out) == math.prod(first) else None
+
+
+def _split_outer(t: Task, finest: Sequence[int]) -> Task:
+    outer = tuple(map(int_of, t.loop.outer))
+    if outer == tuple(finest):
+        return t
+    rows: dict[str, Dim] = {}
+    at = 0
+    for k, n in enumerate(outer):
+        e: Dim = 0
+        size = 1
+        while size < n:
+            e = add(mul(e, finest[at]), symbol(f"i{at}"))
+            size *= finest[at]
+            at += 1
+        rows[f"i{k}"] = e
+    inner = [tuple(map(int_of, s.inner)) for s in t.loop.stages]
+    return replace(t, loop=reindexed(t.loop, finest, rows, inner, [{} for _ in inner]))
+
+
+# -- what is read was stored -----------------------------------------------------------------------------------------
+
+
+def _unsafe(a: Task, b: Task) -> str | None:
+    """Why the second might read what the first has not stored yet; None where it is proved that it does not."""
+    mine, theirs = _values(a), _values(b)
+    for name in (*a.changes, *b.changes):
+        if name in mine and name in theirs:
+            return f"%{name} is changed by one and touched by the other"
+    if not a.loop.outer:
+        return None
+    for out, name in enumerate(a.makes, len(a.given)):
+        if name not in b.given:
+            continue
+        for k, read in b.loop.reads(b.given.index(name)):
+            if not _stored_before(a.loop, out, b.loop, k, read):
+                return f"%{name} is read at other outer points than it is stored at"
+    return None
+
+
+def _stored_before(a: Loop, out: int, b: Loop, k: int, read: Instr) -> bool:
+    stores = list(a.stores(out))
+    if len(stores) != 1 or stores[0][1].op != "store" or len(stores[0][1].args) != 1:
+        return False
+    stage, store = stores[0]
+    assert store.index is not None and read.index is not None
+    put = affine(store.index)
+    got = affine(read.index)
+    if put is None or got is None:
+        return False
+    rows = [f"i{d}" for d in range(len(a.outer))]
+    if any(put[0].get(i, 0) != got[0].get(i, 0) for i in rows):
+        return False
+    inner = tuple(map(int_of, a.stages[stage].inner))
+    strides = tuple(put[0].get(f"r{d}", 0) for d in range(len(inner)))
+    if any(s[0] == "v" for s in (*put[0], *got[0])):
+        return False
+    rest = {n: c for n, c in got[0].items() if n[0] == "r"}
+    return _covers(tuple(zip(strides, inner, strict=True)), rest, got[1] - put[1], b.ranges(k))
+
+
+def _covers(stored: Sequence[tuple[int, int]], read: Mapping[str, int], constant: int, ranges: Ranges) -> bool:
+    """Whether ``constant`` plus the multiples of variables in ``read`` is always a sum of multiples, each below its
+    range, of the strides in ``stored`` (pairs of stride and range)."""
+    spans: list[tuple[int, int]] = []  # stride and its greatest multiple; one where the next goes on where it ends
+    for s, n in sorted((s, n) for s, n in stored if n > 1):
+        if s <= 0:
+            return False
+        if spans and s == spans[-1][0] * (spans[-1][1] + 1):
+            spans[-1] = (spans[-1][0], (spans[-1][1] + 1) * n - 1)
+        else:
+            spans.append((s, n - 1))
+    terms = [(c, ranges[n]) for n, c in read.items() if ranges[n] > 1]
+    if constant < 0 or any(c < 0 for c, _ in terms):
+        return False
+    for stride, most in reversed(spans):
+        mine = [(c, n) for c, n in terms if c % stride == 0]
+        terms = [t for t in terms if t not in mine]
+        if constant // stride + sum(c // stride * (n - 1) for c, n in mine) > most:
+            return False
+        constant %= stride
+    return not terms and constant == 0
+
+
+# -- stages ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Place:
+    """A stage of the joined loop while it is put together."""
+
+    inner: tuple[Dim, ...]
+    items: list[tuple[int, Instr]]
+
+    @property
+    def ordered(self) -> bool:
+        """Whether its points must not be mixed with those of others."""
+        return any(
+            x.op in ("scan", "accumulate") or (x.op == "reduce" and str(x.attr).startswith("arg"))
+            for _, x in self.items
+        )
+
+
+class _Joiner:
+    """Puts the stages of the second among those of the first; short-lived."""
+
+    def __init__(self, a: Task, b: Task) -> None:
+        self.a, self.b = a, b
+        self.outer = a.loop.outer
+        self.makes = [*a.makes, *b.makes]
+        self.given = list(dict.fromkeys(n for n in (*a.given, *b.given) if n not in self.makes))
+        values = [*self.given, *self.makes]
+        self.slot = {n: k for k, n in enumerate(values)}
+        kinds = dict(zip(_values(a), a.loop.dtypes, strict=True)) | dict(zip(_values(b), b.loop.dtypes, strict=True))
+        self.kinds = [kinds[n] for n in values]
+        self.places: list[_Place] = []
+        self.home: dict[int, int] = {}
+        for place in self._renamed(a, 0):
+            self._put(place, len(self.places))
+        for place in self._renamed(b, len(a.loop.body)):
+            self._put(place, self._host(place))
+        self.written = {x.attr for p in self.places for _, x in p.items if x.writes}
+
+    def _renamed(self, t: Task, shift: int) -> list[_Place]:
+        """The stages with instructions numbered from ``shift``, and buffers as they are in the joined loop."""
+        at = {n: n + shift for n in range(len(t.loop.body))}
+        slots = [self.slot[n] for n in _values(t)]
+        out: list[_Place] = []
+        n = shift
+        for s in t.loop.stages:
+            items: list[tuple[int, Instr]] = []
+            for x in s.body:
+                y = renumbered(x, at)
+                items.append((n, replace(y, attr=slots[int(str(x.attr))]) if _touches(y) else y))
+                n += 1
+            out.append(_Place(s.inner, items))
+        return out
+
+    def _put(self, place: _Place, k: int) -> None:
+        if k == len(self.places):
+            self.places.append(place)
+        else:
+            self.places[k].items += place.items
+        for n, _ in place.items:
+            self.home[n] = k
+
+    def _host(self, place: _Place) -> int:
+        """The first stage that can take these instructions in, or the number of a new last one."""
+        first = 0
+        inside = {n for n, _ in place.items}
+        for _, x in place.items:
+            for n in x.needs:
+                if n not in inside:
+                    k = self.home[n]
+                    free = not self.places[k].inner and not place.inner
+                    first = max(first, k if free else k + 1)
+            if _touches(x):
+                first = max(first, self._behind(place, x))
+        if not place.ordered:
+            for k in range(first, len(self.places)):
+                if self.places[k].inner == place.inner and not self.places[k].ordered:
+                    return k
+        return len(self.places)
+
+    def _behind(self, place: _Place, x: Instr) -> int:
+        """The first stage in which an access may stand, for what others do with its buffer."""
+        for k in range(len(self.places) - 1, -1, -1):
+            p = self.places[k]
+            others = [y for _, y in p.items if _touches(y) and y.attr == x.attr and (y.writes or x.writes)]
+            if not others:
+                continue
+            plain = all(y.op == "store" and len(y.args) == 1 and y.index == x.index for y in others)
+            if x.op == "load" and plain and p.inner == place.inner and len(others) == 1:
+                return k
+            return k + 1
+        return 0
+
+    def run(self, needed: Set[str]) -> Task:
+        """The joined loop, without stores that neither it nor anyone else needs."""
+        dead: set[int] = set()
+        while True:
+            loop = self._built(dead)
+            loaded = {x.attr for x in loop.body if x.op in ("load", "accumulate")}
+            more = {self.slot[n] for n in self.makes if n not in needed} - loaded - dead
+            if not more:
+                break
+            dead |= more
+        kept = [k for k in range(len(self.kinds)) if k not in dead]
+        makes = tuple(n for n in self.makes if self.slot[n] not in dead)
+        to = {k: j for j, k in enumerate(kept)}
+        stages = tuple(
+            Stage(s.inner, tuple(replace(x, attr=to[int(str(x.attr))]) if _touches(x) else x for x in s.body))
+            for s in loop.stages
+        )
+        loop, left = compact(Loop(loop.outer, stages, loop.inputs, tuple(self.kinds[self.slot[n]] for n in makes)))
+        return Task(loop, tuple(self.given[k] for k in left), makes)
+
+    def _built(self, dead: Set[int]) -> Loop:
+        b = LoopBuilder(self.outer)
+        b.inputs, b.outputs = self.kinds[: len(self.given)], self.kinds[len(self.given) :]
+        at: dict[int, int] = {}
+        for place in self.places:
+            b.stage(place.inner)
+            known: dict[tuple[int | str | None, Dim | None], int] = {}
+            for n, x in place.items:
+                if not (x.writes and x.attr in dead):
+                    self._emit(b, n, renumbered(x, at), at, known)
+        return b.build()
+
+    def _emit(
+        self,
+        b: LoopBuilder,
+        n: int,
+        x: Instr,
+        at: dict[int, int],
+        known: dict[tuple[int | str | None, Dim | None], int],
+    ) -> None:
+        """One instruction; ``known``: what lies in elements that this stage has stored or loaded, of buffers that change."""
+        if not _touches(x) or x.attr not in self.written:
+            at[n] = b.emit(x)
+            return
+        key = (x.attr, x.index)
+        if x.op == "load" and not x.args and key in known:
+            at[n] = known[key]
+            return
+        b.body.append(x)
+        at[n] = len(b.body) - 1
+        if x.writes:
+            for other in [k for k in known if k[0] == x.attr]:
+                del known[other]
+            if x.op == "store" and len(x.args) == 1:
+                known[key] = x.args[0]
+        elif not x.args:
+            known[key] = at[n]
+
+
+def _touches(x: Instr) -> bool:
+    return x.op in ("load", "store", "accumulate")
