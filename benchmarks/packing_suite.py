@@ -1,6 +1,6 @@
 """Packing of the suite's captured graphs: forward, backward and joint, with PyTorch Inductor's allocation tree beside ours.
 
-    python -m benchmarks.packing_suite [--only gpt2 resnet50] [--variants plain checkpointed chunked-loss] [--reorder] [--html DIR]
+    python -m benchmarks.packing_suite [--only gpt2 resnet50] [--variants plain chunked-loss] [--reorder] [--html DIR]
 
 Every storage that the graph counts is a buffer, results that library calls allocate themselves included; storages that
 continue in one another's bytes are one. Alignment 64. The same buffers and lifetimes go to Lowtide (with as many search steps as
@@ -129,7 +129,9 @@ def main() -> None:
     given = words.parse_args()
     files = [f for f in sorted(FOLDER.glob("*.json.gz")) if not given.only or f.name.partition("-")[0] in given.only]
     files = [f for f in files if f.name.partition("-")[2].partition(".")[0].split("-", 1)[0] in "".join(given.variants)]
-    print(f"Python {platform.python_version()}, {platform.machine()}, compiled search: {compiled.library() is not None}\n")
+    print(
+        f"Python {platform.python_version()}, {platform.machine()}, compiled search: {compiled.library() is not None}\n"
+    )
     rows(files, given.reorder, given.html)
 
 

@@ -210,7 +210,8 @@ def _graph(record: Record, planned: Planned | None) -> GraphAnalysis:
         promised_peak_bytes=plan.promised_nbytes,
         sum_bytes=plan.sum_nbytes,
         sections=tuple((name, max(plan.live[lo:hi], default=0)) for name, lo, hi in spans),
-        layout=f"{plan.chosen} ({sum(p.how == SLAB for p in plan.places)} of {len(plan.places)} storages in slabs)",
+        layout=f"{plan.chosen} ({sum(p.how == SLAB for p in plan.places)} of {len(plan.places)} storages in slabs, "
+        f"{plan.coverage:.0%} of all bytes)",
         holders=holders(schedule, plan),
         capture_seconds=seconds[0],
         compile_seconds=seconds[1],

@@ -77,6 +77,12 @@ class MemoryPlan:
         """First step at which the promised peak is held."""
         return self.live.index(max(self.live)) if self.live else 0
 
+    @property
+    def coverage(self) -> float:
+        """Share of all storages' bytes that lie in slabs; the others are allocations of their own, or a library's."""
+        total = sum(p.nbytes for p in self.places)
+        return sum(p.nbytes for p in self.places if p.slab is not None) / total if total else 0.0
+
     @cached_property
     def place(self) -> Mapping[str, Place]:
         """Storage -> place."""

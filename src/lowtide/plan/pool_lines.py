@@ -3,7 +3,9 @@
 Comes in: lines in their final order, and what is known about every buffer. Goes out: the lines with pools created, sliced
 and destroyed. Promised: the list that came in is untouched; lines that are not about memory stay, in their order; lines
 of names that are not ours stay as they are; a pool is created once, before its first slice, and destroyed at most once,
-after everything in it died, unless an output lies in it; every name is defined before it is used.
+after everything in it died, unless an output lies in it; every name is defined before it is used. What stands between the
+``enter`` and ``exit`` lines of a sub-program is planned by itself, with pools of its own. ``plan.memory_lines`` makes such
+lines from a schedule.
 """
 
 from __future__ import annotations
@@ -18,15 +20,18 @@ from lowtide.plan.ranges import live_in
 from lowtide.plan.tree import Request
 
 ALLOCATE, FREE, REUSE, OTHER = "allocate", "free", "reuse", "other"  # what comes in
+VIEW, DROP, NULL = "view", "drop", "null"  # another name for bytes; the end of an input; nothing any more
+ENTER, EXIT = "enter", "exit"  # of a sub-program; its name is the text
 SIZE, CREATE, SLICE, ALIAS, DESTROY = "size", "create", "slice", "alias", "destroy"  # what goes out beside it
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """``names``: what it is about (reuse: new, old; alias: new, earlier; destroy: the pool, then all names in it).
+    """``names``: what it is about (reuse: new, old; view: new, base; alias: new, earlier; destroy: the pool, then all names
+    in it).
 
-    ``dim``: bytes (create), offset in bytes (slice) or value (size). ``layout``: dtype, shape and stride as text.
-    ``text``: of a line that is not about memory.
+    ``dim``: bytes (create), offset in bytes (slice, view) or value (size). ``layout``: dtype, shape and stride as text.
+    ``text``: of a line that is not about memory, and of a sub-program.
     """
 
     kind: str
@@ -73,7 +78,7 @@ def groups_of(lines: Sequence[Line], infos: Mapping[str, Info]) -> tuple[tuple[G
     """
     clock, now, before = list[int](), 0, False
     for line in lines:
-        memory = line.kind != OTHER
+        memory = line.kind not in (OTHER, ENTER, EXIT)
         now += memory and not before
         before = memory
         clock.append(now)
@@ -122,14 +127,56 @@ def pooled(
     lines: Sequence[Line], infos: Mapping[str, Info], *, mode: str = "intermediates", alignment: int = 64,
     removed: frozenset[str] = frozenset(),
 ) -> tuple[tuple[Line, ...], tuple[Pool, ...]]:  # fmt: skip
-    """The program with pools. ``removed``: names that no longer exist; their memory lines are dropped first.
+    """The program with pools. ``removed``: names that no longer exist; their memory lines become ``null`` lines first.
 
     Raises:
-        UserError: see ``groups_of``. OptionError: there is no such mode.
+        UserError: see ``groups_of``; or enter and exit lines do not match. OptionError: there is no such mode.
     """
-    lines = [x for x in lines if x.kind == OTHER or not removed.intersection(x.names)]
+    gone = [Line(NULL) if x.kind not in (OTHER, ENTER, EXIT) and removed.intersection(x.names) else x for x in lines]
+    open_scopes: list[tuple[str, list[Line]]] = [("", [])]
+    inner: dict[int, tuple[Line, ...]] = {}  # by the number that stands for it in the scope around it
+    pools: list[Pool] = []
+    for line in gone:
+        if line.kind == ENTER:
+            open_scopes.append((line.text, []))
+        elif line.kind == EXIT:
+            name, within = open_scopes.pop()
+            if not open_scopes or name != line.text:
+                raise UserError(f"the end of sub-program {line.text!r} stands where {name!r} is open")
+            done, made = _pooled(within, infos, mode, alignment, f"p{len(inner)}_")
+            pools += made
+            stands = Line(OTHER, text=f"{ENTER} {len(inner)}")
+            inner[len(inner)] = (Line(ENTER, text=name), *done, Line(EXIT, text=name))
+            open_scopes[-1][1].append(stands)
+        else:
+            open_scopes[-1][1].append(line)
+    if len(open_scopes) > 1:
+        raise UserError(f"sub-program {open_scopes[-1][0]!r} does not end")
+    done, made = _pooled(open_scopes[0][1], infos, mode, alignment, "")
+    return _unfolded(done, inner), (*made, *pools)
+
+
+def _unfolded(lines: Sequence[Line], inner: Mapping[int, tuple[Line, ...]]) -> tuple[Line, ...]:
+    """The lines with sub-programs in the place of what stands for them."""
+    out: list[Line] = []
+    waiting = list(reversed(lines))
+    while waiting:
+        line = waiting.pop()
+        word, _, number = line.text.partition(" ")
+        if line.kind == OTHER and word == ENTER and number.isdigit() and not line.names and int(number) in inner:
+            waiting.extend(reversed(inner[int(number)]))
+        else:
+            out.append(line)
+    return tuple(out)
+
+
+def _pooled(
+    lines: Sequence[Line], infos: Mapping[str, Info], mode: str, alignment: int, prefix: str
+) -> tuple[tuple[Line, ...], tuple[Pool, ...]]:
+    """One scope, whose pools' names begin with ``prefix``."""
     groups, _ = groups_of(lines, infos)
-    pools = plan_pools([request_of(g, infos[g.names[0]]) for g in groups], mode=mode, alignment=alignment)
+    requests = [request_of(g, infos[g.names[0]]) for g in groups]
+    pools = plan_pools(requests, mode=mode, alignment=alignment, prefix=prefix)
     home = {r.name: p for p in pools for r in p.members}
     root = {n: g.names[0] for g in groups for n in g.names}
     left = {p.name: sum(g.names[0] in p.offsets for g in groups) for p in pools}
@@ -139,7 +186,7 @@ def pooled(
     for line in lines:
         name = line.names[0] if line.names else ""
         pool = home.get(root.get(name, ""))
-        if line.kind == OTHER or pool is None:
+        if line.kind in (OTHER, VIEW, DROP, NULL) or pool is None:
             out.append(line)
         elif line.kind == ALLOCATE:
             if pool.name not in held:
@@ -180,7 +227,7 @@ def text_of(line: Line) -> str:
     """One line of Python over ``empty``, ``slice_of`` and the size names."""
     if line.kind == OTHER:
         return line.text
-    first = line.names[0]
+    first = line.names[0] if line.names else ""
     match line.kind:
         case "size":
             return f"{first} = {line.dim}"
@@ -190,8 +237,14 @@ def text_of(line: Line) -> str:
             return f"{first} = slice_of({line.pool}, {line.dim}{f', {line.layout}' if line.layout else ''})"
         case "alias":
             return f"{first} = {line.names[1]}"
-        case "destroy":
+        case "destroy" | "drop":
             return f"del {', '.join(line.names)}"
+        case "view":
+            return f"{first} = view_of({line.names[1]}, {line.dim}{f', {line.layout}' if line.layout else ''})"
+        case "null":
+            return "# nothing"
+        case "enter" | "exit":
+            return f"# {line.kind} {line.text}"
         case _:
             return f"{line.kind} {', '.join(line.names)}"
 

@@ -74,9 +74,11 @@ class _Open:
         self.root = temporal([beside(self.root, fresh, alignment)], alignment)
 
 
-def plan_pools(requests: Sequence[Request], *, mode: str = "intermediates", alignment: int = 64) -> tuple[Pool, ...]:
+def plan_pools(
+    requests: Sequence[Request], *, mode: str = "intermediates", alignment: int = 64, prefix: str = ""
+) -> tuple[Pool, ...]:
     """Pools for all requests that are ever alive: outputs first (small to large, longest first), then the others (large to
-    small, longest first).
+    small, longest first). Their names begin with ``prefix``.
 
     Raises:
         OptionError: there is no such mode.
@@ -97,7 +99,7 @@ def plan_pools(requests: Sequence[Request], *, mode: str = "intermediates", alig
         if not any(p.take(r, alignment, last=p is pools[-1]) for p in list(pools)):
             pools.append(_opened(r, mode != "none", alignment))
     opened = [(device, p) for device in sorted(devices) for p in devices[device]]
-    return tuple(_finished(f"pool{k}", device, p, alignment) for k, (device, p) in enumerate(opened))
+    return tuple(_finished(f"{prefix}pool{k}", device, p, alignment) for k, (device, p) in enumerate(opened))
 
 
 def _life(request: Request) -> Moment:

@@ -187,6 +187,18 @@ def test_saved_tensors_lie_in_slabs_and_backward_fills_the_holes_they_leave():
     assert sum(p.slab == 0 and p.first > cut for p in arena.places) >= 20
 
 
+@pytest.mark.spec("PP-29")
+@given(RANDOM)
+def test_the_share_of_bytes_in_slabs_is_that_of_what_we_may_place(made: Schedule):
+    plan = plan_memory(made, Options(slabs="one"))
+    placed = sum(p.nbytes for p in plan.places if p.slab is not None)
+    assert plan.coverage == (placed / sum(p.nbytes for p in plan.places) if placed else 0.0)
+    assert plan_memory(made, Options(slabs="none")).coverage == 0.0
+    writers = {o: s for s in made.steps for o in s.op.outputs if o is not None}
+    for p in plan.places:
+        assert p.slab is None or p.over is not None or writers[p.storage].facts.out is not None
+
+
 @pytest.mark.spec("PP-23")
 def test_the_ways_considered_include_slabs_by_phase_and_none_is_cheaper():
     plan = plan_memory(training(12, 1024), Options())

@@ -17,6 +17,7 @@ from lowtide.plan.pool_lines import (
     CREATE,
     DESTROY,
     FREE,
+    NULL,
     OTHER,
     REUSE,
     SIZE,
@@ -235,7 +236,7 @@ def test_groups_ranges_and_dropped_names():
         (("a", "b"), 1, 5, True), (("gone",), 1, 3, False), (("never",), 2, 4, False),
     ]  # fmt: skip
     out, _ = pooled(lines, infos, removed=frozenset({"gone"}))
-    assert not any("gone" in x.names for x in out)
+    assert not any("gone" in x.names for x in out) and sum(x.kind == NULL for x in out) == 2
     assert Line(ALLOCATE, ("foreign",)) in out
     assert [x.text for x in out if x.kind == OTHER] == ["k1", "k2", "k3"]
     with pytest.raises(UserError, match="twice"):
