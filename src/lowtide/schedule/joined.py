@@ -380,7 +380,9 @@ class _Joiner:
             b.stage(place.inner)
             known: dict[tuple[int | str | None, Dim | None], int] = {}
             for n, x in place.items:
-                if not (x.writes and x.attr in dead):
+                if x.writes and x.attr in dead:
+                    known[x.attr, renumbered(x, at).index] = at[x.args[0]]
+                else:
                     self._emit(b, n, renumbered(x, at), at, known)
         return b.build()
 
