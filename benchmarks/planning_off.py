@@ -84,7 +84,7 @@ def main() -> None:
     from benchmarks.suite.models import MODELS
 
     print(
-        "| model | off: promised, MiB | off: measured | on: promised | on: measured | on against off | allocations off | on | plan |"
+        "| model | off: promised, MiB | off: measured | on: promised | on: measured | on is | allocations off | on | plan |"
     )
     print("|-|-:|-:|-:|-:|-|-:|-:|-|")
     everything: dict[str, Any] = {}
