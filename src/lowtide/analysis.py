@@ -130,10 +130,15 @@ def _one_iteration() -> list[Call]:
 def iteration_peak(calls: Sequence[Call]) -> int:
     """Most bytes held over a sequence of calls: each call's own, on top of what earlier calls of other programs still
     hold: saved tensors until their backward call, and returned tensors until a later call was seen to end them."""
+    return max((nbytes for live in iteration_live(calls) for nbytes in live), default=0)
+
+
+def iteration_live(calls: Sequence[Call]) -> list[list[int]]:
+    """For each call the bytes held while each of its steps runs, what earlier calls still hold included."""
     holding: dict[int, int] = {}
     released: dict[int, int] = {}  # of what a program returned, the bytes that ended before its last section
     maker: dict[int, int] = {}
-    peak = 0
+    out: list[list[int]] = []
     for call in calls:
         planned, me = call.planned, id(call.planned)
         lo, hi = _span(planned.schedule, call.section)
@@ -150,11 +155,11 @@ def iteration_peak(calls: Sequence[Call]) -> int:
                 for t in range(_last_read(planned.schedule, call.section, position) - lo + 1):
                     live[t] += nbytes
         others = sum(n for key, n in holding.items() if key != me)
-        peak = max(peak, others + max(live, default=0))
+        out.append([others + n for n in live])
         after = planned.plan.live[hi] if hi < len(planned.plan.live) else _kept_on(planned.plan)
         holding[me] = after - released.get(me, 0)
         maker.update((address, me) for address, _ in call.returned)
-    return peak
+    return out
 
 
 def _last_read(schedule: Schedule, section: int, position: int) -> int:
