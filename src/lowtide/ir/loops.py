@@ -127,6 +127,15 @@ class Loop:
         out = {f"i{k}": n for k, n in enumerate(self.outer) if isinstance(n, int)}
         return out | {f"r{k}": n for k, n in enumerate(self.stages[stage].inner) if isinstance(n, int)}
 
+    def numbered(self, slot: int) -> Iterator[tuple[int, int, Instr]]:
+        """(stage, number, instruction) of everything that touches a buffer, in order."""
+        n = 0
+        for k, s in enumerate(self.stages):
+            for x in s.body:
+                if x.attr == slot and x.op in ("load", "store", "accumulate"):
+                    yield k, n, x
+                n += 1
+
     def reads(self, slot: int) -> Iterator[tuple[int, Instr]]:
         """(stage, instruction) of every load from a buffer."""
         for k, s in enumerate(self.stages):

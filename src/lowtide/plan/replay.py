@@ -211,7 +211,7 @@ def _can_take_over(graph: Graph, step: Step, dying: str, storage: str) -> bool:
 
 def _loop_can_take_over(graph: Graph, op: Op, loop: Loop, dying: str, storage: str) -> bool:
     """The result is stored in one place; every load from the dying bytes is of the element that its own point stores,
-    over the same ranges, and in no later stage; both begin where their storage begins."""
+    over the same ranges, and stands before the store; both begin where their storage begins."""
     operands = [a.name for a in op.args if isinstance(a, Ref)]
     buffers = [*operands, *(o for o in op.outputs if o is not None)]
     on = {k for k, n in enumerate(buffers) if graph.value[n].storage == dying}
@@ -225,11 +225,13 @@ def _loop_can_take_over(graph: Graph, op: Op, loop: Loop, dying: str, storage: s
     if len(stores) != 1 or stores[0][1].op != "store":
         return False
     at, store = stores[0]
+    written = False
     for k, s in enumerate(loop.stages):
         for x in s.body:
+            written = written or x is store
             if x.op == "load" and x.attr in into and k <= at:
                 return False
-            late = k > at or s.inner != loop.stages[at].inner or str(x.index) != str(store.index)
+            late = written or s.inner != loop.stages[at].inner or str(x.index) != str(store.index)
             if x.op == "load" and x.attr in on and late:
                 return False
     return True

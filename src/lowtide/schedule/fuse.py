@@ -94,7 +94,8 @@ class _Section:
             return False
         names = (*joined.given, *joined.makes)
         for k, name in enumerate(joined.given):
-            writes = list(loop.stores(k))
+            touching = list(loop.numbered(k))
+            writes = [t for t in touching if t[2].writes]
             if not writes:
                 continue
             storage = self.value[name].storage
@@ -102,9 +103,9 @@ class _Section:
                 self.value[n].storage == storage and j != k for j, n in enumerate(names[: len(joined.given)])
             ):
                 return False
-            stage, store = writes[0]
-            for at, load in loop.reads(k):
-                if at > stage or load.index != store.index or loop.stages[at].inner != loop.stages[stage].inner:
+            stage, number, store = writes[0]
+            for at, n, load in touching:
+                if n > number or load.index != store.index or loop.stages[at].inner != loop.stages[stage].inner:
                     return False
         return True
 

@@ -2,7 +2,7 @@
 
 Comes in: an operation and its loop. Goes out: permitted pairs (read storage, written storage). Promised: safe whatever
 the order of points and however they are shared out: every point reads of the dying operand only the element that it
-then writes, and nothing reads the operand in a later stage than the one that writes.
+then writes, and no instruction behind the one that writes reads the operand.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ def _fits(graph: Graph, loop: Loop, slots: list[tuple[int, Value]], out: int, ma
         return False
     if slots[0][1].layout.offset != 0 or made.layout.offset != 0:
         return False
-    stores = list(loop.stores(out))
-    if len(stores) != 1 or stores[0][1].op != "store":
+    stores = [(k, n, x) for k, n, x in loop.numbered(out) if x.writes]
+    if len(stores) != 1 or stores[0][2].op != "store":
         return False
-    stage, store = stores[0]
+    stage, number, store = stores[0]
     if any(at <= stage for at, _ in loop.reads(out)):
         return False
     for slot, v in slots:
         if v.layout.dtype != made.layout.dtype:
             return False
-        for at, load in loop.reads(slot):
-            if at > stage or loop.stages[at].inner != loop.stages[stage].inner:
+        for at, n, load in loop.numbered(slot):
+            if n > number or loop.stages[at].inner != loop.stages[stage].inner:
                 return False
             if _element(load, v) != _element(store, made):
                 return False
