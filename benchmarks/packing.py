@@ -17,7 +17,8 @@ import importlib.util
 import platform
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from lowtide.ir.symbolic import evaluate, parse_dim
@@ -26,7 +27,7 @@ from lowtide.plan.check import check
 from lowtide.plan.cpsat import pack_cpsat
 from lowtide.plan.flat import flatten, lower_bound
 from lowtide.plan.pack import PACKERS, pack
-from lowtide.plan.pools import plan_pools
+from lowtide.plan.pools import Pool, plan_pools
 from lowtide.plan.problem import PackBuffer, PackProblem, PackResult
 from lowtide.plan.problem_csv import parse_csv
 from lowtide.plan.ranges import live_in
@@ -222,38 +223,66 @@ def families(seconds: float, counts: list[int]) -> None:
 # ---- sizes that vary ------------------------------------------------------------------------------------------------
 
 
+def lives(kind: str, n: int, draw: random.Random) -> list[tuple[int, int]]:
+    """Lifetimes of buffers whose sizes vary."""
+    if kind == "training":
+        return [(a, max(z, a + 1)) for _, a, z in training(n, draw)]
+    if kind == "uniform":
+        return [tuple(sorted(draw.sample(range(2 * n), 2))) for _ in range(n)]  # type: ignore[misc]
+    return [(i, i + draw.randint(1, 4 if kind == "short" else 40)) for i in range(n)]
+
+
 def shapes(n: int, count: int) -> None:
     """The allocation tree (offsets are expressions) and planning anew, at the hint and at other shapes."""
-    draw = random.Random(7)
     forms = [parse_dim(t) for t in ("(s0*s1*16)", "(s0*s1*64)", "(s0*4096)", "(s1*4096)", "(s0*1024)")]
-    print(f"\n### {n} buffers planned at (16, 16), height / bound at {count} shapes\n")
-    print("| lives | where | tree mean | tree worst | anew mean | anew worst |\n|-|-|-:|-:|-:|-:|")
-    for lives, most in (("short", 4), ("mixed", 40)):
-        dims = [draw.choice(forms) for _ in range(n)]
-        spans = [(i, i + draw.randint(1, most)) for i in range(n)]
+    print(f"\n### {n} buffers planned at (16, 16), height / bound there and at {count} shapes; CPU ms per shape\n")
+    print(
+        "| lives | where | tree mean | tree worst | anew mean | anew worst | anew ms, median | worst | in Python, ms |"
+    )
+    print("|-|-|-:|-:|-:|-:|-:|-:|-:|")
+    for kind in ("short", "mixed", "training", "uniform"):
+        draw = random.Random(7)
+        dims, spans = [draw.choice(forms) for _ in range(n)], lives(kind, n, draw)
         hint = {"s0": 16, "s1": 16}
         rows = [
             Request(f"b{i}", d, evaluate(d, hint), live_in([span]))
             for i, (d, span) in enumerate(zip(dims, spans, strict=True))
         ]
-        pools = plan_pools(rows)
-        anew = replanner(PackProblem(tuple(PackBuffer(r.name, r.hint, (r.ranges.spans[0],)) for r in rows)))
+        pools = plan_pools(rows) if n <= 300 else ()
+        problem = PackProblem(tuple(PackBuffer(r.name, r.hint, (r.ranges.spans[0],)) for r in rows))
+        anew, twin = replanner(problem), replanner(problem, native=False)
         elsewhere = [{"s0": draw.randint(1, 128), "s1": draw.randint(1, 128)} for _ in range(count)]
         for where, cases in (("hint", [hint]), ("elsewhere", elsewhere)):
-            tree: list[float] = []
-            again: list[float] = []
+            tree, again, ms, slow = list[float](), list[float](), list[float](), list[float]()
             for sizes in cases:
-                got = anew([evaluate(d, sizes) for d in dims])
-                total = 0
-                for pool in pools:
-                    known = dict(sizes)
-                    for name, d in pool.sizes:
-                        known[name] = evaluate(d, known)
-                    total += evaluate(pool.nbytes, known)
-                tree.append(total / got.lower_bound)
+                wanted = [evaluate(d, sizes) for d in dims]
+                began = time.process_time()
+                got = anew(wanted)
+                ms.append(1000 * (time.process_time() - began))
+                sized = PackProblem(tuple(replace(b, size=s) for b, s in zip(problem.buffers, wanted, strict=True)))
+                assert sound(sized, {b.id: x for b, x in zip(sized.buffers, got.offsets, strict=True)})
                 again.append(got.height / got.lower_bound)
-            figures = (sum(tree) / len(tree), max(tree), sum(again) / len(again), max(again))
-            print(f"| {lives} | {where} | " + " | ".join(f"{x:.3f}" for x in figures) + " |", flush=True)
+                tree += [_tree_bytes(pools, sizes) / got.lower_bound] if pools else []
+                if len(slow) < 5:
+                    began = time.process_time()
+                    twin(wanted)
+                    slow.append(1000 * (time.process_time() - began))
+            shown = f"{sum(tree) / len(tree):.3f} | {max(tree):.3f}" if tree else "|"
+            print(
+                f"| {kind} | {where} | {shown} | {sum(again) / len(again):.4f} | {max(again):.4f} "
+                f"| {sorted(ms)[len(ms) // 2]:.2f} | {max(ms):.1f} | {sorted(slow)[len(slow) // 2]:.1f} |",
+                flush=True,
+            )
+
+
+def _tree_bytes(pools: Sequence[Pool], sizes: Mapping[str, int]) -> int:
+    total = 0
+    for pool in pools:
+        known = dict(sizes)
+        for name, d in pool.sizes:
+            known[name] = evaluate(d, known)
+        total += evaluate(pool.nbytes, known)
+    return total
 
 
 def main() -> None:
@@ -273,7 +302,8 @@ def main() -> None:
     elif given.what == "families":
         families(given.seconds, given.counts)
     else:
-        shapes(300, 100)
+        for n in (300, 1000):
+            shapes(n, 100)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ constexpr const char *kOrders[] = {"0TOL", "1AS", "1FWS", "0HSO", "1THA", "0HLF"
 constexpr const char *kTries[] = {"0TOL", "2WS", "1O", "0TWA", "0WL", "2FWS"};
 constexpr i64 kAbove[] = {0, 5, 10, 10, 10, 10};
 constexpr i64 kMostRows = 600, kNodesPerRow = 60, kRounds = 6;  // as in windows.py
-constexpr i64 kGreedy = 3, kClose = 200, kMeet = 60'000, kSpare = 200;  // as in replan.py
+constexpr i64 kGreedy = 3, kClose = 200, kEnough = 100, kMeet = 60'000, kSpare = 200;  // as in replan.py
 
 i64 gcd_of(i64 a, i64 b) { return std::gcd(a, b); }
 
@@ -288,11 +288,11 @@ class Replan {
 
     void run(i64 budget, i64 *offsets) {
         Greedy greedy(flat_);
-        for (i64 name = 0; name < kGreedy && (height < 0 || height > close()); ++name) {
+        for (i64 name = 0; name < kGreedy && (height < 0 || height > close(budget)); ++name) {
             greedy.place(order(name).data(), flat_.count, false, offsets_.data());
             offer(name);
         }
-        if (height > close() && budget > 0 && flat_.segment_of[flat_.count] == flat_.count && few()) dive(budget);
+        if (height > close(budget) && budget > 0 && flat_.segment_of[flat_.count] == flat_.count && few()) dive(budget);
         std::copy(best_.begin(), best_.end(), offsets);
     }
 
@@ -301,7 +301,7 @@ class Replan {
     i64 grain_;
     std::vector<i64> offsets_, best_, alive_;
 
-    i64 close() const { return bound + bound / kClose; }
+    i64 close(i64 budget) const { return bound + bound / (budget > 0 ? kClose : kEnough); }
 
     // Whether few buffers meet; steps of the search are dear where many do.
     bool few() const {

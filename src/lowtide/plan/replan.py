@@ -25,7 +25,7 @@ from lowtide.plan.search import search
 from lowtide.plan.sections import sections_of
 
 _ORDERS = ("size", "breadth", "area")  # asked in turn until one is close enough
-_CLOSE = 200  # within a 200th of the bound nothing more is tried
+_CLOSE, _ENOUGH = 200, 100  # within a 200th of the bound nothing more is tried; a 100th where no search may follow
 _NODES, _LEAST = 7, 6000  # of the search: per buffer, and at least
 _SPARE = 200  # nodes of each try, over one per buffer and an eighth
 _MEET = 60_000  # pairs of buffers alive at once; steps of the search are dear where there are more
@@ -98,7 +98,7 @@ def _plan(flat: Flat, near: list[list[int]] | None, nodes: int) -> Replanned:
         order = greedy.order_by(flat, name)
         offsets = greedy.place(flat, order) if near is None else _place(flat, near, order)
         best = _better(flat, best, offsets, bound, name)
-        if best.height <= bound + bound // _CLOSE:
+        if best.height <= bound + bound // (_CLOSE if nodes > 0 else _ENOUGH):
             return best
     assert best is not None
     wanted = nodes > 0 and near is not None and meetings(flat) <= _MEET
@@ -121,15 +121,19 @@ def _near(flat: Flat) -> list[list[int]]:
 def _place(flat: Flat, near: list[list[int]], order: Sequence[int]) -> list[int]:
     """As ``greedy.place``, quicker where few buffers meet."""
     size, alignment = flat.size, flat.alignment
-    offset, top = [-1] * flat.count, [0] * flat.count
+    offset = [0] * flat.count
+    taken: list[list[tuple[int, int]]] = [[] for _ in range(flat.count)]
     for i in order:
-        at, nbytes = 0, size[i]
-        for lo, hi in sorted([(offset[j], top[j]) for j in near[i] if offset[j] >= 0]):
+        at, nbytes, mine = 0, size[i], taken[i]
+        mine.sort()
+        for lo, hi in mine:
             if lo - at >= nbytes:
                 break
             if hi > at:
                 at = -(-hi // alignment[i]) * alignment[i]
-        offset[i], top[i] = at, at + nbytes
+        offset[i], entry = at, (at, at + nbytes)
+        for j in near[i]:
+            taken[j].append(entry)
     return offset
 
 
