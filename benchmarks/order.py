@@ -3,7 +3,7 @@
     python -m benchmarks.order random [--count 100]    random graphs: the exhaustive optimum, proofs, gaps
     python -m benchmarks.order captured [FOLDER]       training graphs of real models (made by benchmarks.captured)
     python -m benchmarks.order speed                   wide and training-like graphs, seconds and memory
-    python -m benchmarks.order --docs                  all of it, into docs/benchmarks/order.md
+    python -m benchmarks.order [random ...] --docs     one of them or all, into docs/benchmarks/order.md
 
 ``classic`` is the best of program order, lpmf, bfs and dfs, the four between which PyTorch chooses. Gaps are over the
 proved bound. Prints Markdown; needs no torch.
@@ -39,7 +39,7 @@ from lowtide.order.entrants import lpmf
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/benchmarks/order.md"
 CLASSIC = ("program", "lpmf", "bfs", "dfs")
-BEGIN, END = "<!-- order: begin -->\n", "<!-- order: end -->\n"
+PARTS = ("random", "captured", "speed")
 MOST_SETS = 200_000
 SHAPES_OF_SPEED = ("training", "checkpointed", "backward", "layered")
 Row = dict[str, object]
@@ -204,61 +204,47 @@ def measured(shape: str, n: int) -> Row:
     }
 
 
-def section(title: str, command: str, rows: list[Row], told: str) -> str:
-    return f"## {title}\n\n    {command}\n\n{told}\n\n{table(rows)}\n"
-
-
-def page(count: int, folder: Path) -> str:
-    """All sections, with where and when."""
+def write_page(what: str, count: int, folder: Path) -> None:
+    """Measure one part and put it between its marks of the page, with when and how."""
     tool = compiler()
     version = subprocess.run([tool, "-dumpfullversion"], capture_output=True, text=True).stdout.strip() if tool else ""
-    when = f"Measured {datetime.date.today()}, Python {platform.python_version()}, "
-    when += (
-        f"g++ {version}, two cores that other work shares, by `python -m benchmarks.order --docs --count {count}`.\n\n"
-    )
-    titles = {
-        "8 to 20 nodes": "random",
-        "40 to 60 nodes": "random",
-        "Graphs of real models": "captured",
-        "Speed": "speed",
-    }
-    found = (small(count), medium(count), captured(folder), speed())
-    return when + "".join(
-        section(title, f"python -m benchmarks.order {word}", rows, told)
-        for (title, word), (rows, told) in zip(titles.items(), found, strict=True)
-    )
+    command = f"python -m benchmarks.order {what} --docs" + (f" --count {count}" if what == "random" else "")
+    text = f"Measured {datetime.date.today()}, Python {platform.python_version()}, g++ {version}, two cores, by `{command}`.\n"
+    for rows, told in found(what, count, folder):
+        text += f"\n{told}\n\n{table(rows)}"
+    begin, end = f"<!-- {what}: begin -->\n", f"<!-- {what}: end -->\n"
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(begin)
+    PAGE.write_text(f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}", encoding="utf-8")
 
 
-def update(text: str) -> None:
-    """Put ``text`` between the marks of the page."""
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}\n{text.rstrip()}\n\n{END}{after}", encoding="utf-8")
+def found(what: str, count: int, folder: Path) -> Iterable[tuple[list[Row], str]]:
+    """The tables of one part, each with a sentence."""
+    if what == "random":
+        yield small(count)
+        yield medium(count)
+    else:
+        yield captured(folder) if what == "captured" else speed()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", choices=("speed", "random", "captured", "one"))
+    parser.add_argument("what", nargs="?", choices=(*PARTS, "one"))
     parser.add_argument("given", nargs="?", help="a folder of graphs (captured)")
     parser.add_argument("--count", type=int, default=100, help="random graphs per shape and size")
     parser.add_argument("--docs", action="store_true", help="write docs/benchmarks/order.md")
     words = parser.parse_args()
-    if words.docs:
-        update(page(words.count, FOLDER))
-        return
+    folder = Path(words.given) if words.given and words.what == "captured" else FOLDER
     if words.what == "one":
         shape, _, n = words.given.partition(":")
         print(json.dumps(measured(shape, int(n))))
-        return
-    found = {
-        "random": lambda: (small(words.count), medium(words.count)),
-        "captured": lambda: (captured(Path(words.given) if words.given else FOLDER),),
-        "speed": lambda: (speed(),),
-    }
-    if words.what is None:
+    elif words.docs:
+        for what in PARTS if words.what is None else (words.what,):
+            write_page(what, words.count, folder)
+    elif words.what is None:
         parser.error("say what, or --docs")
-    for rows, told in found[words.what]():
-        print(f"{told}\n\n{table(rows)}")
+    else:
+        for rows, told in found(words.what, words.count, folder):
+            print(f"{told}\n\n{table(rows)}", flush=True)
 
 
 if __name__ == "__main__":

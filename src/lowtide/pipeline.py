@@ -32,6 +32,7 @@ from lowtide.ir.lowered import Lowered, check_lowered, print_lowered
 from lowtide.ir.text import print_graph
 from lowtide.ir.verify import verify
 from lowtide.lowering.lower import lower
+from lowtide.memory import json as memory_json
 from lowtide.memory.lifetime import lifetimes
 from lowtide.order.engine import OrderResult, reorder
 from lowtide.plan.choose import main_device, plan_memory
@@ -77,6 +78,7 @@ def compile_graph(graph: Graph, facts: Facts, options: Options, observers: Obser
         lowered.graph, facts(lowered.graph), inplace=options.inplace, loops=lowered.loops, reasons=lowered.reasons
     )
     see("schedule", lambda: print_schedule(scheduled))
+    see.observers.see("memory", lambda: memory_json.dumps(memory_graph(scheduled)))
     ordered, found = order_steps(scheduled, options)
     see("order", lambda: _order_text(ordered, found))
     bound = found.lower_bound if found is not None else None

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 
+from lowtide.cli.main import main
 from lowtide.core.errors import OverBudget, VerifyError
 from lowtide.core.observe import Observers
 from lowtide.core.options import Options
@@ -58,6 +62,21 @@ def test_a_wrong_plan_is_refused_before_it_runs(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(VerifyError, match="promise"):
         compile_graph(made.graph, facts_of(made), Options(verify=True), SILENT)
     assert checker.replay.__module__ == "lowtide.plan.replay"
+
+
+@pytest.mark.spec("PK-20", "PK-21")
+def test_the_dumped_memory_graph_has_the_same_peaks(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """What the pipeline orders can be ordered again on the command line, without the program."""
+    made = training()
+    compiled = compile_graph(made.graph, facts_of(made), Options(), Observers(folder=tmp_path))
+    assert compiled.order is not None
+    (file,) = tmp_path.rglob("*_memory.json")
+    order = sorted(p.name.split("_")[1].partition(".")[0] for p in file.parent.iterdir())
+    assert {"schedule", "order", "plan"} <= set(order)
+    assert main(["order", str(file), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["candidates"] == dict(compiled.order.candidates)
+    assert (told["peak"], told["lower_bound"]) == (compiled.order.peak, compiled.order.lower_bound)
 
 
 def test_a_budget_is_held_against_the_promise():

@@ -30,6 +30,7 @@ STAGES: Mapping[str, tuple[int, str]] = {
     "lower": (6, "ir"),
     "kernels": (5, "cpp"),
     "schedule": (3, "txt"),
+    "memory": (TOP + 1, "json"),  # only ever a file: the format of ``lowtide order``
     "order": (3, "txt"),
     "plan": (4, "json"),
     "program": (5, "py"),

@@ -66,6 +66,24 @@ def test_a_node_with_several_results_creates_their_sum_and_each_is_freed_by_itse
     assert timeline(g).after == (30, 10, 0)
 
 
+@pytest.mark.spec("PK-02")
+def test_names_without_storage_cost_nothing():
+    """A name for one of several results, a name for that name, and a result that is nothing."""
+    g = MemoryGraph(
+        (Buffer("a", 10), Buffer("a0", 10, alias_of="a"), Buffer("a00", 7, alias_of="a0"), Buffer("token", 0)),
+        (Node("two", (), ("a", "token")), Node("use", ("a00",)), Node("wait", ("token",))),
+    )
+    info = prepare(g)
+    assert [n.nbytes_created for n in info.nodes] == [10, 0, 0]
+    assert [(info.buffers[n].nbytes_on_create, info.buffers[n].nbytes_on_free) for n in ("a0", "a00", "token")] == [
+        (0, 0),
+        (0, 0),
+        (0, 0),
+    ]
+    assert info.buffers["a"].memory_successors == (1,)
+    assert timeline(g).live == (10, 10, 0)
+
+
 @pytest.mark.spec("PK-03")
 def test_freeable_inputs_are_those_said_to_be_and_used():
     free = {"input": True, "freeable": True}
