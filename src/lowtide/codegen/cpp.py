@@ -61,6 +61,7 @@ class _Writer:
         self.outer = [int_of(n) for n in loop.outer]
         self.shape = "flat" if not loop.outer else "columns" if _columns(loop) else "rows"
         self.lasting = _lasting(loop)
+        self.extra = len(loop.dtypes) + loop.checks  # where what a part needs besides buffers begins
 
     # -- text --------------------------------------------------------------------------------------------------------
 
@@ -111,13 +112,18 @@ class _Writer:
         """The whole text."""
         parts = self.flat() if self.shape == "flat" else self.nest()
         given = ", ".join(f"{BUFFER[t]}* b{k}" for k, t in enumerate(self.loop.dtypes))
-        head = [f'extern "C" void {_NAME}(const i64* P{", " if given else ""}{given}) {{']
+        result = "int" if self.loop.checks else "void"
+        head = [f'extern "C" {result} {_NAME}(const i64* P{", " if given else ""}{given}) {{']
         buffers = [f"b{k}" for k in range(len(self.loop.dtypes))]
+        if self.loop.checks:
+            head.append("  int32_t failed = 0;")
+            buffers.append("&failed")
         if self.lasting and self.shape == "flat":
             head += [f"  {_NAME}_kept kept;", f"  {_NAME}_kept part[{BLOCKS}];"]
             buffers += ["&kept", "part"]
         listed = ", ".join(f"(void*){b}" for b in buffers) or "nullptr"
-        return "\n".join([*self.lines, *head, f"  void* const B[] = {{{listed}}};", *parts, "}", ""])
+        tail = ["  return failed;", "}", ""] if self.loop.checks else ["}", ""]
+        return "\n".join([*self.lines, *head, f"  void* const B[] = {{{listed}}};", *parts, *tail])
 
     def begin(self, name: str) -> int:
         """Open a part; what it needs to know of its parameters is filled in by ``end``."""
@@ -126,6 +132,8 @@ class _Writer:
         for k, t in enumerate(self.loop.dtypes):
             const = "const " if not any(True for _ in self.loop.stores(k)) else ""
             self.put(f"{const}{BUFFER[t]}* b{k} = ({const}{BUFFER[t]}*)B[{k}];")
+        if self.loop.checks:
+            self.put("int32_t bad = 0;")
         return len(self.lines)
 
     def end(self, at: int) -> None:
@@ -133,6 +141,8 @@ class _Writer:
         used = [k for k in range(len(self.params)) if any(_mentions(x, f"p{k}") for x in self.lines[at:])]
         if used:
             self.lines.insert(at, "  const i64 " + ", ".join(f"p{k} = P[{k}]" for k in used) + ";")
+        if self.loop.checks:
+            self.lines.append(f"  if (bad) __atomic_store_n((int32_t*)B[{self.extra - 1}], 1, __ATOMIC_RELAXED);")
         self.lines.append("}")
 
     # -- flat --------------------------------------------------------------------------------------------------------
@@ -152,7 +162,7 @@ class _Writer:
             name = f"{_NAME}_{k}"
             at = self.begin(name)
             if self.lasting:
-                self.put(f"{_NAME}_kept* kept = ({_NAME}_kept*)B[{len(self.loop.dtypes)}];")
+                self.put(f"{_NAME}_kept* kept = ({_NAME}_kept*)B[{self.extra}];")
                 for n in self.lasting:
                     if n < self.loop.starts[k]:
                         self.put(f"const {VALUE[self.loop.body[n].dtype]} v{n} = kept->v{n};")
@@ -190,11 +200,11 @@ class _Writer:
             return
         last = len(sizes) - 1
         if last == 0:
-            self.simd([], "")
+            self.simd(k, [])
             self.open("for (i64 r0 = lo; r0 < hi; ++r0)")
         else:
             self.odometer("r", sizes[:-1])
-            self.simd([], "")
+            self.simd(k, [])
             self.open(f"for (i64 r{last} = 0; r{last} < {self.number(sizes[-1])}; ++r{last})")
         self.stage_body(k)
         self.close()
@@ -212,7 +222,7 @@ class _Writer:
 
     def blocks(self, k: int, sizes: list[int], reduces: list[int]) -> None:
         """A stage with reductions; a unit is a block of the first range, and leaves its partial results."""
-        slot = len(self.loop.dtypes) + 1
+        slot = self.extra + 1
         first = self.number(sizes[0]) if sizes else "1"
         self.put(f"{_NAME}_kept* part = ({_NAME}_kept*)B[{slot}];")
         self.put(f"const i64 blocks = lesser<i64>({BLOCKS}, {first});")
@@ -221,7 +231,7 @@ class _Writer:
         self.accumulators(reduces)
         for j, n in enumerate(sizes):
             if j == len(sizes) - 1:
-                self.simd(reduces, "")
+                self.simd(k, reduces)
             span = ("from_", "to_") if j == 0 else ("0", self.number(n))
             self.open(f"for (i64 r{j} = {span[0]}; r{j} < {span[1]}; ++r{j})")
         self.stage_body(k)
@@ -262,7 +272,7 @@ class _Writer:
         at = self.begin(f"{_NAME}_part")
         last = len(self.outer) - 1
         if columns:
-            self.put(f"const i64 width = B[{len(self.loop.dtypes)}] ? *(const i64*)B[{len(self.loop.dtypes)}] : 0;")
+            self.put(f"const i64 width = *(const i64*)B[{self.extra}];")
             self.put(f"const i64 tiles = ({self.number(self.outer[last])} + width - 1) / width;")
             self.odometer("i", self.outer[:-1], "tiles")
             self.put(f"const i64 left = {self.number(self.outer[last])} - tile * width;")
@@ -281,9 +291,11 @@ class _Writer:
         if not columns:
             return [f"  share({_NAME}_part, P, B, {units}, {work});"]
         across = self.driver_number(self.outer[last])
+        given = "".join(f"(void*)b{k}, " for k in range(len(self.loop.dtypes)))
+        given += "(void*)&failed, " if self.loop.checks else ""
         return [
             f"  const i64 width = tile_width({across}, {units}, {work});",
-            f"  void* const C[] = {{{''.join(f'(void*)b{k}, ' for k in range(len(self.loop.dtypes)))}(void*)&width}};",
+            f"  void* const C[] = {{{given}(void*)&width}};",
             f"  share({_NAME}_part, P, C, {units} * (({across} + width - 1) / width), {work});",
         ]
 
@@ -300,10 +312,10 @@ class _Writer:
             self.scans(k)
         for j, n in enumerate(sizes):
             if not columns and j == len(sizes) - 1 and not ordered:
-                self.simd(reduces, "")
+                self.simd(k, reduces)
             self.open(f"for (i64 r{j} = 0; r{j} < {self.number(n)}; ++r{j})")
         if columns:
-            self.put("#pragma omp simd")
+            self.simd(k, [])
             self.open("for (i64 j = 0; j < many; ++j)")
             self.put(f"const i64 i{len(self.outer) - 1} = from_ + j;")
             for n in _used(self.loop, k):
@@ -397,10 +409,11 @@ class _Writer:
             for lo, s in zip(self.loop.starts, self.loop.stages, strict=True)
         )
 
-    def simd(self, reduces: Sequence[int], _: str) -> None:
+    def simd(self, k: int, reduces: Sequence[int]) -> None:
+        """Say that the points of the loop that follows may be done side by side."""
         if any(self.arg(n) for n in reduces):
             return
-        clauses = ""
+        clauses = " reduction(|:bad)" if any(x.op == "check" for x in self.loop.stages[k].body) else ""
         for n in reduces:
             x = self.loop.body[n]
             clauses += f" reduction({LANES[str(x.attr)][0]}:v{n})" + (f" reduction(|:nan{n})" if self.flagged(n) else "")
@@ -434,6 +447,8 @@ class _Writer:
             value = f"v{x.args[0]}" if x.op == "store" else f"({kind})({loaded(x.dtype, element)} + v{x.args[0]})"
             guard = f"if (v{x.args[1]}) " if len(x.args) == 2 else ""
             self.put(f"{guard}{element} = {stored(x.dtype, value)};")
+        elif x.op == "check":
+            self.put(f"bad |= !v{x.args[0]};")
         elif x.op == "const":
             self.put(f"const {kind} v{n} = {constant(x)};")
         elif x.op == "index":

@@ -291,6 +291,8 @@ class _Section:
         k = kernel(loop)
         numbers = self.names.of("numbers", ",".join(map(str, k.params)))
         call = f"{self.names.of('kernel', f'{k.name}/{k.buffers}')}({', '.join([numbers, *places])})"
+        if loop.checks:
+            call = f"failed({call}, {str(op.origin)!r})"
         return "; ".join([*before, call, *after])
 
     def _into(self, step: Step, args: list[str], result: str) -> str:

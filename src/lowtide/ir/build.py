@@ -46,7 +46,7 @@ class LoopBuilder:
 
     def emit(self, x: Instr) -> int:
         """Append an instruction, or find the one that computes the same."""
-        if x.op not in ("store", "accumulate") and x in self._seen:
+        if not x.writes and x in self._seen:
             return self._seen[x]
         self.body.append(x)
         self._seen[x] = len(self.body) - 1
@@ -70,6 +70,10 @@ class LoopBuilder:
     def const(self, dtype: str, value: float | bool) -> int:
         """A constant."""
         return self.emit(Instr("const", dtype, attr=constant_text(dtype, value)))
+
+    def check(self, condition: int) -> None:
+        """The kernel reports a failure where the condition does not hold."""
+        self.emit(Instr("check", "bool", (condition,)))
 
     def index(self, e: Dim) -> int:
         """An index as an i64 value."""
@@ -96,18 +100,22 @@ class LoopBuilder:
         return self.op("cast", dtype, v)
 
     def reduce(self, kind: str, v: int, dtype: str | None = None) -> int:
-        """The reduction of a value over the stage's inner points."""
+        """The reduction of a value over the stage's inner points; where the stage is one point, the value itself."""
+        if not self.inner[-1]:
+            return self.const("i64", 0) if kind.startswith("arg") else self.cast(v, dtype or self.dtype(v))
         return self.emit(Instr("reduce", dtype or self.dtype(v), (v,), attr=kind))
 
     def scan(self, kind: str, v: int) -> int:
         """The running reduction along the stage's last inner range."""
+        if not self.inner[-1]:
+            return v
         return self.emit(Instr("scan", self.dtype(v), (v,), attr=kind))
 
     def build(self) -> Loop:
         """The loop, without what nothing needs."""
         needed: set[int] = set()
         for n in range(len(self.body) - 1, -1, -1):
-            if n in needed or self.body[n].writes:
+            if n in needed or self.body[n].acts:
                 needed.add(n)
                 needed.update(self.body[n].needs)
         at: dict[int, int] = {}

@@ -63,6 +63,10 @@ def _run(
     a = [values[k] for k in x.args]
     if x.op in ("load", "store", "accumulate"):
         return _memory(x, a, _index(x.index, grid, values), shape, buffers[int(str(x.attr))])
+    if x.op == "check":
+        if not np.all(a[0]):
+            raise IndexError("a check failed")
+        return None
     if x.op == "const":
         return NUMPY[x.dtype](constant_value(x))
     if x.op == "index":

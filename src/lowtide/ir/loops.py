@@ -37,7 +37,7 @@ TEST = frozenset("isnan isinf".split())
 REDUCE = frozenset("sum prod min max any xor argmax argmin".split())
 SCAN = frozenset("sum prod max min".split())
 FLOATS = frozenset("f16 bf16 f32 f64".split())
-_OTHERS = frozenset("load store accumulate const index cast bitcast where reduce scan random".split())
+_OTHERS = frozenset("load store accumulate check const index cast bitcast where reduce scan".split())
 OPS = UNARY | BINARY | COMPARE | TEST | _OTHERS
 
 
@@ -48,7 +48,8 @@ class Instr:
     dtype: of its result; what ``store`` and ``accumulate`` write has the buffer's. args: numbers of the instructions
     it uses. index: the element of ``load store accumulate``, the value of ``index``. attr: the buffer's number, the
     constant as text, or the kind of ``reduce`` and ``scan``. A ``load`` with an argument happens only where that is
-    true, and gives 0 elsewhere; a ``store`` or ``accumulate`` with a second one likewise.
+    true, and gives 0 elsewhere; a ``store`` or ``accumulate`` with a second one likewise. ``check``: the kernel reports a
+    failure where its argument is false at any point.
     """
 
     op: str
@@ -68,6 +69,11 @@ class Instr:
     def writes(self) -> bool:
         """Whether it changes a buffer."""
         return self.op in ("store", "accumulate")
+
+    @property
+    def acts(self) -> bool:
+        """Whether it does more than give a value."""
+        return self.writes or self.op == "check"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +106,11 @@ class Loop:
             out.append(at)
             at += len(s.body)
         return tuple(out)
+
+    @cached_property
+    def checks(self) -> bool:
+        """Whether its kernel can report a failure."""
+        return any(x.op == "check" for x in self.body)
 
     @property
     def dtypes(self) -> tuple[str, ...]:
@@ -223,7 +234,7 @@ def check_loop(loop: Loop) -> None:
             for a in x.needs:
                 if a not in here and a not in visible:
                     raise VerifyError("scope", f"v{n} uses v{a}, which it cannot see\n{loop}")
-                if body[a].writes:
+                if body[a].acts:
                     raise VerifyError("scope", f"v{n} uses v{a}, which has no value\n{loop}")
             if x.index is not None:
                 for s in symbols_of(x.index):
@@ -249,7 +260,7 @@ def _check_instr(loop: Loop, x: Instr, n: int, k: int) -> None:
         if loop.dtypes[x.attr] != x.dtype:
             raise fail("dtype", f"buffer {x.attr} has {loop.dtypes[x.attr]}")
     counts = {"load": (0, 1), "store": (1, 2), "accumulate": (1, 2), "const": (0,), "index": (0,), "where": (3,)}
-    wanted = counts.get(x.op, (2,) if x.op in BINARY or x.op in COMPARE or x.op == "random" else (1,))
+    wanted = counts.get(x.op, (2,) if x.op in BINARY or x.op in COMPARE else (1,))
     if len(x.args) not in wanted:
         raise fail("instruction", f"{x.op} takes {wanted} operands, not {len(x.args)}")
     if any(a >= n for a in x.args):

@@ -32,7 +32,7 @@ def _embedding(
     n = site.loop()
     *at, column = n.stage(*site.size(out))
     row = n.load(indices, at).to("i64")
-    n.store(out, [*at, column], n.load(weight, [n.at(row), column]))
+    n.store(out, [*at, column], n.load(weight, [n.checked(row, site.size(weight)[0]), column]))
     n.done()
 
 
@@ -53,7 +53,7 @@ def _embedding_backward(
     at = n.stage(*site.size(indices))
     row = n.load(indices, at).to("i64")
     keep = row.differs(padding_idx) if padding_idx >= 0 else None
-    n.store(out, [n.at(row), column], n.load(grad_output, [*at, column]), add=True, where=keep)
+    n.store(out, [n.checked(row, num_weights), column], n.load(grad_output, [*at, column]), add=True, where=keep)
     n.done()
 
 
@@ -68,8 +68,8 @@ def _gather(site: Site, self: Arg, dim: int, index: Arg, *, sparse_grad: bool = 
         raise Refused("has no dimension")
     if not site.size(self):
         raise Refused("gathers from a scalar")
-    i = n.at(n.load(index, at).to("i64"))
     d = dim % len(at)
+    i = n.checked(n.load(index, at), site.size(self)[d])
     n.store(out, at, n.load(self, [*at[:d], i, *at[d + 1 :]]))
     n.done()
 
@@ -98,7 +98,7 @@ def _looked_up(site: Site, n: Nest, x: Arg, indices: Sequence[Arg], at: Sequence
     out: list[Dim] = []
     for k, size in enumerate(site.size(x)):
         i = indices[k] if k < len(indices) else None
-        out.append(rest.pop(0) if i is None else n.at(wrapped(n, n.spread(i, looked), size)))
+        out.append(rest.pop(0) if i is None else n.checked(wrapped(n, n.spread(i, looked), size), size))
     return out
 
 
@@ -147,7 +147,7 @@ def _scatter_add(site: Site, self: Arg, dim: int, index: Arg, src: Arg) -> None:
     at = [*n.rows, *n.stage(*size[rows:])]
     n.store(out, at, n.load(self, at))
     at = [*n.rows, *n.stage(*part[rows:])]
-    i = n.at(n.load(index, at).to("i64"))
+    i = n.checked(n.load(index, at), size[d])
     n.store(out, [*at[:d], i, *at[d + 1 :]], n.load(src, at), add=True)
     n.done()
 

@@ -26,9 +26,9 @@ def _nll(site: Site, self: Arg, target: Arg, weight: Arg, reduction: int, ignore
     n = site.loop()
     (row,) = n.stage(size[0])
     used, t = _target(n, target, [row], ignore_index)
-    w = n.const(to, 1) if weight is None else n.load(weight, [n.at(t)]).to(to)
+    w = n.const(to, 1) if weight is None else n.load(weight, [n.checked(t, size[1])]).to(to)
     w = where(used, w, 0)
-    loss = n.reduce("sum", where(used, -(n.load(self, [row, n.at(t)]).to(to)) * w, 0))
+    loss = n.reduce("sum", where(used, -(n.load(self, [row, n.checked(t, size[1])]).to(to)) * w, 0))
     total = n.reduce("sum", w)
     n.stage()
     n.store(site.output(0), (), loss / total if reduction == MEAN else loss)
@@ -50,7 +50,7 @@ def _nll_backward(
     used, t = _target(n, target, [row], ignore_index)
     g = n.load(grad_output, [row] if reduction == NONE else []).to(to)
     if weight is not None:
-        g = g * n.load(weight, [n.at(t)]).to(to)
+        g = g * n.load(weight, [n.checked(t, size[1])]).to(to)
     if reduction == MEAN:
         g = g / n.load(total_weight, ()).to(to)
     n.store(out, (row, column), where(used & n.index(column).equals(t), -g, 0))

@@ -17,6 +17,7 @@ from lowtide.ir.index import add, flatten, mul
 from lowtide.ir.loops import Loop
 from lowtide.ir.symbolic import Dim, Expr, symbol
 from lowtide.lowering.scalars import Number, Scalar
+from lowtide.lowering.scalars import where as choose
 
 Index = Sequence[Dim]
 
@@ -156,6 +157,16 @@ class Nest:
     def at(self, value: Scalar) -> Expr:
         """A computed i64 as part of an index."""
         return symbol(f"v{value.to('i64').n}")
+
+    def checked(self, i: Scalar, size: int) -> Expr:
+        """An index that was computed, as part of an index: the kernel fails where it is not in ``[0, size)``, and reads or
+        writes element 0 instead."""
+        if size == 0:
+            raise Refused("looks up a dimension without elements")
+        i = i.to("i64")
+        inside = (i >= 0) & (i < self.count(size, "i64"))
+        self.b.check(inside.n)
+        return self.at(choose(inside, i, 0))
 
     def reduce(self, kind: str, value: Scalar) -> Scalar:
         """The value reduced over the stage's inner ranges. argmax and argmin give an i64."""

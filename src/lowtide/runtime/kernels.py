@@ -68,5 +68,5 @@ def _build(source: Source) -> None:
     with _lock:
         for name in source.names:
             f = getattr(library, name)
-            f.restype = None
+            f.restype = ctypes.c_int if f"int {name}(" in source.text else None
             _loaded.setdefault(name, f)

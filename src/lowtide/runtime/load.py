@@ -172,6 +172,12 @@ def exact(t: torch.Tensor, size: Sequence[int], stride: Sequence[int]) -> torch.
     return torch.empty_strided(size, stride, dtype=t.dtype, device=t.device).copy_(t)
 
 
+def failed(status: int, place: str) -> None:
+    """Raise IndexError where a kernel says that an index was out of range. ``place``: the user's line."""
+    if status:
+        raise IndexError(f"index out of range ({place})" if place else "index out of range")
+
+
 class LoadedSection:
     """One section, ready to run."""
 
@@ -222,7 +228,7 @@ def load(
     ``poison``: fill slabs with 0xFF before they are handed out, so that a read of what was never written shows.
     ``watch`` is told the section's index and arguments before each call, and what it gives is told the results.
     """
-    names: dict[str, Any] = {"exact": exact, "made": torch.empty_strided, "relaid": torch.as_strided}
+    names: dict[str, Any] = {"exact": exact, "made": torch.empty_strided, "relaid": torch.as_strided, "failed": failed}
     kernels.finish(kernels.start(program.kernels))
     for name, what in program.bound.items():
         kind, _, text = what.partition(":")
