@@ -26,6 +26,7 @@ from lowtide.executor.run import Executor
 from lowtide.frontend.fx_import import import_graph
 from lowtide.frontend.partition import partition
 from lowtide.ir.graph import Graph
+from lowtide.order import compiled as order_search
 from lowtide.pipeline import compile_graph
 from lowtide.runtime.dispatch import Dispatch
 from lowtide.runtime.load import LoadedSection, load, release_retained
@@ -55,6 +56,8 @@ def lowtide(
     if mode not in (None, "default"):
         raise OptionError(f"lowtide has no mode {mode!r}: say what you want with options=, for instance {_EXAMPLE}")
     unit = _Unit(f"graph{next(_numbers)}", Options.of(options))
+    if unit.options.reorder:
+        order_search.start()
     odd = next((x for x in example_inputs if is_plain_subclass(x)), None)
     if odd is not None:
         _unplanned(

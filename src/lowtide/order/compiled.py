@@ -7,6 +7,7 @@ about fifty times sooner. Promised: the same answers with and without a compiler
 from __future__ import annotations
 
 import ctypes
+import threading
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
@@ -51,6 +52,12 @@ def _library() -> tuple[ctypes.CDLL | None, str]:
 def library() -> ctypes.CDLL | None:
     """The loaded library, or None."""
     return _library()[0]
+
+
+def start() -> None:
+    """Begin to build the library beside what else is done; ``library`` waits for it."""
+    if not _library.cache_info().currsize:
+        threading.Thread(target=library, name="lowtide-order", daemon=True).start()
 
 
 def why_not() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import graphs
 import pytest
@@ -89,6 +90,18 @@ def test_sums_beyond_64_bits_are_left_to_python():
     wide = type(g)(tuple(type(b)(b.name, b.nbytes << 56, input=b.input, output=b.output) for b in g.buffers), g.nodes)
     small, large = reorder(g), reorder(wide)
     assert (large.status, large.peak) == ("OPTIMAL", small.peak << 56)
+
+
+@needs_compiler
+def test_the_library_is_built_beside_other_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LOWTIDE_CACHE_DIR", str(tmp_path))
+    module._library.cache_clear()
+    try:
+        module.start()
+        assert library() is not None
+        assert len(list(tmp_path.glob("order-*.so"))) == 1
+    finally:
+        module._library.cache_clear()
 
 
 def test_without_a_compiler_the_search_runs_in_python(monkeypatch: pytest.MonkeyPatch):
