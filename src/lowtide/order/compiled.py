@@ -1,7 +1,7 @@
 """The compiled twin of the exact search and of the cut bounds: built on first use, called through ctypes.
 
 Comes in: ``memory.flat.Flat``. Goes out: what ``order.exact`` and ``order.bounds`` answer, byte for byte and step for step,
-about fifty times sooner. Promised: the same answers with and without a compiler; ``why_not()`` says why there is none.
+some ten to thirty times sooner. Promised: the same answers with and without a compiler; ``why_not()`` says why there is none.
 """
 
 from __future__ import annotations
