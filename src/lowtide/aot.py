@@ -243,7 +243,7 @@ class _Argument:
 
 def _arguments(program: ExportedProgram) -> list[_Argument]:
     """What the caller passes, in order, read off the placeholders."""
-    limits = {str(s): (int(r.lower), float(r.upper)) for s, r in program.range_constraints.items()}
+    limits = {str(s): (_whole(r.lower), float(r.upper)) for s, r in program.range_constraints.items()}
     nodes = {n.name: n for n in program.graph.find_nodes(op="placeholder")}
     out: list[_Argument] = []
     for s in program.graph_signature.input_specs:
@@ -258,6 +258,11 @@ def _arguments(program: ExportedProgram) -> list[_Argument]:
                 size = (dim_of(value),)
             out.append(_Argument(s.arg.name, value, size, stride, limits))
     return out
+
+
+def _whole(limit: Any) -> int:
+    """The lower limit of a size; numbers that are no sizes have none."""
+    return 0 if math.isinf(float(limit)) else int(limit)
 
 
 def _flat(spec: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:

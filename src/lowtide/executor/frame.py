@@ -7,6 +7,7 @@ time. Branches and loops have frames of their own, whose slab is a piece of the 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +22,7 @@ from lowtide.executor.storages import ManagedStorages, Slab, device_of
 from lowtide.runtime.calls import DTYPES
 
 _ALIGNMENT = 64
+_OUR_REFERENCES = 4  # the tuple, the list, the name that walks over them, and the argument of the count
 _NOTHING = Placement((), (), 0, 0)
 
 
@@ -219,6 +221,25 @@ class Frame:
             f.escaped.clear()
             for h in f.headers:
                 h.set_()
+
+    def held_outside(self) -> bool:
+        """Whether somebody beside us holds a header itself."""
+        return any(sys.getrefcount(h) > _OUR_REFERENCES for h in self.headers)
+
+    def put_back(self) -> int:
+        """Headers that should stand on the slab and do not are pointed anew in the next run, and the size of what replaced
+        their storage is learned. Returns how many there are."""
+        slab, found = self.slab, 0
+        if slab is None or self.pointed is not slab or self.key is None:
+            return 0
+        for b, h in zip(self.shaper.buffer, self.headers, strict=True):
+            if not slab.has(h) and b not in self.escaped:
+                found += 1
+                self.dirty = self.shaper.need(b, h.untyped_storage().nbytes()) or self.dirty
+        if found:
+            self.settle()
+            self.key = self.pointed = None
+        return found
 
     def _find_room(self) -> None:
         need = self.placement.nbytes

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from lowtide.executor.block import CALL, COND, LOOP, Block, Line
+from lowtide.executor.block import CALL, COND, LOOP, Block, Line, trusted
 from lowtide.executor.groups import Life
 from lowtide.ir.graph import Graph, Op, Ref, Value, refs_in, specialise
 from lowtide.ir.symbolic import symbols_of
@@ -60,7 +60,13 @@ def nested_slab(line: Line) -> str:
 
 def managed(block: Block, facts: Mapping[str, OpFacts], copied: frozenset[str]) -> dict[str, str]:
     """Managed storages in order, each with how it is written. ``copied``: operations whose results are not trusted."""
-    return _written(block, facts, copied, block.returned | block.given_storages)
+    given_away = frozenset(
+        block.graph.value[r].storage
+        for line in block.lines
+        if line.kind == CALL and not trusted(line.op)
+        for r in line.op.reads
+    )
+    return _written(block, facts, copied, block.returned | block.given_storages | given_away)
 
 
 def managed_outputs(block: Block, facts: Mapping[str, OpFacts], copied: frozenset[str]) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from lowtide.core.errors import LowtideError
 from lowtide.core.reason import Reason
 from lowtide.executor.block import Block
 from lowtide.executor.capture import NUMBERS
-from lowtide.executor.emit import Code, Slot, emit
+from lowtide.executor.emit import Code, Slot, Spelling, emit
 from lowtide.executor.groups import Life
 from lowtide.executor.learned import WINDOW, Learned, Recent
 from lowtide.executor.lives import Lives, lives_of, managed_outputs, nested_slab
@@ -194,6 +194,7 @@ class BlockPlan:
         with self.lock:
             self.copied |= {op}
             self.built = None
+            self.plain = self._load(emit(self.block, None, {name: Spelling(copied=True) for name in self.copied}))
 
     # -- loading -----------------------------------------------------------------------------------------------------
 

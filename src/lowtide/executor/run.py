@@ -33,7 +33,7 @@ class Told:
 
     groups_nbytes and separate_nbytes: what the other strategies would take for the same sizes. escapes: values that got
     ordinary memory because they outgrew their place. leaks: runs after which somebody still held planned bytes. copies:
-    results that were not new as their operation said. reason: why it runs unplanned, if it does.
+    results that were not new as their operation said. swaps: planned values whose storage an operation replaced. reason: why it runs unplanned, if it does.
     """
 
     runs: int
@@ -47,6 +47,7 @@ class Told:
     escapes: int
     leaks: int
     copies: int
+    swaps: int
     reason: str | None
 
     def __str__(self) -> str:
@@ -70,7 +71,7 @@ class Executor:
         self.idle: list[Frame] = []
         self.lock = threading.Lock()
         self.held = 0
-        self.runs = self.instances = self.escapes = self.leaks = self.copies = 0
+        self.runs = self.instances = self.escapes = self.leaks = self.copies = self.swaps = 0
         self.latest: Frame | None = None
         _all.add(self)
 
@@ -106,16 +107,22 @@ class Executor:
 
     def _finish(self, frame: Frame, done: bool) -> None:
         """End of a run, in this order: what was not managed is gone with the code's own names; sizes are learned; what
-        escaped is let go; then the slab is kept or released."""
+        escaped is let go; then the slab is kept or released. An instance whose run raised, or of which somebody still holds
+        a piece, is left to them; the next call makes another one."""
         frame.end_results(done)
         if frame.bindings is not None or frame.inner:
             self._build(frame, done)
-        if done:
-            for f in frame.everyone() if frame.inner else (frame,):
+        everyone = list(frame.everyone()) if frame.inner else [frame]
+        for f in everyone:
+            if done:
                 f.settle()
-        else:
-            frame.forget()
-        self._look_for_guests(frame)
+            self.escapes, f.escapes = self.escapes + f.escapes, 0
+            self.copies, f.copies = self.copies + f.copies, 0
+        if not done:
+            return
+        if self._has_guests(frame, everyone):
+            self.leaks += 1
+            return
         slab = frame.slab
         if slab is not None and slab.nbytes > _LEAST_SLAB and self._too_large(frame):
             frame.forget()
@@ -147,20 +154,22 @@ class Executor:
             wanted = [e.placement.nbytes for e in frame.built.entries.held.values() if e.placement is not None]
         return 2 * max(wanted, default=0) < frame.slab.nbytes
 
-    def _look_for_guests(self, frame: Frame) -> None:
-        """Who stands on the slab beside our headers keeps it: this instance takes another one."""
-        for f in frame.everyone() if frame.inner else (frame,):
-            self.escapes, f.escapes = self.escapes + f.escapes, 0
-            self.copies, f.copies = self.copies + f.copies, 0
+    def _has_guests(self, frame: Frame, everyone: list[Frame]) -> bool:
+        """Whether somebody stands on the slab beside our headers (or, when verifying, holds one of these). A header that an
+        operation took off the slab is put back before the next run."""
+        if self.policy.verify and any(f.held_outside() for f in everyone):
+            return True
         slab = frame.slab
         if slab is None:
-            return
+            return False
         found = slab.guests()
-        if found != slab.ours:
-            slab.ours = sum(slab.has(h) for f in frame.everyone() for h in f.headers)
+        if found == slab.ours:
+            return False
+        slab.ours = sum(slab.has(h) for f in everyone for h in f.headers)
         if found > slab.ours:
-            self.leaks += 1
-            frame.renew()
+            return True
+        self.swaps += sum(f.put_back() for f in everyone)
+        return False
 
     # -- telling -----------------------------------------------------------------------------------------------------
 
@@ -172,6 +181,11 @@ class Executor:
             for frame in idle:
                 frame.forget()
         return freed
+
+    def is_managed(self, t: Any) -> bool:
+        """Whether a tensor's storage is the slab of an idle instance. False before there is a plan."""
+        with self.lock:
+            return any(f.slab is not None and f.slab.holds(t) for f in self.idle)
 
     def is_output_managed(self, t: Any) -> bool:
         """Whether a tensor lies in the slab of results of the latest run. False once that slab is gone, before there is a
@@ -191,7 +205,7 @@ class Executor:
             built.lives.counts if built is not None else None,
             frame.placement.nbytes if frame is not None else 0, frame.placement.bound if frame is not None else 0,
             frame.placement.shared if frame is not None else 0,
-            self.escapes, self.leaks, self.copies, str(plan.reason) if plan.reason is not None else None,
+            self.escapes, self.leaks, self.copies, self.swaps, str(plan.reason) if plan.reason is not None else None,
         )  # fmt: skip
 
 

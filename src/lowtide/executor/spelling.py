@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from lowtide.executor.block import CALL, VIEW, Block
+from lowtide.executor.block import CALL, VIEW, Block, trusted
 from lowtide.executor.emit import Spelling
 from lowtide.executor.learned import Recent
 from lowtide.executor.lives import static
@@ -24,7 +24,6 @@ from lowtide.runtime.probe import probe, signature
 from lowtide.schedule.schedule import OpFacts
 from lowtide.torch_compat import dispatched, fake_mode, nn_binding
 
-TRUSTED = ("aten", "prims")
 _lock = threading.Lock()
 _tried: Recent[str, str] = Recent(20_000)
 
@@ -49,11 +48,6 @@ def spellings(block: Block, bindings: Mapping[str, int], copied: frozenset[str])
             plain, into = _bindings(graph, op, known) if op in tried or op.view else ("", "")
             out[op.name] = Spelling(known, plain, into, op.name in copied, not trusted(op))
     return out
-
-
-def trusted(op: Op) -> bool:
-    """Whether an operator is torch's own; what others declare about aliases is checked at every call."""
-    return op.target.split(".", 1)[0] in TRUSTED
 
 
 def depends_on_data(graph: Graph, op: Op) -> bool:
