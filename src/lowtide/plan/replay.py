@@ -210,8 +210,9 @@ def _can_take_over(graph: Graph, step: Step, dying: str, storage: str) -> bool:
 
 
 def _loop_can_take_over(graph: Graph, op: Op, loop: Loop, dying: str, storage: str) -> bool:
-    """The result is stored in one place; every load from the dying bytes is of the element that its own point stores,
-    over the same ranges, and stands before the store; both begin where their storage begins."""
+    """One store fills the result, and nothing else touches it up to the end of that stage; every load from the dying bytes
+    is of the element that its own point stores, over the same ranges, and stands before the store; both begin where their
+    storage begins. (Outer points are independent, so later stages touch what their own point has stored.)"""
     operands = [a.name for a in op.args if isinstance(a, Ref)]
     buffers = [*operands, *(o for o in op.outputs if o is not None)]
     on = {k for k, n in enumerate(buffers) if graph.value[n].storage == dying}
@@ -221,16 +222,23 @@ def _loop_can_take_over(graph: Graph, op: Op, loop: Loop, dying: str, storage: s
         return False
     if graph.nbytes[dying] != graph.nbytes[storage] or not on or len(into) != 1:
         return False
-    stores = [(k, x) for k, s in enumerate(loop.stages) for x in s.body if x.writes and x.attr in into]
-    if len(stores) != 1 or stores[0][1].op != "store":
+    accesses = ("load", "store", "accumulate")
+    touching = [(k, x) for k, s in enumerate(loop.stages) for x in s.body if x.op in accesses and x.attr in into]
+    if not touching or touching[0][1].op != "store" or len(touching[0][1].args) != 1:
         return False
-    at, store = stores[0]
+    at, store = touching[0]
+    points = 1
+    for n in (*loop.outer, *loop.stages[at].inner):
+        points *= int(str(n))
+    elements = 1
+    for n in graph.value[storage].layout.size:
+        elements *= int(str(n))
+    if points != elements or any(k <= at for k, _ in touching[1:]):
+        return False
     written = False
-    for k, s in enumerate(loop.stages):
+    for s in loop.stages:
         for x in s.body:
             written = written or x is store
-            if x.op == "load" and x.attr in into and k <= at:
-                return False
             late = written or s.inner != loop.stages[at].inner or str(x.index) != str(store.index)
             if x.op == "load" and x.attr in on and late:
                 return False

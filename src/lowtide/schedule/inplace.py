@@ -2,12 +2,15 @@
 
 Comes in: an operation and its loop. Goes out: permitted pairs (read storage, written storage). Promised: safe whatever
 the order of points and however they are shared out: every point reads of the dying operand only the element that it
-then writes, and no instruction behind the one that writes reads the operand.
+then writes, and no instruction behind the one that writes reads the operand. What else touches the result comes in later
+stages: outer points are independent, so it stays within what its own point has stored.
 """
 
 from __future__ import annotations
 
-from lowtide.ir.graph import Graph, Op, Value, refs_in
+import math
+
+from lowtide.ir.graph import Graph, Op, Value, int_of, refs_in
 from lowtide.ir.index import add
 from lowtide.ir.loops import Instr, Loop
 from lowtide.ir.symbolic import Dim
@@ -33,11 +36,11 @@ def _fits(graph: Graph, loop: Loop, slots: list[tuple[int, Value]], out: int, ma
         return False
     if slots[0][1].layout.offset != 0 or made.layout.offset != 0:
         return False
-    stores = [(k, n, x) for k, n, x in loop.numbered(out) if x.writes]
-    if len(stores) != 1 or stores[0][2].op != "store":
+    touching = list(loop.numbered(out))
+    if not touching or touching[0][2].op != "store" or len(touching[0][2].args) != 1:
         return False
-    stage, number, store = stores[0]
-    if any(at <= stage for at, _ in loop.reads(out)):
+    stage, number, store = touching[0]
+    if any(at <= stage for at, _, _ in touching[1:]) or _points(loop, stage) != math.prod(map(int_of, made.layout.size)):
         return False
     for slot, v in slots:
         if v.layout.dtype != made.layout.dtype:
@@ -48,6 +51,10 @@ def _fits(graph: Graph, loop: Loop, slots: list[tuple[int, Value]], out: int, ma
             if _element(load, v) != _element(store, made):
                 return False
     return True
+
+
+def _points(loop: Loop, stage: int) -> int:
+    return math.prod(map(int_of, (*loop.outer, *loop.stages[stage].inner)))
 
 
 def _element(x: Instr, v: Value) -> Dim:
