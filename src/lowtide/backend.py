@@ -27,7 +27,7 @@ from lowtide.frontend.fx_import import import_graph
 from lowtide.frontend.partition import partition
 from lowtide.ir.graph import Graph
 from lowtide.order import compiled as order_search
-from lowtide.pipeline import compile_graph
+from lowtide.pipeline import compile_built
 from lowtide.runtime.dispatch import Dispatch
 from lowtide.runtime.load import LoadedSection, load, release_retained
 from lowtide.runtime.probe import probe
@@ -192,7 +192,7 @@ def _build(
     record: Record, options: Options, constants: Mapping[str, torch.Tensor], graph: Graph
 ) -> list[LoadedSection]:
     """Compile and load one variant."""
-    compiled = compile_graph(graph, probe, options)
+    compiled = compile_built(graph, probe, options)
     planned = Planned(compiled.schedule, compiled.plan, compiled.program)
     note_program(record, planned, 2 * options.recent_shapes)  # a section run alone is a variant too
     return load(

@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lowtide.codegen.cpp import kernel
 from lowtide.codegen.cpp_source import kernel_sources
 from lowtide.codegen.host import emit
 from lowtide.core import native
 from lowtide.core.codec import dumps
-from lowtide.core.errors import OverBudget
+from lowtide.core.errors import BuildError, OverBudget
 from lowtide.core.observe import Observers, from_environment
 from lowtide.core.options import Options
 from lowtide.core.reason import Reason
@@ -107,6 +107,22 @@ def lower_graph(graph: Graph, options: Options) -> tuple[Lowered, tuple[Source, 
     made = kernel_sources([kernel(loop) for loop in lowered.loops.values()], 2)
     kernels.start(made)
     return lowered, made
+
+
+def compile_built(graph: Graph, facts: Facts, options: Options) -> Compiled:
+    """``compile_graph``, and its kernels are built; where the compiler fails, ATen computes what they would have, with a
+    Reason that quotes it.
+
+    Raises: as ``compile_graph``.
+    """
+    compiled = compile_graph(graph, facts, options)
+    try:
+        kernels.finish(kernels.start(compiled.program.kernels))
+    except BuildError as e:
+        again = compile_graph(graph, facts, replace(options, kernels="aten"))
+        why = Reason("kernels of our own", f"could not be built, so ATen computes everything: {e}")
+        return replace(again, schedule=replace(again.schedule, reasons=(why, *again.schedule.reasons)))
+    return compiled
 
 
 class _Stopwatch:
