@@ -69,7 +69,7 @@ class Descent {
     Descent(const Graph &g, EdgesPtr e, i64 limit, const Set &low, const Set &high, bool backward, Sets &failed,
             const std::vector<int> &guide)
         : g_(g), e_(std::move(e)), limit_(limit), back_(backward), failed_(failed), guide_(guide),
-          pred_(backward ? e_->after : e_->pred), succ_(backward ? e_->pred_list : e_->succ), full_(g.full()) {
+          pred_(backward ? e_->after : e_->pred), succ_(backward ? e_->pred_list : e_->succ), full_(g.full()), touched_(g.none()) {
         Set start = backward ? without(full_, high) : low;
         goal_ = backward ? without(full_, low) : high;
         const i64 alive = alive_after(g_, backward ? high : low);
@@ -121,7 +121,7 @@ class Descent {
     const std::vector<int> &guide_;
     const std::vector<Set> &pred_;
     const std::vector<std::vector<int>> &succ_;
-    Set full_, goal_;
+    Set full_, goal_, touched_;
 
     static Set without(const Set &s, const Set &t) {
         Set out = s;
@@ -200,7 +200,7 @@ class Descent {
     // Nodes that become ready, or change their cost, when v runs after `before`.
     std::vector<int> changes(int v, const Set &before, Level &level) {
         steps += i64(g_.dies[v].size()) / 2;
-        std::vector<int> out, touched;
+        std::vector<int> out;
         for (int s : succ_[v]) {
             if (!has(goal_, s)) continue;
             bool ready = true;
@@ -211,12 +211,17 @@ class Descent {
             }
             if (ready) out.push_back(s);
         }
+        std::fill(touched_.begin(), touched_.end(), 0);
         for (int b : g_.dies[v]) {
             if (back_) {
                 bool first = true;
-                for (int x : g_.held[b]) first = first && !(x != v && has(before, x));
+                for (int x : g_.held[b])
+                    if (x != v && has(before, x)) {
+                        first = false;
+                        break;
+                    }
                 if (first)
-                    for (int x : g_.held[b]) touched.push_back(x);
+                    for (int x : g_.held[b]) put(touched_, x);
             } else {
                 int left = 0, last = -1;
                 for (int x : g_.held[b])
@@ -224,17 +229,13 @@ class Descent {
                         last = x;
                         if (++left > 1) break;
                     }
-                if (left == 1) touched.push_back(last);
+                if (left == 1) put(touched_, last);
             }
         }
         for (int b : g_.begins[v])
-            for (int x : g_.makers[b]) touched.push_back(x);
-        std::sort(touched.begin(), touched.end());
-        int before_x = -1;
-        for (int x : touched) {
-            if (x != before_x && x != v && level.find(x)) out.push_back(x);
-            before_x = x;
-        }
+            for (int x : g_.makers[b]) put(touched_, x);
+        for (const Ready &r : level.costs)
+            if (r.v != v && has(touched_, r.v)) out.push_back(r.v);
         return out;
     }
 
