@@ -120,7 +120,7 @@ class LoopBuilder:
                 needed.update(self.body[n].needs)
         at: dict[int, int] = {}
         stages: list[Stage] = []
-        ends = [*self.starts[1:], len(self.body)]
+        ends = [*self.starts[1:], len(self.body)] if self.starts else []
         for inner, lo, hi in zip(self.inner, self.starts, ends, strict=True):
             kept: list[Instr] = []
             for n in range(lo, hi):

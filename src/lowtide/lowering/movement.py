@@ -1,6 +1,7 @@
 """Data movement: copies and conversions, concatenation, padding, filling, shifting, and the gradients of slices.
 
-A concatenation is one loop with a stage per part, so that what makes a part may later be computed straight into place.
+A concatenation of few parts is one loop with a stage per part, of many a loop per part; either way what makes a part may
+later be computed straight into place.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from lowtide.ir.symbolic import Dim
 from lowtide.lowering.scalars import Number, Scalar, computed_in
 from lowtide.lowering.site import Nest, Refused, Site
 from lowtide.lowering.table import pointwise, register
+
+MOST_PARTS = 4  # of a concatenation that is one loop; with more, each part has its own, and may die behind it
 
 pointwise(lambda x: x, "alias_copy.default")
 
@@ -101,14 +104,15 @@ def _cat(site: Site, tensors: tuple[Arg, ...], dim: int = 0) -> None:
         return
     size = site.size(out)
     d = _dim(dim, len(size))
+    parts = [t for t in tensors if site.size(t) != (0,) or len(size) == 1]
     n, begin = site.loop(), 0
-    for t in tensors:
-        part = site.size(t)
-        if part == (0,) and len(size) != 1:
-            continue
-        at = list(n.stage(*part))
+    for t in parts:
+        at = list(n.stage(*site.size(t)))
         n.store(out, [add(i, begin) if k == d else i for k, i in enumerate(at)], n.load(t, at).to(site.dtype(out)))
-        begin += part[d]
+        begin += site.size(t)[d]
+        if len(parts) > MOST_PARTS:
+            n.done()
+            n = site.loop()
     n.done()
 
 

@@ -138,7 +138,8 @@ class Nest:
             return
         v = self.site.value(ref)
         root, element = self._element(v, index)
-        made = root in self.site.op.outputs or root in {t.name for t in self.site.temporaries}
+        before = {n for m in self.site.made for n in m.makes}  # an earlier loop made it: this one changes it
+        made = root not in before and (root in self.site.op.outputs or root in {t.name for t in self.site.temporaries})
         guard = where.n if where is not None else None
         self.b.store(self._slot(root, made), element, value.to(v.layout.dtype).n, add=add, where=guard)
 

@@ -11,10 +11,11 @@ stand at the place of one of the two without passing something that must stay be
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from lowtide.ir.fuse import Task, joined_after, joined_before
-from lowtide.ir.graph import Graph, Op, Section, refs_in
+from lowtide.ir.graph import Graph, Op, Section, Value, refs_in
 from lowtide.ir.lowered import LOOP, Lowered, loop_op, pruned
 from lowtide.ir.loops import Loop
 
@@ -29,7 +30,7 @@ def fuse(lowered: Lowered) -> Lowered:
     for s in lowered.graph.sections:
         work = _Section(lowered, s)
         work.run()
-        sections.append(replace(s, ops=tuple(work.ops)))
+        sections.append(replace(s, ops=tuple(op for op in work.ops if op is not None)))
         loops.update((n, t.loop) for n, t in work.tasks.items())
     graph: Graph = pruned(replace(lowered.graph, sections=tuple(sections)))
     kept = {op.name for op in graph.ops if op.target == LOOP}
@@ -42,23 +43,20 @@ class _Section:
     def __init__(self, lowered: Lowered, section: Section) -> None:
         graph = lowered.graph
         self.value = graph.value
-        self.ops: list[Op] = list(section.ops)
+        self.ops: list[Op | None] = list(section.ops)  # None where a fused operation was
         self.returned = {graph.value[n].storage for a in section.returns for n in refs_in(a)}
-        self.tasks = {op.name: _task(op, lowered.loops[op.name]) for op in self.ops if op.target == LOOP}
+        self.tasks = {op.name: _task(op, lowered.loops[op.name]) for op in section.ops if op.target == LOOP}
         self.maker = {m: n for n, t in self.tasks.items() for m in t.makes}
-        self.index()
-
-    def index(self) -> None:
-        """Positions, and who reads which storage."""
-        self.at = {op.name: k for k, op in enumerate(self.ops)}
+        self.at = {op.name: k for k, op in enumerate(section.ops)}
+        self.touches = {op.name: _touches(self.value, op) for op in section.ops}
         self.readers: dict[str, set[str]] = {}
-        for op in self.ops:
+        for op in section.ops:
             for n in op.reads:
                 self.readers.setdefault(self.value[n].storage, set()).add(op.name)
 
     def run(self) -> None:
         """Every reader in turn; one that was fused is tried again."""
-        todo = [op.name for op in self.ops if op.target == LOOP]
+        todo = list(self.tasks)
         k = 0
         while k < len(todo):
             name = todo[k]
@@ -76,6 +74,8 @@ class _Section:
             if maker is None or maker not in self.tasks or maker == name:
                 continue
             producer = self.tasks[maker]
+            if not task.loop.pointwise and not producer.loop.pointwise:
+                continue
             place = self.place(maker, name)
             if place is None:
                 continue
@@ -112,39 +112,54 @@ class _Section:
     def place(self, maker: str, reader: str) -> str | None:
         """Whose place the two can take: the maker's, the reader's, or nobody's."""
         lo, hi = self.at[maker], self.at[reader]
-        first, second = self.ops[lo], self.ops[hi]
-        between = self.ops[lo + 1 : hi]
-        if self.may_move(second, first, between):
+        between = [self.touches[op.name] for op in self.ops[lo + 1 : hi] if op is not None]
+        if _may_pass(self.touches[reader], between):
             return maker
-        return reader if self.may_move(first, second, between) else None
-
-    def may_move(self, moved: Op, to: Op, between: list[Op]) -> bool:
-        """Whether an operation may pass those between it and the other."""
-        touched = {self.value[n].storage for n in (*moved.reads, *_outs(moved))}
-        changed = {self.value[n].storage for n in moved.mutates}
-        made = {self.value[n].storage for n in _outs(moved)}
-        reads = {self.value[n].storage for n in moved.reads}
-        for op in between:
-            if reads & {self.value[n].storage for n in _outs(op)}:
-                return False
-            theirs = {self.value[n].storage for n in (*op.reads, *_outs(op))}
-            if (made | changed) & theirs or touched & {self.value[n].storage for n in op.mutates}:
-                return False
-        return True
+        return reader if _may_pass(self.touches[maker], between) else None
 
     def replace(self, maker: str, reader: str, joined: Task, place: str) -> str:
         """Put the fused operation where it may stand."""
         old = self.ops[self.at[reader]]
+        assert old is not None
         op = loop_op(joined.given, joined.makes, joined.changes, old.origin, f"{maker}_{reader}"[:120])
-        gone = reader if place == maker else maker
-        self.ops[self.at[place]] = op
-        del self.ops[self.at[gone]]
-        del self.tasks[maker], self.tasks[reader]
+        to = self.at[place]
+        for gone in (maker, reader):
+            self.ops[self.at.pop(gone)] = None
+            for storage in self.touches.pop(gone).reads:
+                self.readers[storage].discard(gone)
+            del self.tasks[gone]
+        self.ops[to], self.at[op.name] = op, to
+        self.touches[op.name] = _touches(self.value, op)
+        for storage in self.touches[op.name].reads:
+            self.readers.setdefault(storage, set()).add(op.name)
         self.tasks[op.name] = joined
         for m in joined.makes:
             self.maker[m] = op.name
-        self.index()
         return op.name
+
+
+@dataclass(frozen=True, slots=True)
+class _Touches:
+    """Storages that an operation reads, makes and changes."""
+
+    reads: frozenset[str]
+    makes: frozenset[str]
+    changes: frozenset[str]
+
+
+def _touches(value: Mapping[str, Value], op: Op) -> _Touches:
+    reads, makes, changes = (
+        frozenset(value[n].storage for n in names) for names in (op.reads, _outs(op), op.mutates)
+    )
+    return _Touches(reads, makes, changes)
+
+
+def _may_pass(moved: _Touches, between: list[_Touches]) -> bool:
+    """Whether an operation may pass others: none makes what it reads, touches what it writes, or changes what it touches."""
+    whole, written = moved.reads | moved.makes, moved.makes | moved.changes
+    return not any(
+        moved.reads & x.makes or written & (x.reads | x.makes) or whole & x.changes for x in between
+    )
 
 
 def _outs(op: Op) -> tuple[str, ...]:

@@ -40,7 +40,8 @@ class _Work:
         self.op: dict[str, Op] = {op.name: op for op in graph.ops if op.target == LOOP}
         self.tasks = {n: Task(lowered.loops[n], _given(op), _made(op)) for n, op in self.op.items()}
         self.section = {op.name: i for i, s in enumerate(graph.sections) for op in s.ops}
-        self.mutated = {graph.value[m].storage for op in graph.ops for m in op.mutates}
+        self.at = {op.name: k for k, op in enumerate(graph.ops)}
+        self.changed = {graph.value[m].storage: self.at[op.name] for op in graph.ops for m in op.mutates}  # the last time
         self.held = self._held()
         self.readers: dict[str, dict[str, None]] = {}
         for name, t in self.tasks.items():
@@ -50,7 +51,7 @@ class _Work:
     def _held(self) -> set[str]:
         """Storages that something else than a loop reads, or that are returned."""
         value = self.graph.value
-        out: set[str] = set(self.mutated)
+        out: set[str] = set(self.changed)
         for s in self.graph.sections:
             needed = {n for a in s.returns for n in refs_in(a)}
             for op in reversed(s.ops):
@@ -70,7 +71,7 @@ class _Work:
         readers = list(self.readers.get(value, ()))
         if value in self.held or not readers or not self.worth(task, value, readers):
             return
-        if any(self.graph.value[v].storage in self.mutated for v in task.given):
+        if any(self.changed.get(self.graph.value[v].storage, -1) > self.at[name] for v in task.given):
             return
         changed: dict[str, Task] = {}
         for r in readers:

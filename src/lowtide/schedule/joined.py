@@ -203,7 +203,10 @@ def _unsafe(a: Task, b: Task) -> str | None:
     mine, theirs = _values(a), _values(b)
     for name in (*a.changes, *b.changes):
         if name in mine and name in theirs:
-            return f"%{name} is changed by one and touched by the other"
+            if name in a.changes:
+                return f"%{name} is changed by one and touched by the other"
+            if a.loop.outer and not _own_place(a, b, name):
+                return f"%{name} is changed at other outer points than it is read at"
     if not a.loop.outer:
         return None
     for out, name in enumerate(a.makes, len(a.given)):
@@ -213,6 +216,17 @@ def _unsafe(a: Task, b: Task) -> str | None:
             if not _stored_before(a.loop, out, b.loop, k, read):
                 return f"%{name} is read at other outer points than it is stored at"
     return None
+
+
+def _own_place(a: Task, b: Task, name: str) -> bool:
+    """Whether every outer point reads and changes one element of its own."""
+    touched = [x for _, x in (*a.loop.reads(a.given.index(name)), *b.loop.stores(b.given.index(name)))]
+    touched += [x for _, x in b.loop.reads(b.given.index(name))]
+    found = None if touched[0].index is None else affine(touched[0].index)
+    if found is None or any(x.index != touched[0].index for x in touched) or any(n[0] != "i" for n in found[0]):
+        return False
+    sizes = tuple(map(int_of, a.loop.outer))
+    return unflatten(0, sizes, tuple(found[0].get(f"i{k}", 0) for k in range(len(sizes))), {}) is not None
 
 
 def _stored_before(a: Loop, out: int, b: Loop, k: int, read: Instr) -> bool:
