@@ -25,6 +25,7 @@ from lowtide.ir.normal import normalise
 from lowtide.ir.symbolic import Dim
 
 TILE = 128  # columns, the most
+RUN = 4096  # points whose sum is taken in f32
 BLOCKS = 64  # partial results of a flat reduction
 _NAME = "KERNEL"
 # A truth value that is gathered over lanes: as wide as what it is about, since mixed widths do not vectorise well.
@@ -228,21 +229,42 @@ class _Writer:
         self.put(f"const i64 blocks = lesser<i64>({BLOCKS}, {first});")
         self.open("for (i64 u = lo; u < hi; ++u)")
         self.put(f"const i64 from_ = {first} * u / blocks, to_ = {first} * (u + 1) / blocks;")
-        self.accumulators(reduces)
-        for j, n in enumerate(sizes):
-            if j == len(sizes) - 1:
-                self.simd(k, reduces)
-            span = ("from_", "to_") if j == 0 else ("0", self.number(n))
-            self.open(f"for (i64 r{j} = {span[0]}; r{j} < {span[1]}; ++r{j})")
-        self.stage_body(k)
-        for _ in sizes:
-            self.close()
-        self.not_a_numbers(reduces)
+        self.reduced(k, sizes, reduces, ("from_", "to_"))
         for n in reduces:
             self.put(f"part[u].v{n} = v{n};")
             if self.arg(n):
                 self.put(f"part[u].best{n} = best{n};")
         self.close()
+
+    def reduced(self, k: int, sizes: list[int], reduces: list[int], first: tuple[str, str]) -> None:
+        """The loops of a stage with reductions, outside of which their results stand. ``first``: bounds of the first range.
+
+        Sums in f32 are taken over runs of at most RUN points; the runs' sums are added up in f64.
+        """
+        runs = [n for n in reduces if self.loop.body[n].attr == "sum" and self.loop.body[n].dtype == "f32"] if sizes else []
+        self.accumulators([n for n in reduces if n not in runs])
+        for n in runs:
+            self.put(f"double w{n} = 0;")
+        for j, n in enumerate(sizes):
+            low, high = first if j == 0 else ("0", self.number(n))
+            last = j == len(sizes) - 1
+            if last and runs:
+                self.open(f"for (i64 q = {low}; q < {high}; q += {RUN})")
+                self.put(f"const i64 q_ = lesser<i64>(q + {RUN}, {high});")
+                self.accumulators(runs)
+                low, high = "q", "q_"
+            if last:
+                self.simd(k, reduces)
+            self.open(f"for (i64 r{j} = {low}; r{j} < {high}; ++r{j})")
+        self.stage_body(k)
+        for j in range(len(sizes)):
+            self.close()
+            if j == 0 and runs:
+                self.put(" ".join(f"w{n} += v{n};" for n in runs))
+                self.close()
+        for n in runs:
+            self.put(f"const float v{n} = (float)w{n};")
+        self.not_a_numbers(reduces)
 
     def combined(self, reduces: list[int], blocks: str) -> list[str]:
         """Driver lines that join the partial results of a stage, in order."""
@@ -305,6 +327,9 @@ class _Writer:
         sizes = [int_of(n) for n in stage.inner]
         reduces = [n for n in self.numbers(k) if self.loop.body[n].op == "reduce"]
         ordered = any(x.op in ("accumulate", "scan") for x in stage.body)
+        if reduces and not columns and not ordered:
+            self.reduced(k, sizes, reduces, ("0", self.number(sizes[0]) if sizes else ""))
+            return
         if columns:
             self.tile_accumulators([n for n in self.numbers(k) if self.loop.body[n].op in ("reduce", "scan")])
         else:
@@ -329,8 +354,6 @@ class _Writer:
             self.close()
         for _ in sizes:
             self.close()
-        if not columns:
-            self.not_a_numbers(reduces)
 
     def odometer(self, letter: str, sizes: Sequence[int], tiles: str | None = None) -> None:
         """Open the loop over units lo..hi, with the variables of ``sizes`` at unit lo."""
@@ -399,15 +422,8 @@ class _Writer:
 
     def not_a_numbers(self, reduces: Sequence[int]) -> None:
         for n in reduces:
-            if self.flagged(n) and not self.ordered(n):
+            if self.flagged(n):
                 self.put(f"if (nan{n}) v{n} = NOT_A_NUMBER;")
-
-    def ordered(self, n: int) -> bool:
-        """Whether the stage of an instruction must not be split into lanes."""
-        return any(
-            lo <= n < lo + len(s.body) and any(x.op in ("accumulate", "scan") for x in s.body)
-            for lo, s in zip(self.loop.starts, self.loop.stages, strict=True)
-        )
 
     def simd(self, k: int, reduces: Sequence[int]) -> None:
         """Say that the points of the loop that follows may be done side by side."""
