@@ -77,3 +77,19 @@ def elements(loop: Loop, k: int, stage: Stage, x: Instr) -> int:
     if found is None or any(n[0] == "v" for n in found[0]):
         return math.prod(map(int_of, (*loop.outer, *stage.inner)))
     return math.prod(ranges[n] for n, c in found[0].items() if c)
+
+
+def across(loop: Loop) -> bool:
+    """Whether a nest finds its neighbours in memory along the last outer range rather than along the innermost one."""
+    if not loop.outer:
+        return False
+    score = 0
+    for s in loop.stages:
+        if not s.inner:
+            continue
+        for x in s.body:
+            found = affine(x.index) if x.op in ("load", "store") and x.index is not None else None
+            if found is not None:
+                score += found[0].get(f"i{len(loop.outer) - 1}") == 1
+                score -= found[0].get(f"r{len(s.inner) - 1}") == 1
+    return score > 0

@@ -24,7 +24,6 @@ from lowtide.ir.lowered import LOOP, Lowered, loop_op, pruned
 from lowtide.ir.loops import Loop
 from lowtide.memory.estimate import Estimate
 from lowtide.memory.flat import Flat, build
-from lowtide.schedule.chosen import chosen
 from lowtide.schedule.cost import Machine, loop_cost
 from lowtide.schedule.depend import accesses, dependencies
 from lowtide.schedule.inplace import loop_pairs
@@ -62,7 +61,6 @@ class _Node:
 
 def fuse_loops(lowered: Lowered, facts: Mapping[str, OpFacts], machine: Machine = Machine()) -> Fused:  # noqa: B008
     """Fuse section by section; the timeline runs through all of them."""
-    lowered = replace(lowered, loops={n: chosen(x) for n, x in lowered.loops.items()})
     work = _Work(lowered, facts, machine)
     for k in range(len(lowered.graph.sections)):
         work.run(k)

@@ -25,9 +25,12 @@ from lowtide.ir.index import Ranges, add, affine, divisions, mul, unflatten
 from lowtide.ir.loops import Instr, Loop, Stage, renumbered
 from lowtide.ir.normal import normalise, reindexed
 from lowtide.ir.symbolic import Dim, symbol
+from lowtide.schedule.cost import across, elements
 
 LARGEST_BODY = 240  # instructions
 MOST_BUFFERS = 24
+MOST_STREAMS = 8  # the first cache has as many places for addresses that differ by a multiple of a page
+LARGE = 1 << 14  # elements
 
 
 def joined(a: Task, b: Task, needed: Set[str]) -> Task | str:
@@ -45,7 +48,18 @@ def joined(a: Task, b: Task, needed: Set[str]) -> Task | str:
     made = _Joiner(a, b).run(needed)
     if len(made.given) + len(made.makes) > MOST_BUFFERS:
         return f"together they touch more than {MOST_BUFFERS} buffers"
+    if streams(made.loop) > max(MOST_STREAMS, streams(a.loop), streams(b.loop)):
+        return f"one pass would walk through more than {MOST_STREAMS} buffers at once"
     return made
+
+
+def streams(loop: Loop) -> int:
+    """The most large buffers that one stage walks through."""
+    most = 0
+    for k, s in enumerate(loop.stages):
+        touched = {x.attr for x in s.body if _touches(x) and elements(loop, k, s, x) >= LARGE}
+        most = max(most, len(touched))
+    return most
 
 
 def _normal(t: Task) -> Task:
@@ -83,13 +97,21 @@ def _met_flat(a: Task, b: Task) -> tuple[Task, Task] | str:
         moved = _moved_into(a, b)
         if not isinstance(moved, str):
             return moved, b
+    if min(_points(a.loop), _points(b.loop)) >= LARGE:
+        return "they follow one another, each over points of its own"
     return a, b
+
+
+def _points(loop: Loop) -> int:
+    return max(math.prod(map(int_of, s.inner)) for s in loop.stages)
 
 
 def _moved_into(p: Task, nest: Task) -> Task | str:
     """The pointwise task ``p`` over the space of a nest, by way of a buffer that both touch."""
     if not p.loop.pointwise:
         return "the one without outer ranges is not pointwise"
+    if across(nest.loop):
+        return "the one walks through memory as it lies, the other across"
     values = _values(nest)
     why = "no buffer that both touch leads from the points of the one to those of the other"
     for slot, name in enumerate(_values(p)):
@@ -390,14 +412,17 @@ class _Joiner:
         b = LoopBuilder(self.outer)
         b.inputs, b.outputs = self.kinds[: len(self.given)], self.kinds[len(self.given) :]
         at: dict[int, int] = {}
+        kept: dict[tuple[int | str | None, Dim | None], int] = {}
         for place in self.places:
             b.stage(place.inner)
-            known: dict[tuple[int | str | None, Dim | None], int] = {}
+            known = dict(kept)
             for n, x in place.items:
                 if x.writes and x.attr in dead:
                     known[x.attr, renumbered(x, at).index] = at[x.args[0]]
                 else:
                     self._emit(b, n, renumbered(x, at), at, known)
+            changed = {x.attr for _, x in place.items if x.writes}
+            kept = known if not place.inner else {k: v for k, v in kept.items() if k[0] not in changed}
         return b.build()
 
     def _emit(
@@ -408,7 +433,8 @@ class _Joiner:
         at: dict[int, int],
         known: dict[tuple[int | str | None, Dim | None], int],
     ) -> None:
-        """One instruction; ``known``: what lies in elements that this stage has stored or loaded, of buffers that change."""
+        """One instruction; ``known``: what lies in elements that this stage, or one without ranges, has stored or loaded, of
+        buffers that change."""
         if not _touches(x) or x.attr not in self.written:
             at[n] = b.emit(x)
             return
