@@ -60,26 +60,6 @@ def compile_exported(program: ExportedProgram, *, options: Mapping[str, object] 
     return _Caller(program, lowered, section)
 
 
-class RunTimePlanned:
-    """An exported program that is planned as it runs: called like ``program.module()``, without gradients; safe from several
-    threads. ``told()`` says what was planned and learned so far."""
-
-    def __init__(self, call: Callable[..., Any], executor: Executor) -> None:
-        self.call, self.executor = call, executor
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run once."""
-        return self.call(*args, **kwargs)
-
-    def told(self) -> Told:
-        """Runs, values, bytes, escapes so far."""
-        return self.executor.told()
-
-    def is_output_managed(self, t: Any) -> bool:
-        """Whether a tensor lies in the slab of results of the latest run (only with ``manage_outputs``)."""
-        return self.executor.is_output_managed(t)
-
-
 def plan_at_run_time(
     program: ExportedProgram,
     *,
@@ -112,7 +92,7 @@ def plan_at_run_time(
     lowered = _lowered(program)
     block, constants = import_block(f"export{next(_numbers)}", lowered.graph_module)
     executor = Executor(block, constants, policy)
-    return RunTimePlanned(_Caller(program, lowered, executor), executor)
+    return RunTimePlanned(program, lowered, executor)
 
 
 def _lowered(program: ExportedProgram) -> ExportedProgram:
@@ -147,31 +127,64 @@ class _Caller:
         )
         if whole == 0:
             self.form = lambda kept: kept[0]
+        self.all_kept = self.kept == list(range(len(signature.output_specs)))
+        count = sum(ours)
+        self.front = self.held[:count] if all(ours[:count]) else None
         self.fitting: Recent[tuple[Any, ...], bool] = Recent(256)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        users = list(args) if self.flat and not kwargs and len(args) == len(self.arguments) else None
-        form = _form(users) if users is not None else None
-        if form is None or users is None or form not in self.fitting.held:
-            users = _flat(self.spec.in_spec, args, kwargs)
-            bound = _bound(self.arguments, users)
-            given = [a.fit(x, bound) for a, x in zip(self.arguments, users, strict=True)]
-            if form is not None and all(a is b for a, b in zip(given, users, strict=True)):
-                self.fitting.put(form, True)
+        """Run once."""
+        plain = self.flat and not kwargs and len(args) == len(self.arguments)
+        form = _form(args) if plain else None
+        known = form is not None and form in self.fitting.held
+        given, users = (args, args) if known else self._fitted(form, args, kwargs)
+        if torch.is_grad_enabled():
+            with torch.no_grad():
+                results = self._run(given, users)
         else:
-            given = users
-        with torch.no_grad():
-            rest = iter(given)
-            results = self.section([next(rest) if t is None else t for t in self.held])
-            for i, kind, target in self.written:
-                own = kind is not OutputKind.USER_INPUT_MUTATION
-                names = [a.name for a in self.arguments]
-                (_tensor(self.program, target) if own else users[names.index(str(target))]).copy_(results[i])
-        kept = [results[i] for i in self.kept]
-        return self.form(kept) if self.form is not None else tree_unflatten(kept, self.spec.out_spec)
+            results = self._run(given, users)
+        return self.form(results) if self.form is not None else tree_unflatten(results, self.spec.out_spec)
+
+    def _fitted(self, form: tuple[Any, ...] | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        users = _flat(self.spec.in_spec, args, kwargs)
+        bound = _bound(self.arguments, users)
+        given = [a.fit(x, bound) for a, x in zip(self.arguments, users, strict=True)]
+        if form is not None and all(a is b for a, b in zip(given, users, strict=True)):
+            self.fitting.put(form, True)
+        return given, users
+
+    def _run(self, given: Sequence[Any], users: Sequence[Any]) -> list[Any]:
+        rest = iter(given)
+        front = self.front
+        results = self.section(
+            [*front, *given] if front is not None else [next(rest) if t is None else t for t in self.held]
+        )
+        for i, kind, target in self.written:
+            own = kind is not OutputKind.USER_INPUT_MUTATION
+            names = [a.name for a in self.arguments]
+            (_tensor(self.program, target) if own else users[names.index(str(target))]).copy_(results[i])
+        return results if self.all_kept else [results[i] for i in self.kept]
 
 
-def _form(users: list[Any]) -> tuple[Any, ...] | None:
+class RunTimePlanned(_Caller):
+    """An exported program that is planned as it runs: called like ``program.module()``, without gradients; safe from several
+    threads."""
+
+    @property
+    def executor(self) -> Executor:
+        """What runs it."""
+        return self.section  # type: ignore[return-value]
+
+    def told(self) -> Told:
+        """Runs, values, bytes, escapes so far."""
+        return self.executor.told()
+
+    def is_output_managed(self, t: Any) -> bool:
+        """Whether a tensor lies in the slab of results of the latest run (only with ``manage_outputs``)."""
+        return self.executor.is_output_managed(t)
+
+
+def _form(users: Sequence[Any]) -> tuple[Any, ...] | None:
     """What of the arguments decides whether they fit; None where something in them has an inside."""
     out: list[Any] = []
     for x in users:

@@ -33,7 +33,8 @@ class Told:
 
     groups_nbytes and separate_nbytes: what the other strategies would take for the same sizes. escapes: values that got
     ordinary memory because they outgrew their place. leaks: runs after which somebody still held planned bytes. copies:
-    results that were not new as their operation said. swaps: planned values whose storage an operation replaced. reason: why it runs unplanned, if it does.
+    results that were not new as their operation said. swaps: planned values whose storage an operation replaced. reason:
+    why it runs unplanned, if it does.
     """
 
     runs: int

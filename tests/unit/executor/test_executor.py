@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-import threading
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,40 +13,18 @@ torch = pytest.importorskip("torch")
 
 from hypothesis import Phase, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
+from running import chain, planned  # noqa: E402
+from torch import Tensor  # noqa: E402
 
 import lowtide  # noqa: E402
-from conftest import suite  # noqa: E402
 from lowtide import plan_at_run_time  # noqa: E402
-from lowtide.core.errors import BugError, UserError  # noqa: E402
+from lowtide.core.errors import BugError  # noqa: E402
 from lowtide.executor import block, plans  # noqa: E402
 from lowtide.executor.emit import Slot  # noqa: E402
 from lowtide.executor.storages import ManagedStorages  # noqa: E402
 from lowtide.torch_compat import memory_events  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")]
-D = torch.export.Dim.DYNAMIC
-
-
-class Net(nn.Module):
-    def __init__(self, f: Callable[..., Any]) -> None:
-        super().__init__()
-        self.f = f
-
-    def forward(self, *args: Tensor) -> Any:
-        return self.f(*args)
-
-
-def planned(f: Callable[..., Any], *args: Tensor, shapes: Any = None, **policy: Any) -> Any:
-    shapes = (tuple({0: D} if a.dim() else None for a in args),) if shapes is None else shapes
-    with torch.no_grad():
-        return plan_at_run_time(torch.export.export(Net(f), args, dynamic_shapes=tuple(shapes)), **policy)
-
-
-def chain(x: Tensor) -> Tensor:
-    y = (x * 2 + 1).tanh()
-    z = (y * y).exp() - y
-    return (z * 0.5).cos()
 
 
 # ------------------------------------------------------------------------------------------------ what is managed
@@ -508,7 +486,7 @@ def test_results_from_a_slab_that_ends_with_the_last_of_them():
     asks = call.is_output_managed
     assert asks(a) and asks(b) and not asks(x) and not asks(None) and not asks(torch.empty(0))
     begins = sorted((t.data_ptr(), t.data_ptr() + t.nbytes) for t in (a, b, c))
-    assert all(end <= begin for (_, end), (begin, _) in zip(begins, begins[1:], strict=False))
+    assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(begins))
 
     slab = call.executor.latest.latest_results[0]
     held.clear()
@@ -531,169 +509,3 @@ def test_results_of_any_form():
         assert got.keys() == want.keys() and got["a"][1][1] == n and got["b"] is None and got["c"] == {}
         assert torch.equal(got["a"][0], want["a"][0]) and torch.equal(got["a"][1][0], want["a"][1][0])
         assert torch.equal(got["d"], want["d"])
-
-
-# ------------------------------------------------------------------------------------------------ programs inside
-
-
-@pytest.mark.spec("RT-28", "IR-65")
-def test_a_loop_that_never_turns_returns_copies_of_what_came_in():
-    def f(n: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        y = x * 2
-        _, z = torch._higher_order_ops.while_loop(lambda i, a: i < n, lambda i, a: (i + 1, (a + 1).sin()), (n * 0, y))
-        return z, (y * 3).cos() + z
-
-    call = planned(f, torch.tensor(2), torch.randn(5), verify=True)
-    held = []
-    for n in (2, 0, 0, 1, 3, 0):
-        x = torch.randn(5)
-        want_z = x * 2
-        for _ in range(n):
-            want_z = (want_z + 1).sin()
-        held.append((call(torch.tensor(n), x), (want_z, (x * 2 * 3).cos() + want_z)))
-    for got, want in held:
-        assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
-
-
-@pytest.mark.spec("IR-62", "IR-64", "RT-31")
-def test_the_larger_branch_counts_and_lies_in_the_surrounding_slab():
-    def f(x: Tensor) -> Tensor:
-        y = x * 2
-        z = torch.cond(x.sum() > 0, lambda a: ((a * 3).sin() + a).exp() * 2, lambda a: (a - 1) * 2, (y,))
-        return z + y
-
-    call = planned(f, torch.randn(1024), verify=True)
-    for sign in (1, -1, 1, -1, 1, -1):
-        x = torch.rand(1024) * sign
-        assert torch.equal(call(x), f(x))
-    frame = call.executor.latest
-    yes, no = frame.inner[0]
-    assert yes.slab is frame.slab and no.slab is frame.slab
-    assert yes.placement.nbytes > 0 and no.placement.nbytes > 0
-    b = frame.built.slabs[0]
-    assert frame.placement.capacity[b] == max(yes.placement.nbytes, no.placement.nbytes)
-    own = sum(frame.placement.capacity) - frame.placement.capacity[b]
-    assert frame.placement.nbytes <= own + frame.placement.capacity[b]
-
-
-@pytest.mark.spec("IR-64", "RT-28")
-def test_a_branch_that_returns_what_it_was_given():
-    def f(x: Tensor) -> Tensor:
-        y = x * 2
-        z = torch.cond(x.sum() > 0, lambda a: a.clone(), lambda a: a + 1, (y,))
-        return (z * 2).sin() + z
-
-    call = planned(f, torch.randn(8), verify=True)
-    for sign in (1, 1, -1, 1, -1):
-        x = torch.rand(8) * sign
-        assert torch.equal(call(x), f(x))
-
-
-# ------------------------------------------------------------------------------------------------ side by side
-
-
-@pytest.mark.spec("RT-30")
-def test_a_call_inside_a_call_has_an_instance_of_its_own():
-    inside: list[Any] = []
-
-    @torch.library.custom_op("lowtide_rt::again", mutates_args=())
-    def again(x: Tensor) -> Tensor:
-        if len(inside) > 1 and x.shape[0] > 3:
-            return inside[1](x[: x.shape[0] // 2]).sum() + x
-        return x.clone()
-
-    again.register_fake(lambda x: torch.empty_like(x))
-
-    def f(x: Tensor) -> Tensor:
-        y = x * 2
-        return (torch.ops.lowtide_rt.again(y) + y).sin() * 2
-
-    def want(x: Tensor) -> Tensor:
-        y = x * 2
-        deep = len(inside) > 1 and y.shape[0] > 3
-        z = want(y[: y.shape[0] // 2]).sum() + y if deep else y
-        return (z + y).sin() * 2
-
-    call = planned(f, torch.randn(8))
-    call(torch.randn(8))
-    inside.extend([None, call])
-    for n in (8, 8, 4, 9):
-        x = torch.randn(n)
-        assert torch.equal(call(x), want(x))
-    assert call.told().instances >= 3
-
-
-@pytest.mark.spec("RT-30")
-def test_threads_that_swap_sizes_do_not_meet():
-    call = planned(lambda x: ((x[x > 0] * 2 + 1).tanh() * 3).cumsum(0), torch.randn(40), recent_shapes=2)
-    faults: list[BaseException] = []
-
-    def work(seed: int) -> None:
-        draw = torch.Generator().manual_seed(seed)
-        for k in range(40):
-            x = torch.randn(3 + (seed * 7 + k) % 50, generator=draw)
-            try:
-                assert torch.equal(call(x), ((x[x > 0] * 2 + 1).tanh() * 3).cumsum(0))
-            except AssertionError as e:
-                faults.append(e)
-
-    threads = [threading.Thread(target=work, args=(k,)) for k in range(8)]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
-    assert not faults
-
-
-@pytest.mark.spec("RT-16", "RT-26")
-@pytest.mark.parametrize("name", ["detection", "nested", "ragged"])
-def test_soak_live_bytes_are_flat(name: str):
-    """Many runs at sizes that come again: after the first round nothing is added."""
-    p, exported = suite()[name]
-    call = plan_at_run_time(exported)
-    torch.manual_seed(1)
-    inputs = [p.draw(n) for n in (1, 5, 9, 3, 7)]
-
-    def round_() -> None:
-        for args in inputs:
-            call(*args)
-
-    for _ in range(4):
-        round_()
-    held = call.executor.held
-    _, events = memory_events(lambda: [round_() for _ in range(60)] and None)
-    assert sum(events) == 0
-    assert call.executor.held == held and call.told().leaks == 0
-
-
-@pytest.mark.slow
-@pytest.mark.spec("RT-07", "RT-16", "RT-26")
-def test_soak_of_twenty_thousand_runs():
-    for name in ("detection", "ragged", "nested", "words"):
-        p, exported = suite()[name]
-        call = plan_at_run_time(exported, window=16, recent_shapes=8)
-        torch.manual_seed(2)
-        inputs = [p.draw(1 + n % 9) for n in range(50)]
-        for args in inputs * 2:
-            call(*args)
-        lowtide.release_retained()
-
-        def all_of_them(call: Any = call, inputs: Any = inputs) -> None:
-            for k in range(5000):
-                call(*inputs[k % 50])
-            lowtide.release_retained()
-
-        _, events = memory_events(all_of_them)
-        assert sum(events) == 0, name
-        assert call.told().leaks == 0
-
-
-@pytest.mark.spec("RT-29")
-def test_arguments_that_do_not_fit_are_refused():
-    call = planned(chain, torch.randn(4, 4))
-    call(torch.randn(4, 4))
-    with pytest.raises(UserError, match="dimension 1"):
-        call(torch.randn(4, 5))
-    with pytest.raises(UserError, match="float64"):
-        call(torch.randn(4, 4).double())
-    call(torch.randn(4, 4))
