@@ -179,7 +179,7 @@ def _truncdiv(a: Array, b: Array) -> Array:
     if np.asarray(a).dtype.kind == "f":
         return np.trunc(a / b)
     q = np.abs(a) // np.abs(np.where(b == 0, 1, b))
-    return np.where((a < 0) != (b < 0), -q, q)
+    return np.where(b == 0, 0, np.where((a < 0) != (b < 0), -q, q))
 
 
 def _logical(f: Callable[..., Array], g: Callable[..., Array]) -> Callable[..., Array]:

@@ -1,0 +1,124 @@
+"""Generated C++ against the oracle, on random loops; and what its text promises."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "ir"))
+
+from random_loops import FLOATS, INTS, random_loop
+
+from lowtide.codegen.cpp import kernel
+from lowtide.codegen.cpp_source import kernel_sources
+from lowtide.core import native
+from lowtide.ir.build import LoopBuilder
+from lowtide.ir.index import flatten
+from lowtide.ir.interpret import interpret
+from lowtide.ir.loops import Loop
+from lowtide.runtime import kernels
+
+pytestmark = pytest.mark.skipif(native.compiler() is None, reason="needs a C++ compiler")
+
+
+def call(loop: Loop, buffers: list[np.ndarray]) -> None:
+    k = kernel(loop)
+    kernels.function(k.name, k.buffers)(kernels.numbers(",".join(map(str, k.params))), *(b.ctypes.data for b in buffers))
+
+
+def both(seeds: range, dtypes: tuple[str, ...]):  # type: ignore[no-untyped-def]
+    made = [random_loop(s, dtypes) for s in seeds]
+    kernels.finish(kernels.start(kernel_sources([kernel(loop) for loop, _ in made], 4)))
+    for loop, buffers in made:
+        a, b = [x.copy() for x in buffers], [x.copy() for x in buffers]
+        interpret(loop, a)
+        call(loop, b)
+        yield loop, a, b
+
+
+@pytest.mark.spec("IR-29", "IR-31", "IR-32")
+def test_whole_numbers_bit_for_bit():
+    for loop, a, b in both(range(120), INTS):
+        for x, y in zip(a, b, strict=True):
+            np.testing.assert_array_equal(x, y, err_msg=str(loop))
+
+
+@pytest.mark.spec("IR-29")
+def test_floats_within_rounding():
+    for loop, a, b in both(range(1000, 1080), (*INTS[:1], *FLOATS)):
+        for x, y in zip(a, b, strict=True):
+            if x.dtype.kind == "f":
+                scale = np.max(np.abs(x[np.isfinite(x)]), initial=1.0)
+                np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5 * scale, err_msg=str(loop))
+
+
+def _copy(n: int, m: int) -> Loop:
+    b = LoopBuilder()
+    b.inputs, b.outputs = ["f32"], ["f32"]
+    i, j = b.stage((n, m))
+    b.store(1, flatten((i, j), (1, n)), b.load(0, "f32", flatten((i, j), (m, 1))))
+    return b.build()
+
+
+def test_loops_over_other_sizes_have_the_same_text():
+    a, b = kernel(_copy(30, 50)), kernel(_copy(70, 20))
+    assert a.name == b.name and a.text == b.text and a.params != b.params
+
+
+@pytest.mark.spec("G10", "IR-29")
+def test_nothing_happens_over_no_points():
+    loop = _copy(0, 50)
+    kernels.finish(kernels.start(kernel_sources([kernel(loop)], 1)))
+    call(loop, [np.zeros(0, "f4"), np.zeros(0, "f4")])
+
+
+@pytest.mark.spec("IR-33", "IR-34")
+def test_a_sum_does_not_depend_on_the_number_of_threads():
+    import torch
+
+    b = LoopBuilder()
+    b.inputs, b.outputs = ["f32"], ["f32"]
+    (r,) = b.stage((1_000_003,))
+    s = b.reduce("sum", b.load(0, "f32", r))
+    b.stage()
+    b.store(1, 0, s)
+    loop = b.build()
+    kernels.finish(kernels.start(kernel_sources([kernel(loop)], 1)))
+    x = np.random.default_rng(0).normal(size=1_000_003).astype("f4")
+    results = set()
+    before = torch.get_num_threads()
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        y = np.zeros(1, "f4")
+        call(loop, [x, y])
+        results.add(float(y[0]))
+    torch.set_num_threads(before)
+    assert len(results) == 1
+    assert abs(results.pop() - x.astype("f8").sum()) < 1e-2
+
+
+@pytest.mark.spec("IR-22")
+def test_an_index_out_of_range_is_reported_and_not_followed():
+    b = LoopBuilder()
+    b.inputs, b.outputs = ["f32", "i64"], ["f32"]
+    (r,) = b.stage((3,))
+    i = b.load(1, "i64", r)
+    inside = b.op("and", "bool", b.op("ge", "bool", i, b.const("i64", 0)), b.op("lt", "bool", i, b.const("i64", 4)))
+    b.check(inside)
+    at = b.op("where", "i64", inside, i, b.const("i64", 0))
+    from lowtide.ir.symbolic import symbol
+
+    b.store(2, r, b.load(0, "f32", symbol(f"v{at}")))
+    loop = b.build()
+    k = kernel(loop)
+    kernels.finish(kernels.start(kernel_sources([k], 1)))
+    f = kernels.function(k.name, k.buffers)
+    numbers = kernels.numbers(",".join(map(str, k.params)))
+    for given, expected in (([0, 3, 1], 0), ([0, 4, 1], 1), ([-1, 0, 0], 1)):
+        buffers = [np.arange(4, dtype="f4"), np.array(given), np.zeros(3, "f4")]
+        assert f(numbers, *(x.ctypes.data for x in buffers)) == expected
+        if not expected:
+            np.testing.assert_array_equal(buffers[2], [0, 3, 1])

@@ -1,0 +1,129 @@
+"""Loops: their text, what makes one well formed, and that normalising keeps their meaning."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from random_loops import FLOATS, INTS, random_loop
+
+from lowtide.core.errors import VerifyError
+from lowtide.ir.build import LoopBuilder, compact
+from lowtide.ir.interpret import interpret
+from lowtide.ir.loops import Instr, Loop, Stage, check_loop, parse_loop
+from lowtide.ir.normal import normalise
+from lowtide.ir.symbolic import symbol
+
+SEEDS = st.integers(0, 2**32)
+
+
+@pytest.mark.spec("IR-03", "IR-09")
+@settings(deadline=None, max_examples=150)
+@given(SEEDS)
+def test_text_reads_back(seed: int):
+    loop, _ = random_loop(seed, (*INTS, *FLOATS))
+    check_loop(loop)
+    assert parse_loop(str(loop)) == loop
+    assert hash(parse_loop(str(loop))) == hash(loop)
+
+
+@pytest.mark.spec("IR-39")
+@settings(deadline=None, max_examples=150)
+@given(SEEDS)
+def test_normalising_keeps_the_meaning(seed: int):
+    loop, buffers = random_loop(seed, INTS)
+    other = normalise(loop)
+    check_loop(other)
+    a, b = [x.copy() for x in buffers], [x.copy() for x in buffers]
+    interpret(loop, a)
+    interpret(other, b)
+    for x, y in zip(a, b, strict=True):
+        np.testing.assert_array_equal(x, y)
+    assert 1 not in other.outer and not any(1 in s.inner for s in other.stages)
+
+
+@pytest.mark.spec("IR-39")
+def test_a_transposed_copy_walks_the_stores():
+    b = LoopBuilder()
+    b.inputs, b.outputs = ["f32"], ["f32"]
+    i, j = b.stage((30, 50))
+    from lowtide.ir.index import flatten
+
+    b.store(1, flatten((i, j), (1, 30)), b.load(0, "f32", flatten((i, j), (50, 1))))
+    stage = normalise(b.build()).stages[0]
+    assert stage.inner == (50, 30)
+    assert str(stage.body[1].index) == "((r0*30)+r1)"
+
+
+def test_contiguous_dimensions_become_one():
+    b = LoopBuilder()
+    b.inputs, b.outputs = ["f32"], ["f32"]
+    i, j, k = b.stage((3, 4, 5))
+    from lowtide.ir.index import flatten
+
+    b.store(1, flatten((i, j, k), (20, 5, 1)), b.load(0, "f32", flatten((i, j, k), (20, 5, 1))))
+    assert normalise(b.build()).stages[0].inner == (60,)
+
+
+def _loop(*body: Instr, inner: tuple[int, ...] = (4,)) -> Loop:
+    return Loop((), (Stage(inner, body),), ("f32",), ("f32",))
+
+
+BROKEN = {
+    "instruction": _loop(Instr("plus", "f32", (0, 0))),
+    "dtype": _loop(Instr("load", "i64", index=symbol("r0"), attr=0)),
+    "buffer": _loop(Instr("load", "f32", index=symbol("r0"), attr=7)),
+    "index": _loop(Instr("load", "f32", index=symbol("r3"), attr=0)),
+    "scope": Loop(
+        (), (Stage((4,), (Instr("const", "f32", attr="1.0"),)), Stage((4,), (Instr("neg", "f32", (0,)),))), (), ()
+    ),
+}
+
+
+@pytest.mark.spec("IR-31")
+@pytest.mark.parametrize("clause", BROKEN)
+def test_what_is_not_well_formed_is_refused(clause: str):
+    with pytest.raises(VerifyError, match=clause):
+        check_loop(BROKEN[clause])
+
+
+def test_half_types_are_not_computed_in():
+    with pytest.raises(VerifyError, match="cast to f32"):
+        check_loop(
+            Loop((), (Stage((4,), (Instr("load", "bf16", index=0, attr=0), Instr("neg", "bf16", (0,)))),), ("bf16",), ())
+        )
+
+
+@pytest.mark.parametrize("text", ["loop", "loop [] in() out()\n  nonsense", "loop [] in() out()\n    v0: f32 = const 1.0"])
+def test_text_that_is_no_loop(text: str):
+    with pytest.raises(VerifyError, match="syntax"):
+        parse_loop(text)
+
+
+def test_what_nothing_needs_is_left_out():
+    b = LoopBuilder()
+    b.inputs, b.outputs = ["f32", "f32"], ["f32"]
+    (r,) = b.stage((8,))
+    b.op("exp", "f32", b.load(0, "f32", r))
+    b.store(2, r, b.load(1, "f32", r))
+    loop, kept = compact(b.build())
+    assert [x.op for x in loop.body] == ["load", "store"]
+    assert kept == (1,) and loop.inputs == ("f32",)
+
+
+def test_the_same_thing_is_computed_once():
+    b = LoopBuilder()
+    b.inputs, b.outputs = ["f32"], ["f32"]
+    (r,) = b.stage((8,))
+    x, y = b.load(0, "f32", r), b.load(0, "f32", r)
+    assert x == y and b.op("exp", "f32", x) == b.op("exp", "f32", y)
+
+
+@pytest.mark.spec("IR-31")
+def test_a_stage_of_one_point_reduces_to_its_value():
+    b = LoopBuilder((4,))
+    b.stage(())
+    v = b.const("f32", 2.0)
+    assert b.reduce("sum", v) == v
+    assert b.body[b.reduce("argmax", v)].attr == "0"
