@@ -1,7 +1,7 @@
 """Predicted bytes beside measured ones, step by step, on the suite's models.
 
     python -m benchmarks.live [--size bench] [--modes train infer] [--only gpt2 ...] [--kernels aten]
-    python -m benchmarks.live --docs              the same, into docs/benchmarks/order.md
+    python -m benchmarks.live --docs              the same, into docs/benchmarks/order.md; rows of earlier runs stay
 
 For each model one iteration of the compiled program is followed line by line while PyTorch's CPU allocator is counted.
 ``estimate``: the peak of the order engine's timeline, with in-place reuse, in the order that runs. ``promised``: the peak of
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import gc
+import json
 import platform
 import warnings
 from collections.abc import Callable
@@ -33,6 +34,7 @@ from lowtide.runtime.records import Calls, Planned, records
 from lowtide.schedule.schedule import memory_graph
 
 BEGIN, END = "<!-- live: begin -->\n", "<!-- live: end -->\n"
+KEPT = PAGE.parents[2] / "out/live.json"  # so that parts can be measured again
 NAMES = [entry.name for entry in LIBRARY]
 
 
@@ -104,15 +106,20 @@ def main() -> None:
     warnings.simplefilter("ignore", FutureWarning)  # of the model libraries
     torch.set_num_threads(2)
     options: dict[str, object] = {} if words.kernels is None else {"kernels": words.kernels}
-    rows: list[Row] = []
+    rows: dict[str, Row] = json.loads(KEPT.read_text()) if KEPT.exists() and words.docs else {}
     for name in words.only:
         if why := missing(MODELS[name]):
             print(why)
             continue
         for mode in words.modes:
-            rows.append(measured(name, mode, words.size, options))
-            print(rows[-1], flush=True)
-    text = table(rows)
+            row = measured(name, mode, words.size, options)
+            rows[str(row["model"])] = row
+            print(row, flush=True)
+            if words.docs:
+                KEPT.parent.mkdir(exist_ok=True)
+                KEPT.write_text(json.dumps(rows, indent=1))
+    wanted = [f"{name}, {mode}" for mode in ("train", "infer") for name in NAMES]
+    text = table([rows[x] for x in wanted if x in rows])
     print(f"\n{text}")
     if words.docs:
         when = f"Measured {datetime.date.today()}, torch {torch.__version__}, Python {platform.python_version()}, two threads, "
