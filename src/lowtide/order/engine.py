@@ -175,11 +175,11 @@ class _Search:
         self.late = self.late or time.monotonic() > self.deadline
         return self.late
 
-    def _go_on(self, steps: int, peak: int, bound: int) -> bool:
-        """Called from within a piece, whose own peak and bound are those of the whole or below them."""
-        return self._tell(steps, self.peak)
+    def _go_on(self, steps: int, _peak: int, bound: int) -> bool:
+        """Called from within a piece: its bound bounds the whole, its peak may not be the whole's."""
+        return self._tell(steps, self.peak, bound)
 
-    def _tell(self, steps: int, peak: int) -> bool:
+    def _tell(self, steps: int, peak: int, bound: int = 0) -> bool:
         if self.progress is not None:
-            self.progress(self.steps + steps, peak, self.bound)
+            self.progress(self.steps + steps, peak, max(self.bound, bound))
         return not self._stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from lowtide.cli.main import main
+from lowtide.memory.json import dumps
 
 GRAPH = {
     "version": 1,
@@ -97,3 +99,27 @@ def test_reads_standard_input_without_torch():
     done = subprocess.run([sys.executable, "-c", code], input=json.dumps(GRAPH), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["status"] == "OPTIMAL"
+
+
+@pytest.mark.spec("PK-12")
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_is_shown_on_a_terminal_only(tmp_path: Path, terminal: bool):
+    sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
+    try:
+        import graphs
+    finally:
+        del sys.path[0]
+    path = tmp_path / "long.json"
+    path.write_text(dumps(graphs.make("scratch", 2, 300)))
+    ours, theirs = os.openpty() if terminal else os.pipe()
+    command = [sys.executable, "-m", "lowtide.cli.main", "order", str(path), "--json", "--budget-steps", "900000"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, text=True)
+    os.close(theirs)
+    try:
+        told = os.read(ours, 1 << 16).decode()
+    except OSError:  # a terminal nobody wrote to
+        told = ""
+    os.close(ours)
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["steps"] > 0
+    assert ("steps, peak" in told) == terminal
