@@ -155,13 +155,15 @@ def networks(quick: bool) -> list[tuple[str, nn.Module, torch.Tensor]]:
 def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few rounds, small sizes")
+    parser.add_argument("--part", choices=("programs", "networks"), help="only one of the two tables")
     chosen = parser.parse_args(words)
     torch.set_num_threads(2)
     rounds, seconds, scale = (3, 0.02, 1) if chosen.quick else (9, 0.1, 4)
     with torch.no_grad():
-        print(table([row_of(p, rounds, seconds) for p in programs(scale)]), flush=True)
-        print()
-        print(convolutions(rounds, seconds, chosen.quick))
+        if chosen.part != "networks":
+            print(table([row_of(p, rounds, seconds) for p in programs(scale)]), flush=True)
+        if chosen.part != "programs":
+            print(f"\n{convolutions(rounds, seconds, chosen.quick)}", flush=True)
     return 0
 
 

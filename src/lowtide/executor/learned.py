@@ -30,14 +30,18 @@ class Learned:
         """Take note of one run. True where ``self.sizes`` changed."""
         self.latest = tuple(sizes)
         self.now = tuple(map(max, self.now, self.latest))
-        return self.again()
+        return self._find() | self.again()
 
     def again(self) -> bool:
         """Another run with the sizes of the one before. True where ``self.sizes`` changed."""
         self.runs += 1
+        if self.runs < self.window:
+            return False
+        self.runs, self.before, self.now = 0, self.now, self.latest
+        return self._find()
+
+    def _find(self) -> bool:
         found = tuple(map(max, self.now, self.before))
-        if self.runs >= self.window:
-            self.runs, self.before, self.now = 0, self.now, self.latest
         changed, self.sizes = found != self.sizes, found
         return changed
 

@@ -19,6 +19,7 @@ import torch
 from lowtide.core.errors import BuildError
 from lowtide.core.native import FLAGS, load
 from lowtide.executor.emit import Slot
+from lowtide.executor.learned import Recent
 from lowtide.executor.placing import Placement
 from lowtide.torch_compat import header_address
 
@@ -138,12 +139,18 @@ class _Compiled(Shaper):
         ]
         self.at = [[t.buffer_info()[0] for t in tables] for tables in self.tables]
         self.out = array(ITEM, [0] * max(len(headers), 1))
+        self.kept: Recent[int, tuple[Placement, array[int], array[int]]] = Recent(64)
 
     def place(self, placement: Placement) -> None:
         """New places; all sizes are to be told anew."""
         super().place(placement)
-        self.offsets, self.capacity = array(ITEM, placement.offsets), array(ITEM, placement.capacity)
-        self.fixed = [a.buffer_info()[0] for a in (self.offsets, self.capacity)]
+        held = self.kept.get(id(placement))
+        if held is None or held[0] is not placement:
+            held = self.kept.put(
+                id(placement), (placement, array(ITEM, placement.offsets), array(ITEM, placement.capacity))
+            )
+        self.places = held  # while it is in use
+        self.fixed = [a.buffer_info()[0] for a in held[1:]]
         self.told = [a.buffer_info()[0] for a in (self.sizes, self.high, self.out)]
 
     def __call__(self, segment: int, layouts: list[int], start: int) -> list[int]:
