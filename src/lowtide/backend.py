@@ -28,6 +28,7 @@ from lowtide.frontend.partition import partition
 from lowtide.ir.graph import Graph
 from lowtide.order import compiled as order_search
 from lowtide.pipeline import compile_built
+from lowtide.plan import compiled as plan_search
 from lowtide.runtime.dispatch import Dispatch
 from lowtide.runtime.load import LoadedSection, load, release_retained
 from lowtide.runtime.probe import probe
@@ -58,6 +59,8 @@ def lowtide(
     unit = _Unit(f"graph{next(_numbers)}", Options.of(options))
     if unit.options.reorder:
         order_search.start()
+    if unit.options.slabs != "none":
+        plan_search.start()
     odd = next((x for x in example_inputs if is_plain_subclass(x)), None)
     if odd is not None:
         _unplanned(

@@ -8,6 +8,7 @@ and without a compiler (the exact search then reaches fewer nodes in the same ti
 from __future__ import annotations
 
 import ctypes
+import threading
 import time
 from array import array
 from collections.abc import Sequence
@@ -65,6 +66,12 @@ def _library() -> tuple[ctypes.CDLL | None, str]:
 def library() -> ctypes.CDLL | None:
     """The loaded library, or None."""
     return _library()[0]
+
+
+def start() -> None:
+    """Begin to build the library beside what else is done; ``library`` waits for it."""
+    if not _library.cache_info().currsize:
+        threading.Thread(target=library, name="lowtide-plan", daemon=True).start()
 
 
 def why_not() -> str:
