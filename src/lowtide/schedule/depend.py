@@ -108,20 +108,21 @@ def accesses(op: Op, storage: Mapping[str, str]) -> tuple[tuple[str, ...], tuple
     return tuple(read), tuple(changed), tuple(made)
 
 
-def live_operations(graph: Graph) -> tuple[str, ...]:
-    """Names of the operations that something returned, changed or effectful needs; the others may go."""
+def needed_operations(graph: Graph, removable: str) -> frozenset[str]:
+    """Names of the operations that must stay: all that are not called ``removable``, and of these what something that is
+    returned, changed or in turn needed takes from them."""
     storage = {v.name: v.storage for v in graph.values}
     wanted = {storage[n] for s in graph.sections for n in _returned(s)}
     changed_ever = {storage[m] for op in graph.ops for m in op.mutates}
-    kept: list[str] = []
+    kept: set[str] = set()
     for op in reversed(graph.ops):
         if op.view:
             continue
         read, changed, made = accesses(op, storage)
-        if op.effect is not None or changed or any(s in wanted or s in changed_ever for s in made):
-            kept.append(op.name)
+        if op.target != removable or changed or any(s in wanted or s in changed_ever for s in made):
+            kept.add(op.name)
             wanted.update(read)
-    return tuple(reversed(kept))
+    return frozenset(kept)
 
 
 def _returned(section: Section) -> Sequence[str]:

@@ -25,7 +25,7 @@ from lowtide.ir.loops import Loop
 from lowtide.memory.estimate import Estimate
 from lowtide.memory.flat import Flat, build
 from lowtide.schedule.cost import Machine, loop_cost
-from lowtide.schedule.depend import accesses, dependencies
+from lowtide.schedule.depend import accesses, dependencies, needed_operations
 from lowtide.schedule.inplace import loop_pairs
 from lowtide.schedule.joined import joined
 from lowtide.schedule.schedule import OpFacts, schedule
@@ -61,10 +61,21 @@ class _Node:
 
 def fuse_loops(lowered: Lowered, facts: Mapping[str, OpFacts], machine: Machine = Machine()) -> Fused:  # noqa: B008
     """Fuse section by section; the timeline runs through all of them."""
-    work = _Work(lowered, facts, machine)
+    work = _Work(_without_dead(lowered), facts, machine)
     for k in range(len(lowered.graph.sections)):
         work.run(k)
     return Fused(work.result(), tuple(work.notes), tuple(work.refused.values()))
+
+
+def _without_dead(lowered: Lowered) -> Lowered:
+    """Without loops whose results nobody needs; a loop that checks its indices stays."""
+    graph = lowered.graph
+    kept = needed_operations(graph, LOOP) | {n for n, x in lowered.loops.items() if x.checks}
+    if all(op.view or op.name in kept for op in graph.ops):
+        return lowered
+    sections = tuple(replace(s, ops=tuple(op for op in s.ops if op.view or op.name in kept)) for s in graph.sections)
+    loops = {n: x for n, x in lowered.loops.items() if n in kept}
+    return Lowered(pruned(replace(graph, sections=sections)), loops, lowered.reasons)
 
 
 class _Work:
@@ -233,7 +244,9 @@ class _Work:
         if why := self.other_names(a, b):
             return why
         gone = {a, b}
-        needed = {v for v in (*x.makes, *y.makes) if self.storage[v] in self.returned or self.users[self.storage[v]] - gone}
+        needed = {
+            v for v in (*x.makes, *y.makes) if self.storage[v] in self.returned or self.users[self.storage[v]] - gone
+        }
         task = joined(x, y, needed)
         if isinstance(task, str):
             return task
@@ -305,7 +318,9 @@ class _Work:
         """Make the change."""
         lo, hi = self.at[a], self.at[b]
         new = node.op.name
-        self.notes.append(f"{a} + {b} -> {new}: {', '.join(node.op.outputs[k] or '_' for k in range(len(node.op.outputs)))}")
+        self.notes.append(
+            f"{a} + {b} -> {new}: {', '.join(node.op.outputs[k] or '_' for k in range(len(node.op.outputs)))}"
+        )
         before = (self.before.pop(a) | self.before.pop(b)) - {a, b}
         after = (self.after.pop(a) | self.after.pop(b)) - {a, b}
         for s in (*self.node[a].touches, *self.node[b].touches):

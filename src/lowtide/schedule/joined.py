@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from lowtide.ir.build import LoopBuilder, compact
 from lowtide.ir.fuse import Task
 from lowtide.ir.graph import int_of
-from lowtide.ir.index import Ranges, add, affine, divisions, mul, unflatten
+from lowtide.ir.index import Ranges, add, affine, bounds, divisions, mul, unflatten
 from lowtide.ir.loops import Instr, Loop, Stage, renumbered
 from lowtide.ir.normal import normalise, reindexed
 from lowtide.ir.symbolic import Dim, symbol
@@ -159,13 +159,18 @@ def _over(p: Task, nest: Loop, k: int, x: Instr, way: tuple[tuple[int, ...], tup
         return "the buffer that both have is not read once per point"
     assert x.index is not None
     where = unflatten(add(x.index, mul(-1, offset)), sizes, strides, ranges)
-    if where is None:
-        return "the buffer that both have lies in memory with gaps"
+    if where is None or not all(_inside(e, n, ranges) for e, n in zip(where, sizes, strict=True)):
+        return "they touch the buffer that both have at other points"
     points: dict[str, Dim] = {f"r{j}": e for j, e in enumerate(where)}
     loop = reindexed(p.loop, outer, {}, [inner], [points])
     if _divisions(loop) > _divisions(p.loop):
         return "in the other's space its indices would divide"
     return replace(p, loop=loop)
+
+
+def _inside(e: Dim, n: int, ranges: Ranges) -> bool:
+    lo, hi = bounds(e, ranges)
+    return lo is not None and hi is not None and lo >= 0 and hi < n
 
 
 def _divisions(loop: Loop) -> int:

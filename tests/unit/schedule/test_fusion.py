@@ -1,0 +1,205 @@
+"""Fused programs compute what unfused ones do, in any order of points, in no more memory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lowtide.ir.graph import Graph, Layout, Origin, Ref, Section, Value
+from lowtide.ir.lowered import LOOP, Lowered, check_lowered, loop_op
+from lowtide.ir.loops import parse_loop
+from lowtide.ir.verify import verify
+from lowtide.memory.lifetime import timeline
+from lowtide.schedule.fusion import Fused, fuse_loops
+from lowtide.schedule.schedule import memory_graph, schedule
+
+from loop_programs import compute, point_by_point, programs
+
+
+def fused(lowered: Lowered) -> Fused:
+    found = fuse_loops(lowered, {})
+    verify(found.lowered.graph)
+    check_lowered(found.lowered)
+    return found
+
+
+def peak(lowered: Lowered) -> int:
+    return timeline(memory_graph(schedule(lowered.graph, {}, loops=lowered.loops))).peak
+
+
+def kernels(lowered: Lowered) -> int:
+    return sum(op.target == LOOP for op in lowered.graph.ops)
+
+
+@pytest.mark.spec("SC-24", "SC-25", "SC-26", "SC-07", "SC-31")
+@given(programs(), st.integers(0, 9))
+@settings(max_examples=150, deadline=None)
+def test_fused_programs_compute_the_same(lowered: Lowered, seed: int) -> None:
+    want = compute(lowered)
+    got = compute(fused(lowered).lowered, point_by_point(seed))
+    assert want.keys() == got.keys()
+    for name, x in want.items():
+        assert np.array_equal(x, got[name]), name
+
+
+@pytest.mark.spec("SC-33", "SC-36")
+@given(programs())
+@settings(max_examples=60, deadline=None)
+def test_the_peak_of_the_order_at_hand_never_rises(lowered: Lowered) -> None:
+    found = fused(lowered)
+    assert peak(found.lowered) <= peak(lowered)
+    assert kernels(found.lowered) <= kernels(lowered) - len(found.notes)
+
+
+@pytest.mark.spec("SC-39")
+@given(programs())
+@settings(max_examples=30, deadline=None)
+def test_the_same_program_is_fused_the_same_way(lowered: Lowered) -> None:
+    assert fuse_loops(lowered, {}) == fuse_loops(lowered, {})
+
+
+def program(
+    shapes: dict[str, tuple[int, ...]], ops: list[tuple[str, tuple[str, ...], tuple[str, ...]]], keep: str
+) -> Lowered:
+    """Loops by text; f32; what is not made is an input."""
+    made = {o for _, _, out in ops for o in out}
+    values = []
+    for n, size in shapes.items():
+        stride = tuple(int(np.prod(size[k + 1 :])) for k in range(len(size)))
+        values.append(Value(n, Layout("f32", "cpu", size, stride), n))
+    loops = {}
+    listed = []
+    for k, (text, given_, out) in enumerate(ops):
+        op = loop_op(given_, out, (), Origin(), f"op{k}")
+        listed.append(op)
+        loops[op.name] = parse_loop(text)
+    inputs = tuple(Ref(n) for n in shapes if n not in made)
+    section = Section("inference", inputs, tuple(listed), tuple(map(Ref, keep.split())))
+    return Lowered(Graph("g", tuple(values), (section,)), loops)
+
+
+N, M = 64, 512
+POINTWISE = f"""loop [] in(f32) out(f32)
+  stage [{N}, {M}]
+    v0: f32 = load 0 [((r0*{M})+r1)]
+    v1: f32 = exp v0
+    v2: f32 = store 1 [((r0*{M})+r1)] v1
+"""
+ROWSUM = f"""loop [{N}] in(f32) out(f32)
+  stage [{M}]
+    v0: f32 = load 0 [((i0*{M})+r0)]
+    v1: f32 = reduce sum v0
+  stage []
+    v2: f32 = store 1 [i0] v1
+"""
+SHIFTED = f"""loop [{N}] in(f32) out(f32)
+  stage [{M}]
+    v0: f32 = load 0 [(((i0*{M})+r0)+1)]
+    v1: f32 = reduce sum v0
+  stage []
+    v2: f32 = store 1 [i0] v1
+"""
+COLUMNSUM = f"""loop [{M}] in(f32) out(f32)
+  stage [{N}]
+    v0: f32 = load 0 [((r0*{M})+i0)]
+    v1: f32 = reduce sum v0
+  stage []
+    v2: f32 = store 1 [i0] v1
+"""
+TURNED = f"""loop [] in(f32) out(f32)
+  stage [{M}, {N}]
+    v0: f32 = load 0 [((r1*{M})+r0)]
+    v1: f32 = store 1 [((r0*{N})+r1)] v0
+"""
+
+
+@pytest.mark.spec("SC-31", "SC-25")
+def test_a_value_whose_readers_are_all_inside_is_never_stored() -> None:
+    found = fused(
+        program({"x": (N, M), "a": (N, M), "s": (N,)}, [(POINTWISE, ("x",), ("a",)), (ROWSUM, ("a",), ("s",))], "s")
+    )
+    assert [op.outputs for op in found.lowered.graph.ops] == [("s",)]
+    assert "a" not in found.lowered.graph.value
+
+
+@pytest.mark.spec("SC-51")
+def test_a_transposed_reader_joins_the_maker() -> None:
+    ops = [(POINTWISE, ("x",), ("a",)), (TURNED, ("a",), ("b",))]
+    found = fused(program({"x": (N, M), "a": (N, M), "b": (M, N)}, ops, "a b"))
+    assert kernels(found.lowered) == 1
+
+
+@pytest.mark.spec("SC-26", "SC-37")
+def test_a_reader_of_other_elements_stays_apart_with_a_reason() -> None:
+    ops = [(POINTWISE, ("x",), ("a",)), (SHIFTED, ("a",), ("s",))]
+    lowered = program({"x": (N, M), "a": (N + 1, M), "s": (N,)}, ops, "a s")
+    found = fused(lowered)
+    assert kernels(found.lowered) == 2
+    assert [str(r).split(":")[0] for r in found.refused] == ["%a and %s stay two kernels"]
+
+
+@pytest.mark.spec("SC-27", "SC-42")
+def test_readers_of_one_value_share_a_pass() -> None:
+    ops = [(POINTWISE, ("x",), ("a",)), (ROWSUM, ("x",), ("s",))]
+    found = fused(program({"x": (N, M), "a": (N, M), "s": (N,)}, ops, "a s"))
+    assert kernels(found.lowered) == 1
+    (loop,) = found.lowered.loops.values()
+    assert sum(x.op == "load" for x in loop.body) == 1
+
+
+@pytest.mark.spec("SC-37")
+def test_rows_and_columns_stay_apart() -> None:
+    ops = [(POINTWISE, ("x",), ("a",)), (COLUMNSUM, ("a",), ("s",))]
+    found = fused(program({"x": (N, M), "a": (N, M), "s": (M,)}, ops, "a s"))
+    assert kernels(found.lowered) == 2
+    assert "across" in found.refused[0].because
+
+
+@pytest.mark.spec("SC-32")
+def test_nothing_closes_a_circle() -> None:
+    lowered = program({"x": (N, M), "a": (N, M), "m": (N, M), "s": (N,)}, [(POINTWISE, ("x",), ("a",))], "a")
+    opaque = replace(
+        lowered.graph.ops[0], name="m", target="aten.mm.default", args=(Ref("a"), Ref("a")), outputs=("m",)
+    )
+    both = f"""loop [] in(f32, f32) out(f32)
+  stage [{N}, {M}]
+    v0: f32 = load 0 [((r0*{M})+r1)]
+    v1: f32 = load 1 [((r0*{M})+r1)]
+    v2: f32 = add v0 v1
+    v3: f32 = store 2 [((r0*{M})+r1)] v2
+"""
+    last = loop_op(("a", "m"), ("s",), (), Origin(), "last")
+    section = Section("inference", (Ref("x"),), (lowered.graph.ops[0], opaque, last), (Ref("s"),))
+    values = tuple(
+        replace(v, layout=lowered.graph.value["a"].layout) if v.name == "s" else v for v in lowered.graph.values
+    )
+    graph = replace(lowered.graph, values=values, sections=(section,))
+    found = fused(Lowered(graph, {**lowered.loops, last.name: parse_loop(both)}))
+    assert kernels(found.lowered) == 2
+    assert "must run between them" in found.refused[0].because
+
+
+@pytest.mark.spec("SC-33", "SC-37")
+def test_a_fusion_that_lifts_the_peak_is_refused() -> None:
+    """Two results of one input: in one pass both are alive while ``x`` is; apart, the first is gone before the second."""
+    ops = [
+        (POINTWISE, ("x",), ("a",)),
+        (ROWSUM, ("a",), ("s",)),
+        (POINTWISE, ("x",), ("b",)),
+        (COLUMNSUM, ("b",), ("t",)),
+        (COLUMNSUM, ("a",), ("u",)),
+    ]
+    lowered = program({"x": (N, M), "a": (N, M), "s": (N,), "b": (N, M), "t": (M,), "u": (M,)}, ops, "s t u")
+    apart = Lowered(_moved(lowered.graph, (0, 1, 4, 2, 3)), lowered.loops)
+    found = fused(apart)
+    assert peak(found.lowered) <= peak(apart)
+    assert any("the peak would rise" in r.because for r in found.refused)
+
+
+def _moved(graph: Graph, order: tuple[int, ...]) -> Graph:
+    s = graph.sections[0]
+    return replace(graph, sections=(replace(s, ops=tuple(s.ops[k] for k in order)),))
