@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import random
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lowtide.memory.lifetime import Lifetime
+from lowtide.plan import chains as choice
 from lowtide.plan.chains import Chain, fill_holes, pack_chains
 from lowtide.plan.plan import Slab
 
@@ -93,3 +97,32 @@ def test_holes_are_filled_without_growth():
         chains[i].members[0].name: (k, at) for i, k, at in fill_holes(chains, [Slab(256, "cpu", 0, 10)], where, 64)
     }
     assert found == {"fits": (0, 128), "second": (0, 128)}
+
+
+def halves(seed: int) -> list[Chain]:
+    """Chains that hand over where little else is alive, between two crowded stretches of time."""
+    draw = random.Random(seed)
+    n, chains = draw.randint(4, 9), list[Chain]()
+    for k in range(draw.randint(1, 3)):
+        nbytes = 64 * draw.choice((1, 2, 3))
+        chains.append(chain((f"x{k}a", nbytes, 0, 11), (f"x{k}b", nbytes, 10, 21)))
+    for tag, lo, hi in (("l", 0, 9), ("r", 12, 21)):
+        for i in range(n):
+            nbytes, first = 64 * draw.choice((1, 2, 3, 4)), draw.randint(lo, hi - 1)
+            chains.append(chain((f"{tag}{i}", nbytes, first, draw.randint(first + 1, min(hi, first + 4)))))
+    return chains
+
+
+@pytest.mark.spec("PP-34")
+def test_handovers_are_offers_where_whole_chains_miss_the_bound(monkeypatch: pytest.MonkeyPatch):
+    """With one greedy packer, since the exact search finds the bound for whole chains nearly always."""
+    monkeypatch.setattr(choice, "_PACKERS", ("size",))
+    won = 0
+    for seed in range(250):
+        chains = halves(seed)
+        fixed = [replace(c, free=frozenset()) for c in chains]
+        offsets, height = pack_chains(chains, 64)
+        assert sound(chains, offsets, height)
+        assert height <= pack_chains(fixed, 64)[1]
+        won += any(offsets[f"x{k}a"] != offsets.get(f"x{k}b") for k in range(3) if f"x{k}a" in offsets)
+    assert won > 5
