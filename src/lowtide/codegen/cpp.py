@@ -189,7 +189,7 @@ class _Writer:
         return f"P[{text[1:]}]" if text[0] == "p" else text
 
     def product(self, sizes: Sequence[int]) -> str:
-        return " * ".join(dict.fromkeys([])) or " * ".join(self.driver_number(n) for n in sizes) or "1"
+        return " * ".join(self.driver_number(n) for n in sizes) or "1"
 
     def points(self, k: int, sizes: list[int]) -> None:
         """A stage without reductions, of which the part does units lo..hi."""
@@ -241,7 +241,11 @@ class _Writer:
 
         Sums in f32 are taken over runs of at most RUN points; the runs' sums are added up in f64.
         """
-        runs = [n for n in reduces if self.loop.body[n].attr == "sum" and self.loop.body[n].dtype == "f32"] if sizes else []
+        runs = (
+            [n for n in reduces if self.loop.body[n].attr == "sum" and self.loop.body[n].dtype == "f32"]
+            if sizes
+            else []
+        )
         self.accumulators([n for n in reduces if n not in runs])
         for n in runs:
             self.put(f"double w{n} = 0;")
@@ -278,7 +282,9 @@ class _Writer:
                 test = "above" if kind == "argmax" else "below"
                 out.append(f"  {wide} best{n} = part[0].best{n}; i64 s{n} = part[0].v{n};")
                 out.append(f"  for (i64 u = 1; u < {blocks}; ++u)")
-                out.append(f"    if ({test}(part[u].best{n}, best{n})) {{ best{n} = part[u].best{n}; s{n} = part[u].v{n}; }}")
+                out.append(
+                    f"    if ({test}(part[u].best{n}, best{n})) {{ best{n} = part[u].best{n}; s{n} = part[u].v{n}; }}"
+                )
             else:
                 out.append(f"  {wide} s{n} = {start};")
                 join = COMBINE[kind].format(f"s{n}", f"({wide})part[u].v{n}")
@@ -432,7 +438,9 @@ class _Writer:
         clauses = " reduction(|:bad)" if any(x.op == "check" for x in self.loop.stages[k].body) else ""
         for n in reduces:
             x = self.loop.body[n]
-            clauses += f" reduction({LANES[str(x.attr)][0]}:v{n})" + (f" reduction(|:nan{n})" if self.flagged(n) else "")
+            clauses += f" reduction({LANES[str(x.attr)][0]}:v{n})" + (
+                f" reduction(|:nan{n})" if self.flagged(n) else ""
+            )
         self.put(f"#pragma omp simd{clauses}")
 
     # -- bodies ------------------------------------------------------------------------------------------------------

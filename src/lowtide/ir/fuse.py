@@ -7,7 +7,6 @@ are computed in the same dtypes; what stands in no index any more divides no mor
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lowtide.ir.build import LoopBuilder, compact
@@ -177,14 +176,38 @@ def weight(loop: Loop) -> int:
 
 
 HEAVY = frozenset(
-    "exp exp2 expm1 log log2 log10 log1p sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh erf erfc lgamma "
-    "sigmoid pow atan2 hypot fmod mod floordiv".split()
+    [
+        "exp",
+        "exp2",
+        "expm1",
+        "log",
+        "log2",
+        "log10",
+        "log1p",
+        "sin",
+        "cos",
+        "tan",
+        "asin",
+        "acos",
+        "atan",
+        "sinh",
+        "cosh",
+        "tanh",
+        "asinh",
+        "acosh",
+        "atanh",
+        "erf",
+        "erfc",
+        "lgamma",
+        "sigmoid",
+        "pow",
+        "atan2",
+        "hypot",
+        "fmod",
+        "mod",
+        "floordiv",
+    ]
 )
-
-
-def loads(loop: Loop, slots: Sequence[int]) -> int:
-    """How many loads there are from some buffers."""
-    return sum(x.op == "load" and x.attr in slots for x in loop.body)
 
 
 def joined_after(producer: Task, value: str, reader: Task, keep: bool) -> Task | None:

@@ -79,8 +79,11 @@ def _run(
         return np.where(a[0], a[1], a[2]).astype(NUMPY[x.dtype])
     if x.op in ("reduce", "scan"):
         whole = np.broadcast_to(a[0], shape)
-        return _reduce(x, whole.reshape(*shape[:outer], math.prod(shape[outer:]))) if x.op == "reduce" else _scan(x, whole)
-    return np.asarray(_SCALAR[x.op](*a)).astype(NUMPY[x.dtype])
+        return (
+            _reduce(x, whole.reshape(*shape[:outer], math.prod(shape[outer:]))) if x.op == "reduce" else _scan(x, whole)
+        )
+    value = _UNARY[x.op](a[0]) if len(a) == 1 else _BINARY[x.op](a[0], a[1])
+    return np.asarray(value).astype(NUMPY[x.dtype])
 
 
 def _index(e: Dim | None, grid: Mapping[str, Array], values: Mapping[int, Array]) -> Array:
@@ -172,6 +175,7 @@ def _elementwise(f: Callable[[float], float]) -> Callable[[Array], Array]:
             return f(t)
         except (ValueError, OverflowError):
             return math.inf
+
     return np.vectorize(safe, otypes=[np.float64])
 
 
@@ -186,20 +190,22 @@ def _logical(f: Callable[..., Array], g: Callable[..., Array]) -> Callable[..., 
     return lambda *a: f(*a) if np.asarray(a[0]).dtype == np.bool_ else g(*a)
 
 
-_SCALAR: Mapping[str, Callable[..., Any]] = {
-    "neg": lambda a: -a, "abs": np.abs, "sign": lambda a: np.where(a != a, 0, np.sign(a)), "exp": np.exp, "exp2": np.exp2, "expm1": np.expm1,
-    "log": np.log, "log2": np.log2, "log10": np.log10, "log1p": np.log1p, "sqrt": np.sqrt,
-    "rsqrt": lambda a: 1 / np.sqrt(a), "reciprocal": lambda a: 1 / a, "sin": np.sin, "cos": np.cos, "tan": np.tan,
-    "asin": np.arcsin, "acos": np.arccos, "atan": np.arctan, "sinh": np.sinh, "cosh": np.cosh, "tanh": np.tanh,
-    "asinh": np.arcsinh, "acosh": np.arccosh, "atanh": np.arctanh, "erf": _elementwise(math.erf),
+_UNARY: Mapping[str, Callable[[Any], Any]] = {
+    "neg": lambda a: -a, "abs": np.abs, "sign": lambda a: np.where(a != a, 0, np.sign(a)), "exp": np.exp,
+    "exp2": np.exp2, "expm1": np.expm1, "log": np.log, "log2": np.log2, "log10": np.log10, "log1p": np.log1p,
+    "sqrt": np.sqrt, "rsqrt": lambda a: 1 / np.sqrt(a), "reciprocal": lambda a: 1 / a, "sin": np.sin, "cos": np.cos,
+    "tan": np.tan, "asin": np.arcsin, "acos": np.arccos, "atan": np.arctan, "sinh": np.sinh, "cosh": np.cosh,
+    "tanh": np.tanh, "asinh": np.arcsinh, "acosh": np.arccosh, "atanh": np.arctanh, "erf": _elementwise(math.erf),
     "erfc": _elementwise(math.erfc), "lgamma": _elementwise(math.lgamma), "floor": np.floor, "ceil": np.ceil,
     "round": np.round, "trunc": np.trunc, "sigmoid": lambda a: 1 / (1 + np.exp(-a)),
-    "not": _logical(np.logical_not, np.bitwise_not), "add": lambda a, b: a + b, "sub": lambda a, b: a - b,
-    "mul": lambda a, b: a * b, "div": lambda a, b: a / b, "truncdiv": _truncdiv, "floordiv": lambda a, b: a // b,
-    "mod": np.mod, "fmod": np.fmod, "max": np.maximum, "min": np.minimum, "pow": lambda a, b: a**b,
-    "atan2": np.arctan2, "hypot": np.hypot, "copysign": np.copysign,
+    "not": _logical(np.logical_not, np.bitwise_not), "isnan": np.isnan, "isinf": np.isinf,
+}  # fmt: skip
+_BINARY: Mapping[str, Callable[[Any, Any], Any]] = {
+    "add": lambda a, b: a + b, "sub": lambda a, b: a - b, "mul": lambda a, b: a * b, "div": lambda a, b: a / b,
+    "truncdiv": _truncdiv, "floordiv": lambda a, b: a // b, "mod": np.mod, "fmod": np.fmod, "max": np.maximum,
+    "min": np.minimum, "pow": lambda a, b: a**b, "atan2": np.arctan2, "hypot": np.hypot, "copysign": np.copysign,
     "and": _logical(np.logical_and, np.bitwise_and), "or": _logical(np.logical_or, np.bitwise_or),
     "xor": _logical(np.logical_xor, np.bitwise_xor), "shl": lambda a, b: a << b, "shr": lambda a, b: a >> b,
     "eq": lambda a, b: a == b, "ne": lambda a, b: a != b, "lt": lambda a, b: a < b, "le": lambda a, b: a <= b,
-    "gt": lambda a, b: a > b, "ge": lambda a, b: a >= b, "isnan": np.isnan, "isinf": np.isinf,
+    "gt": lambda a, b: a > b, "ge": lambda a, b: a >= b,
 }  # fmt: skip

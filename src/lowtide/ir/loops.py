@@ -25,19 +25,75 @@ from lowtide.ir.graph import ITEMSIZE
 from lowtide.ir.symbolic import Dim, Expr, parse_dim, symbols_of
 
 UNARY = frozenset(
-    "neg abs sign not exp exp2 expm1 log log2 log10 log1p sqrt rsqrt reciprocal sin cos tan asin acos atan sinh cosh "
-    "tanh asinh acosh atanh erf erfc erfinv lgamma floor ceil round trunc sigmoid".split()
+    [
+        "neg",
+        "abs",
+        "sign",
+        "not",
+        "exp",
+        "exp2",
+        "expm1",
+        "log",
+        "log2",
+        "log10",
+        "log1p",
+        "sqrt",
+        "rsqrt",
+        "reciprocal",
+        "sin",
+        "cos",
+        "tan",
+        "asin",
+        "acos",
+        "atan",
+        "sinh",
+        "cosh",
+        "tanh",
+        "asinh",
+        "acosh",
+        "atanh",
+        "erf",
+        "erfc",
+        "lgamma",
+        "floor",
+        "ceil",
+        "round",
+        "trunc",
+        "sigmoid",
+    ]
 )
 BINARY = frozenset(
-    "add sub mul div truncdiv floordiv mod fmod max min pow atan2 hypot copysign and or xor shl shr".split()
+    [
+        "add",
+        "sub",
+        "mul",
+        "div",
+        "truncdiv",
+        "floordiv",
+        "mod",
+        "fmod",
+        "max",
+        "min",
+        "pow",
+        "atan2",
+        "hypot",
+        "copysign",
+        "and",
+        "or",
+        "xor",
+        "shl",
+        "shr",
+    ]
 )
-COMPARE = frozenset("eq ne lt le gt ge".split())
-TEST = frozenset("isnan isinf".split())
+COMPARE = frozenset(["eq", "ne", "lt", "le", "gt", "ge"])
+TEST = frozenset(["isnan", "isinf"])
 # sum prod min max any xor: of one operand. argmax, argmin: position of the first among the inner points.
-REDUCE = frozenset("sum prod min max any xor argmax argmin".split())
-SCAN = frozenset("sum prod max min".split())
-FLOATS = frozenset("f16 bf16 f32 f64".split())
-_OTHERS = frozenset("load store accumulate check const index cast bitcast where reduce scan".split())
+REDUCE = frozenset(["sum", "prod", "min", "max", "any", "xor", "argmax", "argmin"])
+SCAN = frozenset(["sum", "prod", "max", "min"])
+FLOATS = frozenset(["f16", "bf16", "f32", "f64"])
+_OTHERS = frozenset(
+    ["load", "store", "accumulate", "check", "const", "index", "cast", "bitcast", "where", "reduce", "scan"]
+)
 OPS = UNARY | BINARY | COMPARE | TEST | _OTHERS
 
 

@@ -28,9 +28,7 @@ class Lowered:
     reasons: tuple[Reason, ...] = ()
 
 
-def loop_op(
-    given: tuple[str, ...], makes: tuple[str, ...], changes: tuple[str, ...], origin: Origin, name: str
-) -> Op:
+def loop_op(given: tuple[str, ...], makes: tuple[str, ...], changes: tuple[str, ...], origin: Origin, name: str) -> Op:
     """The operation that stands for a loop; ``name`` is what it is called where it makes nothing new or several values."""
     returns = "one" if len(makes) == 1 else "tuple" if makes else "none"
     called = makes[0] if len(makes) == 1 else name

@@ -26,7 +26,9 @@ def normalise(loop: Loop) -> Loop:
     return merge(reorder(drop_single(split(loop))))
 
 
-def reindexed(loop: Loop, outer: Sequence[int], rows: Names, inner: Sequence[Sequence[int]], points: Sequence[Names]) -> Loop:
+def reindexed(
+    loop: Loop, outer: Sequence[int], rows: Names, inner: Sequence[Sequence[int]], points: Sequence[Names]
+) -> Loop:
     """The loop over new ranges: ``rows`` says what each old outer variable is in new ones, ``points`` (per stage) the
     inner ones; what is not named stays."""
     stages: list[Stage] = []
@@ -75,9 +77,9 @@ def _splittable(loop: Loop) -> Iterator[tuple[str, int, int]]:
             for d in divisions(x.index):
                 name = _variable(d.args[0])
                 n = d.args[1]
-                if name in ranges and isinstance(n, int) and 1 < n < ranges[name] and ranges[name] % n == 0:
-                    if not (ordered and name[0] == "r"):
-                        yield name, k, n
+                fits = name in ranges and isinstance(n, int) and 1 < n < ranges[name] and ranges[name] % n == 0
+                if fits and not (ordered and name[0] == "r"):
+                    yield name, k, int(str(n))
 
 
 def _variable(e: Dim | str) -> str:

@@ -56,7 +56,11 @@ pointwise(lambda x: (x + 3).max(0).min(6) / 6, "hardsigmoid.default")
 pointwise(lambda g, x: where((x > -3) & (x < 3), g * (1 / 6), 0), "hardsigmoid_backward.default")
 pointwise(lambda g, x, low, high: where((x <= low) | (x >= high), 0, g), "hardtanh_backward.default")
 pointwise(lambda x, lambd=0.5: where((x >= -lambd) & (x <= lambd), 0, x), "hardshrink.default")
-pointwise(lambda g, x, lambd: where((x >= -lambd) & (x <= lambd), 0, g), "hardshrink_backward.default", "softshrink_backward.default")
+pointwise(
+    lambda g, x, lambd: where((x >= -lambd) & (x <= lambd), 0, g),
+    "hardshrink_backward.default",
+    "softshrink_backward.default",
+)
 pointwise(
     lambda x, lambd=0.5: where(x > lambd, x - lambd, where(x < -lambd, x + lambd, where(x.differs(x), x, 0))),
     "softshrink.default",
@@ -67,10 +71,10 @@ def _elu(x: Scalar, alpha: Number = 1, scale: Number = 1, input_scale: Number = 
     return where(x > 0, x * scale, (x * input_scale).of("expm1") * (alpha * scale))
 
 
-def _elu_backward(
-    g: Scalar, alpha: Number, scale: Number, input_scale: Number, is_result: bool, x: Scalar
-) -> Scalar:
-    slope = (x + alpha * scale) * input_scale if is_result else (x * input_scale).of("exp") * (alpha * scale * input_scale)
+def _elu_backward(g: Scalar, alpha: Number, scale: Number, input_scale: Number, is_result: bool, x: Scalar) -> Scalar:
+    slope = (
+        (x + alpha * scale) * input_scale if is_result else (x * input_scale).of("exp") * (alpha * scale * input_scale)
+    )
     return g * where(x <= 0, slope, scale)
 
 

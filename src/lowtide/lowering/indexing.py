@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lowtide.ir.graph import Arg, Ref
+from lowtide.ir.graph import Arg
 from lowtide.ir.symbolic import Dim
-from lowtide.lowering.scalars import Scalar, computed_in, where
+from lowtide.lowering.scalars import Scalar, where
 from lowtide.lowering.site import Nest, Refused, Site
 from lowtide.lowering.table import register
 
@@ -150,6 +150,3 @@ def _scatter_add(site: Site, self: Arg, dim: int, index: Arg, src: Arg) -> None:
     i = n.checked(n.load(index, at), size[d])
     n.store(out, [*at[:d], i, *at[d + 1 :]], n.load(src, at), add=True)
     n.done()
-
-
-_ = (Ref, computed_in)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from lowtide.ir.graph import Arg
-from lowtide.lowering.scalars import computed_in, where
+from lowtide.ir.symbolic import Dim
+from lowtide.lowering.scalars import Scalar, computed_in, where
 from lowtide.lowering.site import Nest, Refused, Site
-from lowtide.lowering.table import pointwise, register
+from lowtide.lowering.table import register
 
 NONE, MEAN, SUM = 0, 1, 2
 
 
-def _target(n: Nest, target: Arg, at: list[object], ignore: int):  # type: ignore[no-untyped-def]
-    t = n.load(target, at).to("i64")  # type: ignore[arg-type]
+def _target(n: Nest, target: Arg, at: Sequence[Dim], ignore: int) -> tuple[Scalar, Scalar]:
+    """Whether a row's target counts, and the target (0 where it does not)."""
+    t = n.load(target, at).to("i64")
     used = t.differs(ignore)
     return used, where(used, t, 0)
 
@@ -57,7 +61,7 @@ def _nll_backward(
     n.done()
 
 
-def _reduced(function, *targets: str) -> None:  # type: ignore[no-untyped-def]
+def _reduced(function: Callable[..., Scalar], *targets: str) -> None:
     """A loss of two tensors of one size, element by element, then summed or averaged."""
 
     def rule(site: Site, self: Arg, target: Arg, *args: Arg) -> None:
@@ -92,4 +96,3 @@ _reduced(
     if beta > 0 else (x - y).of("abs"),
     "smooth_l1_loss.default",
 )  # fmt: skip
-_ = pointwise

@@ -12,8 +12,8 @@ from dataclasses import replace
 
 from lowtide.core.reason import Reason
 from lowtide.ir.graph import Graph, Op, Section, Value, refs_in
-from lowtide.ir.lowered import Lowered, loop_op, pruned
 from lowtide.ir.loops import Loop
+from lowtide.ir.lowered import Lowered, loop_op, pruned
 from lowtide.lowering.rules import RECORDS
 from lowtide.lowering.site import Made, Refused, Site, refused
 from lowtide.lowering.table import plain_dtypes

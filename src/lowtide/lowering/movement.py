@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from lowtide.ir.graph import Arg, Ref, int_of
-from lowtide.ir.index import add, mul
+from lowtide.ir.index import add, bounds, mul
 from lowtide.ir.symbolic import Dim
-from lowtide.lowering.scalars import Number, Scalar, computed_in
+from lowtide.lowering.scalars import Number, Scalar, computed_in, where
 from lowtide.lowering.site import Nest, Refused, Site
 from lowtide.lowering.table import pointwise, register
 
@@ -145,8 +145,6 @@ def _pad(site: Site, self: Arg, pad: tuple[int, ...], value: Number = 0) -> None
 
 def guarded(site: Site, n: Nest, x: Arg, at: Sequence[Dim], value: Number) -> Scalar:
     """The element at an index that may lie outside, where ``value`` stands."""
-    from lowtide.lowering.scalars import where
-
     inside = _inside(site, n, x, at)
     if inside is None:
         return n.load(x, at)
@@ -156,12 +154,12 @@ def guarded(site: Site, n: Nest, x: Arg, at: Sequence[Dim], value: Number) -> Sc
 
 
 def _inside(site: Site, n: Nest, x: Arg, at: Sequence[Dim]) -> Scalar | None:
-    from lowtide.ir.index import bounds
-
     inside: Scalar | None = None
     for i, m in zip(at, site.size(x), strict=True):
         lo, hi = bounds(i, n.b.ranges)
-        tests = ([n.index(i) >= 0] if lo is None or lo < 0 else []) + ([n.index(i) < m] if hi is None or hi >= m else [])
+        tests = ([n.index(i) >= 0] if lo is None or lo < 0 else []) + (
+            [n.index(i) < m] if hi is None or hi >= m else []
+        )
         for t in tests:
             inside = t if inside is None else inside & t
     return inside
@@ -171,7 +169,9 @@ def _inside(site: Site, n: Nest, x: Arg, at: Sequence[Dim]) -> Scalar | None:
 def _flip(site: Site, self: Arg, dims: tuple[int, ...]) -> None:
     size = site.size(self)
     turned = {_dim(int(d), len(size)) for d in dims}
-    fill_with(site, lambda n, at: n.load(self, [add(size[k] - 1, mul(-1, i)) if k in turned else i for k, i in enumerate(at)]))
+    fill_with(
+        site, lambda n, at: n.load(self, [add(size[k] - 1, mul(-1, i)) if k in turned else i for k, i in enumerate(at)])
+    )
 
 
 @register("movement", "slice_scatter.default")

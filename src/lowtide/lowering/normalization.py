@@ -6,11 +6,10 @@ With x^ = (x - mean) * rstd over the m elements of a row, and h = grad * weight:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-from lowtide.ir.graph import Arg, Ref
-from lowtide.ir.index import add, mul
+from lowtide.ir.graph import Arg
+from lowtide.ir.index import add, floordiv, mul
 from lowtide.ir.symbolic import Dim
 from lowtide.lowering.reduction import Over, moments
 from lowtide.lowering.scalars import Scalar, computed_in
@@ -260,7 +259,7 @@ def _group_norm_backward(
     over = Over(site, input, _channels(site, input))
     n = over.nest
     at = over.stage()
-    of_group = [at[0], _floor(at[1], C // group)]
+    of_group = [at[0], floordiv(at[1], C // group)]
     g = n.load(grad_out, at).to(to)
     x = (n.load(input, at).to(to) - n.load(mean, of_group).to(to)) * n.load(rstd, of_group).to(to)
     dw, db = n.reduce("sum", g * x), n.reduce("sum", g)
@@ -268,12 +267,6 @@ def _group_norm_backward(
     n.store(site.output(1), n.rows, dw)
     n.store(site.output(2), n.rows, db)
     over.done()
-
-
-def _floor(i: Dim, n: int) -> Dim:
-    from lowtide.ir.index import floordiv
-
-    return floordiv(i, n)
 
 
 @register("normalization", "_fused_rms_norm.default")
@@ -295,6 +288,3 @@ def _rms_norm(site: Site, input: Arg, normalized_shape: tuple[int, ...], weight:
         at = over.stage()
         n.store(out, at, _affine(n, n.load(input, at).to(to) * rstd, weight, None, at[first:], to))
     over.done()
-
-
-_ = (math, Ref)

@@ -19,10 +19,35 @@ def _unary(op: str) -> Any:
     return lambda x: x.of(op)
 
 
-for _name in (
-    "exp exp2 expm1 log log2 log10 log1p sqrt rsqrt reciprocal sin cos tan asin acos atan sinh cosh tanh asinh acosh "
-    "atanh erf erfc lgamma sigmoid neg"
-).split():
+for _name in [
+    "exp",
+    "exp2",
+    "expm1",
+    "log",
+    "log2",
+    "log10",
+    "log1p",
+    "sqrt",
+    "rsqrt",
+    "reciprocal",
+    "sin",
+    "cos",
+    "tan",
+    "asin",
+    "acos",
+    "atan",
+    "sinh",
+    "cosh",
+    "tanh",
+    "asinh",
+    "acosh",
+    "atanh",
+    "erf",
+    "erfc",
+    "lgamma",
+    "sigmoid",
+    "neg",
+]:
     pointwise(_unary(_name), f"{_name}.default")
 
 
@@ -30,7 +55,7 @@ def _rounding(op: str) -> Any:
     return lambda x: x.of(op) if x.dtype in FLOATS else x
 
 
-for _name in "floor ceil round trunc".split():
+for _name in ["floor", "ceil", "round", "trunc"]:
     pointwise(_rounding(_name), f"{_name}.default")
 
 pointwise(lambda x: x if x.dtype == "bool" else x.of("abs"), "abs.default")
@@ -139,7 +164,7 @@ def _bits(op: str) -> Any:
     return lambda x, y: x.of(op, y)
 
 
-for _name in "and or xor".split():
+for _name in ["and", "or", "xor"]:
     pointwise(_bits(_name), f"bitwise_{_name}.Tensor", f"bitwise_{_name}.Scalar")
     pointwise(
         (lambda op: lambda x, y: x.differs(0).of(op, y.differs(0)))(_name), f"logical_{_name}.default", computed="own"
@@ -147,10 +172,8 @@ for _name in "and or xor".split():
 pointwise(lambda x, y: x.of("shl", y), "bitwise_left_shift.Tensor", "bitwise_left_shift.Tensor_Scalar")
 pointwise(lambda x, y: x.of("shr", y), "bitwise_right_shift.Tensor", "bitwise_right_shift.Tensor_Scalar")
 
-for _name in "eq ne lt le gt ge".split():
-    pointwise(
-        (lambda op: lambda x, y: x.test(op, y))(_name), f"{_name}.Tensor", f"{_name}.Scalar", computed="promoted"
-    )
+for _name in ["eq", "ne", "lt", "le", "gt", "ge"]:
+    pointwise((lambda op: lambda x, y: x.test(op, y))(_name), f"{_name}.Tensor", f"{_name}.Scalar", computed="promoted")
 
 
 def _clamp(x: Scalar, min: Operand | None = None, max: Operand | None = None) -> Scalar:
@@ -181,7 +204,9 @@ pointwise(lambda x, a, b, value=1: x + _scaled(a * b, value), "addcmul.default")
 pointwise(lambda x, a, b, value=1: x + _scaled(a, value) / b, "addcdiv.default")
 
 
-def _nan_to_num(x: Scalar, nan: Number | None = None, posinf: Number | None = None, neginf: Number | None = None) -> Scalar:
+def _nan_to_num(
+    x: Scalar, nan: Number | None = None, posinf: Number | None = None, neginf: Number | None = None
+) -> Scalar:
     if x.dtype != "f32":
         raise Refused("replaces infinities of another dtype than f32")
     greatest = 3.4028234663852886e38

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from lowtide.ir.graph import Arg, Ref
 from lowtide.ir.symbolic import Dim
 from lowtide.lowering.scalars import FLOATS, Scalar, computed_in, where
-from lowtide.lowering.site import Nest, Refused, Site, dtype_of
+from lowtide.lowering.site import Nest, Refused, Site
 from lowtide.lowering.table import register
 
 
@@ -222,9 +222,7 @@ def _logsumexp(site: Site, self: Arg, dim: Arg, keepdim: bool = False) -> None:
 
 
 @register("reduction", "linalg_vector_norm.default")
-def _norm(
-    site: Site, self: Arg, ord: float = 2, dim: Arg = None, keepdim: bool = False, *, dtype: Arg = None
-) -> None:
+def _norm(site: Site, self: Arg, ord: float = 2, dim: Arg = None, keepdim: bool = False, *, dtype: Arg = None) -> None:
     to = computed_in(site.dtype(Ref(str(site.op.outputs[0]))))
     over = Over(site, self, axes(dim, _rank(site, self)))
     n = over.nest
@@ -237,7 +235,9 @@ def _norm(
     else:
         total = n.reduce("sum", a if ord == 1 else a * a if ord == 2 else a.of("pow", ord))
     n.stage()
-    over.result(site, 0, total.of("sqrt") if ord == 2 else total if ord in (0, 1, math.inf, -math.inf) else total.of("pow", 1 / ord))
+    if ord not in (0, 1, math.inf, -math.inf):
+        total = total.of("sqrt") if ord == 2 else total.of("pow", 1 / ord)
+    over.result(site, 0, total)
     over.done()
 
 
@@ -326,4 +326,3 @@ def _softmax_backward(log: bool) -> Callable[..., None]:
 
 register("reduction", "_softmax_backward_data.default")(_softmax_backward(False))
 register("reduction", "_log_softmax_backward_data.default")(_softmax_backward(True))
-_ = dtype_of

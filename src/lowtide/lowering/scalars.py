@@ -13,7 +13,7 @@ from lowtide.ir.build import LoopBuilder, constant_value
 
 Number = int | float | bool
 
-INTEGERS = frozenset("u8 i8 i16 i32 i64 u16 u32 u64".split())
+INTEGERS = frozenset(["u8", "i8", "i16", "i32", "i64", "u16", "u32", "u64"])
 HALVES = frozenset(("f16", "bf16"))
 FLOATS = frozenset(("f16", "bf16", "f32", "f64"))
 

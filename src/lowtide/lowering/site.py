@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from lowtide.core.errors import BugError
 from lowtide.core.reason import Reason
 from lowtide.ir.build import LoopBuilder, compact
-from lowtide.ir.graph import Arg, Atom, Graph, Layout, Op, Ref, Value, int_of
+from lowtide.ir.graph import Arg, Graph, Layout, Op, Ref, Value, int_of
 from lowtide.ir.index import add, flatten, mul
 from lowtide.ir.loops import Loop
 from lowtide.ir.symbolic import Dim, Expr, symbol
@@ -203,8 +203,3 @@ class Nest:
 def refused(op: Op, why: str) -> Reason:
     """Why an operation stays a library call."""
     return Reason(f"{op.target} ({op.origin})", why)
-
-
-def dtype_of(arg: Arg) -> str | None:
-    """The dtype that an argument names."""
-    return arg.text if isinstance(arg, Atom) and arg.kind == "dtype" else None

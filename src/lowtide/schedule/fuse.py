@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 
 from lowtide.ir.fuse import Task, joined_after, joined_before
 from lowtide.ir.graph import Graph, Op, Section, Value, refs_in
-from lowtide.ir.lowered import LOOP, Lowered, loop_op, pruned
 from lowtide.ir.loops import Loop
+from lowtide.ir.lowered import LOOP, Lowered, loop_op, pruned
 
 LARGEST_BODY = 160  # instructions
 MOST_BUFFERS = 14
@@ -148,18 +148,14 @@ class _Touches:
 
 
 def _touches(value: Mapping[str, Value], op: Op) -> _Touches:
-    reads, makes, changes = (
-        frozenset(value[n].storage for n in names) for names in (op.reads, _outs(op), op.mutates)
-    )
+    reads, makes, changes = (frozenset(value[n].storage for n in names) for names in (op.reads, _outs(op), op.mutates))
     return _Touches(reads, makes, changes)
 
 
 def _may_pass(moved: _Touches, between: list[_Touches]) -> bool:
     """Whether an operation may pass others: none makes what it reads, touches what it writes, or changes what it touches."""
     whole, written = moved.reads | moved.makes, moved.makes | moved.changes
-    return not any(
-        moved.reads & x.makes or written & (x.reads | x.makes) or whole & x.changes for x in between
-    )
+    return not any(moved.reads & x.makes or written & (x.reads | x.makes) or whole & x.changes for x in between)
 
 
 def _outs(op: Op) -> tuple[str, ...]:

@@ -14,8 +14,8 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from lowtide.ir.fuse import Task, inlined, loads, weight
-from lowtide.ir.graph import ITEMSIZE, Graph, Op, Value, int_of, refs_in
+from lowtide.ir.fuse import Task, inlined, weight
+from lowtide.ir.graph import ITEMSIZE, Graph, Op, Section, Value, int_of, refs_in
 from lowtide.ir.lowered import LOOP, Lowered, loop_op, pruned
 
 LARGEST_BODY = 120  # instructions
@@ -41,7 +41,9 @@ class _Work:
         self.tasks = {n: Task(lowered.loops[n], _given(op), _made(op)) for n, op in self.op.items()}
         self.section = {op.name: i for i, s in enumerate(graph.sections) for op in s.ops}
         self.at = {op.name: k for k, op in enumerate(graph.ops)}
-        self.changed = {graph.value[m].storage: self.at[op.name] for op in graph.ops for m in op.mutates}  # the last time
+        self.changed = {
+            graph.value[m].storage: self.at[op.name] for op in graph.ops for m in op.mutates
+        }  # the last time
         self.held = self._held()
         self.readers: dict[str, dict[str, None]] = {}
         for name, t in self.tasks.items():
@@ -96,8 +98,7 @@ class _Work:
         times = 0.0
         for r in readers:
             loop, slot = self.tasks[r].loop, self.tasks[r].given.index(value)
-            for k, x in loop.reads(slot):
-                del x
+            for k, _ in loop.reads(slot):
                 visited = math.prod(map(int_of, (*loop.outer, *loop.stages[k].inner)))
                 times += visited / max(points, 1)
         if times <= 1.5:
@@ -112,10 +113,12 @@ class _Work:
 
     def result(self) -> Lowered:
         """The program as it has become."""
-        sections = []
+        sections: list[Section] = []
         for s in self.graph.sections:
             ops = tuple(
-                self._op(op) if op.name in self.tasks else op for op in s.ops if op.target != LOOP or op.name in self.tasks
+                self._op(op) if op.name in self.tasks else op
+                for op in s.ops
+                if op.target != LOOP or op.name in self.tasks
             )
             sections.append(replace(s, ops=ops))
         graph: Graph = pruned(replace(self.graph, sections=tuple(sections)))
@@ -136,6 +139,3 @@ def _made(op: Op) -> tuple[str, ...]:
 
 def _numel(v: Value) -> int:
     return math.prod(map(int_of, v.layout.size))
-
-
-_ = loads

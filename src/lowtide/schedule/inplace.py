@@ -40,7 +40,9 @@ def _fits(graph: Graph, loop: Loop, slots: list[tuple[int, Value]], out: int, ma
     if not touching or touching[0][2].op != "store" or len(touching[0][2].args) != 1:
         return False
     stage, number, store = touching[0]
-    if any(at <= stage for at, _, _ in touching[1:]) or _points(loop, stage) != math.prod(map(int_of, made.layout.size)):
+    if any(at <= stage for at, _, _ in touching[1:]) or _points(loop, stage) != math.prod(
+        map(int_of, made.layout.size)
+    ):
         return False
     for slot, v in slots:
         if v.layout.dtype != made.layout.dtype:

@@ -26,7 +26,9 @@ pytestmark = pytest.mark.skipif(native.compiler() is None, reason="needs a C++ c
 
 def call(loop: Loop, buffers: list[np.ndarray]) -> None:
     k = kernel(loop)
-    kernels.function(k.name, k.buffers)(kernels.numbers(",".join(map(str, k.params))), *(b.ctypes.data for b in buffers))
+    kernels.function(k.name, k.buffers)(
+        kernels.numbers(",".join(map(str, k.params))), *(b.ctypes.data for b in buffers)
+    )
 
 
 def both(seeds: range, dtypes: tuple[str, ...]):  # type: ignore[no-untyped-def]

@@ -15,7 +15,11 @@ from lowtide.ir.symbolic import Dim
 
 INTS = ("i64", "i32", "u8", "bool")
 FLOATS = ("f32", "f64")
-_BINARY = {"bool": ("and", "or", "xor"), "f32": ("add", "sub", "mul", "max", "min"), "f64": ("add", "sub", "mul", "max", "min")}
+_BINARY = {
+    "bool": ("and", "or", "xor"),
+    "f32": ("add", "sub", "mul", "max", "min"),
+    "f64": ("add", "sub", "mul", "max", "min"),
+}
 _INT_BINARY = ("add", "sub", "mul", "max", "min", "and", "or", "xor", "floordiv", "mod", "truncdiv")
 
 
@@ -107,7 +111,9 @@ def random_loop(seed: int, dtypes: tuple[str, ...]) -> tuple[Loop, list[Any]]:
         v = m.body(b, at, sizes, seen)
         if inner and m.r.random() < 0.6:
             whole = b.dtype(v) not in FLOATS
-            kinds = ("sum", "max", "min", "argmax", "argmin", "xor") if whole and b.dtype(v) != "bool" else ("max", "min")
+            kinds = (
+                ("sum", "max", "min", "argmax", "argmin", "xor") if whole and b.dtype(v) != "bool" else ("max", "min")
+            )
             kind = m.r.choice(kinds if b.dtype(v) != "bool" else ("any",))
             seen.append(b.reduce(kind, v, "i64" if kind.startswith("arg") else None))
         else:

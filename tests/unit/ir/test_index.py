@@ -10,8 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lowtide.ir.index import (
-    add, affine, bounds, flatten, floordiv, known_equal, known_less, known_multiple, modulo, mul, simplify,
-    substitute, unflatten,
+    add,
+    affine,
+    bounds,
+    flatten,
+    floordiv,
+    known_equal,
+    known_less,
+    known_multiple,
+    modulo,
+    mul,
+    simplify,
+    substitute,
+    unflatten,
 )  # fmt: skip
 from lowtide.ir.symbolic import Dim, Expr, evaluate, symbol
 

@@ -91,11 +91,15 @@ def test_what_is_not_well_formed_is_refused(clause: str):
 def test_half_types_are_not_computed_in():
     with pytest.raises(VerifyError, match="cast to f32"):
         check_loop(
-            Loop((), (Stage((4,), (Instr("load", "bf16", index=0, attr=0), Instr("neg", "bf16", (0,)))),), ("bf16",), ())
+            Loop(
+                (), (Stage((4,), (Instr("load", "bf16", index=0, attr=0), Instr("neg", "bf16", (0,)))),), ("bf16",), ()
+            )
         )
 
 
-@pytest.mark.parametrize("text", ["loop", "loop [] in() out()\n  nonsense", "loop [] in() out()\n    v0: f32 = const 1.0"])
+@pytest.mark.parametrize(
+    "text", ["loop", "loop [] in() out()\n  nonsense", "loop [] in() out()\n    v0: f32 = const 1.0"]
+)
 def test_text_that_is_no_loop(text: str):
     with pytest.raises(VerifyError, match="syntax"):
         parse_loop(text)

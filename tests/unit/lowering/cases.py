@@ -35,11 +35,60 @@ def t(*size: int, dtype: torch.dtype = F32, edge: bool = False, low: float = -3,
 
 
 def _unary() -> Iterator[Call]:
-    names = (
-        "exp exp2 expm1 log log2 log10 log1p sqrt rsqrt reciprocal sin cos tan asin acos atan sinh cosh tanh asinh acosh "
-        "atanh erf erfc lgamma sigmoid neg floor ceil round trunc abs sign square relu gelu silu hardswish hardsigmoid "
-        "frac isnan isinf logical_not deg2rad rad2deg elu leaky_relu softplus mish hardtanh hardshrink softshrink"
-    ).split()
+    names = [
+        "exp",
+        "exp2",
+        "expm1",
+        "log",
+        "log2",
+        "log10",
+        "log1p",
+        "sqrt",
+        "rsqrt",
+        "reciprocal",
+        "sin",
+        "cos",
+        "tan",
+        "asin",
+        "acos",
+        "atan",
+        "sinh",
+        "cosh",
+        "tanh",
+        "asinh",
+        "acosh",
+        "atanh",
+        "erf",
+        "erfc",
+        "lgamma",
+        "sigmoid",
+        "neg",
+        "floor",
+        "ceil",
+        "round",
+        "trunc",
+        "abs",
+        "sign",
+        "square",
+        "relu",
+        "gelu",
+        "silu",
+        "hardswish",
+        "hardsigmoid",
+        "frac",
+        "isnan",
+        "isinf",
+        "logical_not",
+        "deg2rad",
+        "rad2deg",
+        "elu",
+        "leaky_relu",
+        "softplus",
+        "mish",
+        "hardtanh",
+        "hardshrink",
+        "softshrink",
+    ]
     for name in names:
         for dtype in FLOATS:
             # eager's vectorised sin, cos and tan lose their digits beyond 1e4, and its gelu makes 0 of -inf
@@ -48,7 +97,20 @@ def _unary() -> Iterator[Call]:
         yield f"aten.{name}.default", (t(4, 6)[:, ::2].t(),), {}
         yield f"aten.{name}.default", (t(0, 3),), {}
         yield f"aten.{name}.default", (t(),), {}
-    for name in "exp sqrt sigmoid neg abs sign floor square sin log logical_not relu".split():
+    for name in [
+        "exp",
+        "sqrt",
+        "sigmoid",
+        "neg",
+        "abs",
+        "sign",
+        "floor",
+        "square",
+        "sin",
+        "log",
+        "logical_not",
+        "relu",
+    ]:
         for dtype in (I64, I32):
             yield f"aten.{name}.default", (t(3, 5, dtype=dtype),), {}
     for dtype in (BOOL, I64, U8):
@@ -57,7 +119,7 @@ def _unary() -> Iterator[Call]:
 
 
 def _binary() -> Iterator[Call]:
-    for name in "add sub mul div".split():
+    for name in ["add", "sub", "mul", "div"]:
         for dtype in (*FLOATS, I64, U8):
             yield f"aten.{name}.Tensor", (t(5, 1, 7, dtype=dtype), t(3, 7, dtype=dtype, low=1)), {}
         yield f"aten.{name}.Tensor", (t(4, dtype=I64), t(4)), {}
@@ -68,11 +130,11 @@ def _binary() -> Iterator[Call]:
     yield "aten.add.Tensor", (t(4), t(4)), {"alpha": 3}
     yield "aten.sub.Tensor", (t(4, dtype=BF16), t(4, dtype=BF16)), {"alpha": 0.1}
     yield "aten.rsub.Scalar", (t(4), 1), {}
-    for name in "eq ne lt le gt ge".split():
+    for name in ["eq", "ne", "lt", "le", "gt", "ge"]:
         yield f"aten.{name}.Tensor", (t(9, edge=True), t(9, edge=True)), {}
         yield f"aten.{name}.Scalar", (t(9, dtype=I64), 0.5), {}
         yield f"aten.{name}.Scalar", (t(9, dtype=U8), 2), {}
-    for name in "maximum minimum fmax fmin atan2 hypot logaddexp".split():
+    for name in ["maximum", "minimum", "fmax", "fmin", "atan2", "hypot", "logaddexp"]:
         yield f"aten.{name}.default", (t(24, edge=True), t(24)), {}
     for mode in (None, "floor", "trunc"):
         for dtype in (F32, F64, BF16, I64, I32):
@@ -88,7 +150,7 @@ def _binary() -> Iterator[Call]:
         yield "aten.pow.Tensor_Scalar", (t(20, low=0.1), e), {}
     yield "aten.pow.Tensor_Tensor", (t(20, dtype=I64), t(20, dtype=I64, low=1)), {}
     yield "aten.pow.Scalar", (2.0, t(9)), {}
-    for name in "and or xor".split():
+    for name in ["and", "or", "xor"]:
         for dtype in (BOOL, I64, U8):
             yield f"aten.bitwise_{name}.Tensor", (t(16, dtype=dtype), t(16, dtype=dtype)), {}
         yield f"aten.logical_{name}.default", (t(16, dtype=I64), t(16, low=0)), {}
@@ -109,7 +171,14 @@ def _several() -> Iterator[Call]:
     yield "aten.addcdiv.default", (t(9), t(9), t(9, low=1)), {"value": 0.5}
     yield "aten.nan_to_num.default", (t(24, edge=True),), {}
     g, x = t(64), t(64, low=-5, high=5)
-    for name in "gelu_backward silu_backward hardswish_backward hardsigmoid_backward sigmoid_backward tanh_backward".split():
+    for name in [
+        "gelu_backward",
+        "silu_backward",
+        "hardswish_backward",
+        "hardsigmoid_backward",
+        "sigmoid_backward",
+        "tanh_backward",
+    ]:
         yield f"aten.{name}.default", (g, x), {}
     yield "aten.gelu_backward.default", (g, x), {"approximate": "tanh"}
     yield "aten.threshold_backward.default", (g, x, 0), {}
@@ -178,7 +247,11 @@ def _rows() -> Iterator[Call]:
             made = torch.ops.aten.native_layer_norm(x, [n], weight, bias, 1e-5)
             yield "aten.native_layer_norm.default", (x, [n], weight, bias, 1e-5), {}
             mask = [True, weight is not None, bias is not None]
-            yield "aten.native_layer_norm_backward.default", (t(*size), x, [n], made[1], made[2], weight, bias, mask), {}
+            yield (
+                "aten.native_layer_norm_backward.default",
+                (t(*size), x, [n], made[1], made[2], weight, bias, mask),
+                {},
+            )
     for size in ((4, 6, 5, 5), (3, 8), (2, 4, 9)):
         c = size[1]
         x, w, b, m, v = t(*size), t(c), t(c), t(c), t(c, low=0.5)
@@ -230,7 +303,11 @@ def _indexing() -> Iterator[Call]:
     yield "aten.index.Tensor", (t(10, 4, 5), [torch.tensor([3, -2]), None, torch.tensor([0, 1])]), {}
     yield "aten.index_put.default", (t(10, 5), [torch.tensor([3, -2])], t(2, 5)), {}
     yield "aten.index_put.default", (t(10, 5), [torch.tensor([3, 3, 1])], t(5), True), {}
-    yield "aten.scatter_add.default", (t(4, 6), 1, torch.tensor([[0, 0, 5], [1, 1, 1], [2, 3, 4], [5, 5, 5]]), t(4, 3)), {}
+    yield (
+        "aten.scatter_add.default",
+        (t(4, 6), 1, torch.tensor([[0, 0, 5], [1, 1, 1], [2, 3, 4], [5, 5, 5]]), t(4, 3)),
+        {},
+    )
     yield "aten.scatter_add.default", (t(4, 6), 0, torch.tensor([[0, 0, 3], [1, 1, 1]]), t(2, 3)), {}
     target = torch.tensor([1, -100, 3, 0])
     logp = t(4, 6).log_softmax(1)

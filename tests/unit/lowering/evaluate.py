@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,11 +10,10 @@ import torch
 from lowtide.codegen.cpp import kernel
 from lowtide.codegen.cpp_source import kernel_sources
 from lowtide.frontend.fx_import import DTYPES
-from lowtide.ir.fuse import Task
 from lowtide.ir.graph import Arg, Atom, Graph, Layout, Op, Ref, Section, Value, refs_in
 from lowtide.ir.interpret import interpret
-from lowtide.ir.lowered import LOOP, Lowered, check_lowered
 from lowtide.ir.loops import Loop
+from lowtide.ir.lowered import LOOP, Lowered, check_lowered
 from lowtide.ir.verify import verify
 from lowtide.lowering.lower import lower
 from lowtide.runtime import kernels
@@ -24,7 +22,9 @@ from lowtide.runtime.calls import overload
 Run = Callable[[Loop, Sequence[torch.Tensor]], None]
 
 
-def graph_of(target: str, args: Sequence[Any], kwargs: dict[str, Any], results: Any) -> tuple[Graph, dict[str, torch.Tensor]]:
+def graph_of(
+    target: str, args: Sequence[Any], kwargs: dict[str, Any], results: Any
+) -> tuple[Graph, dict[str, torch.Tensor]]:
     """A graph of one operation on these arguments, and its inputs by name. ``results``: what eager gives."""
     values: list[Value] = []
     tensors: dict[str, torch.Tensor] = {}
@@ -104,7 +104,9 @@ def lowered_results(lowered: Lowered, tensors: dict[str, torch.Tensor], run: Run
     return held
 
 
-def lower_call(target: str, args: Sequence[Any], kwargs: dict[str, Any] | None = None) -> tuple[Lowered, dict[str, torch.Tensor], Any]:
+def lower_call(
+    target: str, args: Sequence[Any], kwargs: dict[str, Any] | None = None
+) -> tuple[Lowered, dict[str, torch.Tensor], Any]:
     """The lowered graph of one call, its inputs, and eager's results."""
     results = overload(target)(*args, **(kwargs or {}))
     graph, tensors = graph_of(target, args, kwargs or {}, results)
@@ -115,4 +117,4 @@ def lower_call(target: str, args: Sequence[Any], kwargs: dict[str, Any] | None =
     return lowered, tensors, results
 
 
-__all__ = ["Task", "by_cpp", "by_oracle", "lower_call", "lowered_results"]
+__all__ = ["by_cpp", "by_oracle", "call_kernel", "lower_call", "lowered_results"]
