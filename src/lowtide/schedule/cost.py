@@ -45,7 +45,7 @@ class Cost:
 
 
 @lru_cache(maxsize=8192)
-def loop_cost(loop: Loop, machine: Machine = Machine()) -> Cost:  # noqa: B008 - a frozen value
+def loop_cost(loop: Loop, machine: Machine = Machine()) -> Cost:
     """Bytes and operations of a loop."""
     rows = math.prod(map(int_of, loop.outer))
     touched: dict[tuple[int, bool], list[int]] = {}

@@ -20,8 +20,8 @@ from lowtide.core.reason import Reason
 from lowtide.core.units import format_bytes
 from lowtide.ir.fuse import Task
 from lowtide.ir.graph import Graph, Op, Section, refs_in
-from lowtide.ir.lowered import LOOP, Lowered, loop_op, pruned
 from lowtide.ir.loops import Loop
+from lowtide.ir.lowered import LOOP, Lowered, loop_op, pruned
 from lowtide.memory.estimate import Estimate
 from lowtide.memory.flat import Flat, build
 from lowtide.schedule.cost import Machine, loop_cost
@@ -254,7 +254,7 @@ class _Work:
         gain -= loop_cost(task.loop, self.machine).seconds(self.machine)
         if gain < _GAIN:
             return "one pass would cost as much as two"
-        node = self.fused_node(a, b, task)
+        node = self.fused_node(b, task)
         return self.put(a, b, node, placed)
 
     def other_names(self, a: str, b: str) -> str:
@@ -291,9 +291,8 @@ class _Work:
                     todo.append(n)
         return out
 
-    def fused_node(self, a: str, b: str, task: Task) -> _Node:
-        x, y = self.node[a], self.node[b]
-        op = loop_op(task.given, task.makes, task.changes, y.op.origin, b)
+    def fused_node(self, b: str, task: Task) -> _Node:
+        op = loop_op(task.given, task.makes, task.changes, self.node[b].op.origin, b)
         read, changed, made = accesses(op, self.storage)
         return _Node(op, task, read, changed, made, loop_pairs(self.graph, op, task.loop), 0)
 

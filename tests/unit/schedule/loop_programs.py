@@ -26,6 +26,9 @@ from lowtide.ir.symbolic import symbol
 ROWS, COLUMNS = 6, 4
 SHAPES = {"grid": (ROWS, COLUMNS), "turned": (COLUMNS, ROWS), "row": (COLUMNS,), "column": (ROWS,), "one": ()}
 OPAQUE = "aten.opaque.default"
+KINDS = (
+    "point", "point", "point", "turn", "row", "row", "col", "again", "part", "moved", "total", "opaque", "added", "copied",
+)  # fmt: skip
 OPERATIONS = ("add", "sub", "mul", "max")
 
 
@@ -160,9 +163,7 @@ def _draw_step(draw: Callable[..., Any], p: Programs, inputs: Sequence[str]) -> 
     any_of = st.sampled_from([*recent, *recent, *p.shape])
     grids = [n for n in p.shape if p.shape[n] in ("grid", "turned")]
     columns = [n for n in p.shape if p.shape[n] == "column"]
-    kind = draw(
-        st.sampled_from("point point point turn row row col again part moved total opaque added copied".split())
-    )
+    kind = draw(st.sampled_from(KINDS))
     if kind in ("point", "turn"):
         given = list(dict.fromkeys(draw(st.lists(any_of, min_size=1, max_size=3))))
         large = any(p.shape[n] in ("grid", "turned") for n in given)

@@ -8,16 +8,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loop_programs import compute, point_by_point, programs
 
 from lowtide.ir.graph import Graph, Layout, Origin, Ref, Section, Value
-from lowtide.ir.lowered import LOOP, Lowered, check_lowered, loop_op
 from lowtide.ir.loops import parse_loop
+from lowtide.ir.lowered import LOOP, Lowered, check_lowered, loop_op
 from lowtide.ir.verify import verify
 from lowtide.memory.lifetime import timeline
 from lowtide.schedule.fusion import Fused, fuse_loops
 from lowtide.schedule.schedule import memory_graph, schedule
-
-from loop_programs import compute, point_by_point, programs
 
 
 def fused(lowered: Lowered) -> Fused:
