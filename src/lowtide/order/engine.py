@@ -57,7 +57,7 @@ def default_budget(n: int) -> int:
     """Search steps that a graph of ``n`` nodes gets unless told otherwise; fewer where there is no compiler."""
     if library() is None:
         return 3_000_000 if n <= _SMALL else 300_000 + 100 * n
-    return 30_000_000 if n <= _SMALL else 5_000_000 + 100 * n
+    return 30_000_000 if n <= _SMALL else 3_000_000 + 4_000 * min(n, _EXACT) + 100 * n
 
 
 def reorder(
