@@ -100,11 +100,11 @@ def bounds(e: Dim, ranges: Ranges) -> tuple[int | None, int | None]:
 
 
 def _product_bounds(p: Product, ranges: Ranges) -> tuple[int | None, int | None]:
-    lo: int | None = 1
+    lo = 1
     hi: int | None = 1
     for atom in p:
         a, b = _atom_bounds(atom, ranges)
-        if a is None or a < 0 or lo is None:
+        if a is None or a < 0:
             return (a, b) if len(p) == 1 else (None, None)
         lo, hi = lo * a, None if hi is None or b is None else hi * b
     return lo, hi

@@ -74,9 +74,10 @@ def _run(
     if x.op == "cast":
         return cast(a[0], x.dtype)
     if x.op == "bitcast":
-        return np.asarray(a[0]).view(NUMPY[x.dtype])
+        held: Array = np.asarray(a[0])
+        return held.view(NUMPY[x.dtype])
     if x.op == "where":
-        return np.where(a[0], a[1], a[2]).astype(NUMPY[x.dtype])
+        return np.asarray(np.where(a[0], a[1], a[2])).astype(NUMPY[x.dtype])
     if x.op in ("reduce", "scan"):
         whole = np.broadcast_to(a[0], shape)
         return (
@@ -182,7 +183,7 @@ def _elementwise(f: Callable[[float], float]) -> Callable[[Array], Array]:
 def _truncdiv(a: Array, b: Array) -> Array:
     if np.asarray(a).dtype.kind == "f":
         return np.trunc(a / b)
-    q = np.abs(a) // np.abs(np.where(b == 0, 1, b))
+    q: Array = np.abs(a) // np.abs(np.where(b == 0, 1, b))
     return np.where(b == 0, 0, np.where((a < 0) != (b < 0), -q, q))
 
 
