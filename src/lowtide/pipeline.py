@@ -43,6 +43,7 @@ from lowtide.plan.replay import replay
 from lowtide.program import Program, Source
 from lowtide.runtime import kernels
 from lowtide.schedule.fuse import fuse
+from lowtide.schedule.fusion import fuse_loops
 from lowtide.schedule.inline import inline
 from lowtide.schedule.schedule import OpFacts, Schedule, memory_graph, reordered, schedule
 from lowtide.schedule.text import print_schedule
@@ -70,7 +71,7 @@ def compile_graph(graph: Graph, facts: Facts, options: Options, observers: Obser
     """
     see = _Stopwatch((observers or from_environment()).of_graph(graph.name))
     see("capture", lambda: print_graph(graph))
-    lowered, sources = lower_graph(graph, options)
+    lowered, sources = lower_graph(graph, options, facts, see)
     if lowered.loops:
         see("lower", lambda: print_lowered(lowered))
         see("kernels", lambda: "\n".join(s.text for s in sources))
@@ -96,14 +97,20 @@ def compile_graph(graph: Graph, facts: Facts, options: Options, observers: Obser
     return Compiled(ordered, plan, program, found)
 
 
-def lower_graph(graph: Graph, options: Options) -> tuple[Lowered, tuple[Source, ...]]:
+def lower_graph(graph: Graph, options: Options, facts: Facts, see: _Stopwatch) -> tuple[Lowered, tuple[Source, ...]]:
     """The graph with its loops, and the sources of their kernels, which a compiler begins to build meanwhile."""
     if options.kernels == "aten":
         return Lowered(graph, {}), ()
     if native.compiler() is None:
         why = Reason("kernels of our own", "there is no C++ compiler, so ATen computes everything", "install g++")
         return Lowered(graph, {}, (why,)), ()
-    lowered = fuse(inline(lower(graph)))
+    lowered = inline(lower(graph))
+    if options.fuse:
+        fused = fuse_loops(lowered, facts(lowered.graph))
+        see("fusion", fused.text)
+        lowered = fused.lowered
+    else:
+        lowered = fuse(lowered)
     made = kernel_sources([kernel(loop) for loop in lowered.loops.values()], 2)
     kernels.start(made)
     return lowered, made

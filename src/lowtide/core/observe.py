@@ -28,6 +28,7 @@ STAGES: Mapping[str, tuple[int, str]] = {
     "summary": (1, "txt"),
     "capture": (6, "ir"),
     "lower": (6, "ir"),
+    "fusion": (6, "txt"),
     "kernels": (5, "cpp"),
     "schedule": (3, "txt"),
     "memory": (TOP + 1, "json"),  # only ever a file: the format of ``lowtide order``

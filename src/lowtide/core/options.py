@@ -28,6 +28,8 @@ class Options:
         ``"none"`` allocates and frees every tensor by itself, ``"one"`` forces a single arena.
     kernels: ``"loops"`` computes what is not a product, a convolution or attention with kernels generated in C++,
         ``"aten"`` calls PyTorch's for everything.
+    fuse: where kernels are generated, let the predicted peak and the cost decide which become one; off joins pairs by
+        a simpler rule.
     retain: bytes (or text) of slabs kept between calls, per process; ``lowtide.release_retained()`` gives them back.
     recent_shapes: how many shape signatures keep their plan when sizes vary.
     verify: check every plan and program with the independent checkers before it runs (tests switch it on).
@@ -38,6 +40,7 @@ class Options:
     inplace: bool = True
     slabs: str = "auto"
     kernels: str = "aten"
+    fuse: bool = False
     retain: int = 1 << 30
     recent_shapes: int = 16
     verify: bool = False
@@ -65,7 +68,7 @@ class Options:
 
 
 def _checked(name: str, value: object) -> object:
-    if name in ("reorder", "inplace", "verify"):
+    if name in ("reorder", "inplace", "fuse", "verify"):
         if not isinstance(value, bool):
             raise OptionError(f"option {name!r} is true or false, not {value!r}")
         return value

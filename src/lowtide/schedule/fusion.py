@@ -41,6 +41,10 @@ class Fused:
     notes: tuple[str, ...]
     refused: tuple[Reason, ...]
 
+    def text(self) -> str:
+        """What was fused, in order, and what was not."""
+        return "".join(f"{line}\n" for line in (*self.notes, *map(str, self.refused)))
+
 
 @dataclass
 class _Node:
