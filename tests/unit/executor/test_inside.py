@@ -63,6 +63,20 @@ def test_the_larger_branch_counts_and_lies_in_the_surrounding_slab():
     assert frame.placement.nbytes <= own + frame.placement.capacity[b]
 
 
+@pytest.mark.spec("IR-62", "RT-31")
+def test_a_branch_whose_sizes_stay_follows_the_slab_that_moves():
+    def f(x: Tensor, y: Tensor) -> Tensor:
+        a, b = x * 2, y * 3
+        z = torch.cond(y.sum() > 0, lambda t: ((t * 3).sin() + t).exp() * 2, lambda t: ((t - 1) * 2).cos() * 3, (b,))
+        return (a + 1).sum() + z * a.mean()
+
+    call = planned(f, torch.randn(10), torch.randn(16), shapes=(({0: torch.export.Dim.DYNAMIC}, None),), verify=True)
+    for n in (10, 10, 1000, 10, 1000, 500, 10, 700, 20):
+        x, y = torch.randn(n), torch.rand(16) * (1 if n % 3 else -1)
+        for _ in range(2):
+            assert torch.equal(call(x, y), f(x, y))
+
+
 @pytest.mark.spec("IR-64", "RT-28")
 def test_a_branch_that_returns_what_it_was_given():
     def f(x: Tensor) -> Tensor:
