@@ -10,6 +10,7 @@ from lowtide.core.units import align_up
 from lowtide.ir.graph import Graph, Layout, Op, Ref, Section, Value
 from lowtide.memory.lifetime import lifetimes, timeline
 from lowtide.order.engine import reorder
+from lowtide.plan import choose
 from lowtide.plan.choose import main_device, plan_memory
 from lowtide.plan.plan import FRESH, OVER, SLAB
 from lowtide.plan.replay import replay
@@ -205,3 +206,28 @@ def test_the_ways_considered_include_slabs_by_phase_and_none_is_cheaper():
     considered = dict(plan.candidates)
     assert {"none", "one", "windows 4", "phases 4"} <= considered.keys()
     assert plan.promised_nbytes == min(considered.values())
+
+
+@pytest.mark.spec("PP-34")
+@given(RANDOM)
+def test_a_handover_that_the_packer_did_not_take_is_a_place_of_its_own(made: Schedule):
+    """A packer that lets every result begin elsewhere, where its operation can write into given memory."""
+
+    def apart(chains, alignment, *, packed=True):
+        offsets, top = dict[str, int](), 0
+        for c in chains:
+            for m in c.members:
+                if m.takes_over is None or m.name in c.free:
+                    at, top = top, top + align_up(c.nbytes, alignment)
+                offsets[m.name] = at
+        return offsets, top
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choose, "pack_chains", apart)
+        plan = plan_memory(made, Options(slabs="one"))
+    replay(made, plan)
+    taken = {a.name: a.takes_over for a in lifetimes(memory_graph(made)) if a.takes_over is not None}
+    for p in plan.places:
+        if p.slab is not None and p.storage in taken:
+            same = plan.place[taken[p.storage]].offset == p.offset
+            assert (p.how == OVER) == same

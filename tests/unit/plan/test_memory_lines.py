@@ -7,7 +7,7 @@ from hypothesis import given
 from test_pool_lines import run
 
 from lowtide.core.errors import UserError
-from lowtide.ir.graph import Graph, Layout, Op, Ref, Section, Value, specialise
+from lowtide.ir.graph import Graph, Layout, Op, Ref, Section, Value, refs_in, specialise
 from lowtide.ir.symbolic import evaluate, parse_dim
 from lowtide.memory.lifetime import lifetimes
 from lowtide.plan.memory_lines import memory_lines, scope_peaks
@@ -82,6 +82,10 @@ def test_free_lines_stand_behind_the_last_use_through_any_name(made: Schedule):
         if line.kind == DROP:
             storage = made.graph.value[line.names[0]].storage
             scope = next(e for e in ends if e > i)
+            returned = {
+                made.graph.value[n].storage for a in made.graph.sections[ends.index(scope)].returns for n in refs_in(a)
+            }
+            assert storage not in returned
             assert not any(i < u < scope for u in uses.get(storage, ()))
             assert not any(x.kind in (ALLOCATE, FREE) and x.names[0] == line.names[0] for x in lines)
     freed = [x.names[0] for x in lines if x.kind == FREE]

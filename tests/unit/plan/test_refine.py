@@ -28,7 +28,7 @@ def test_the_promise_never_rises_and_the_checker_takes_the_result(made: Schedule
         plan = plan_memory(made, options)
         better, refined = refine(made, plan, options)
         replay(better, refined)
-        assert refined.promised_nbytes <= plan.promised_nbytes
+        assert refined.promised_nbytes < plan.promised_nbytes or (better is made and refined is plan)
         if plan.promised_nbytes == timeline(memory_graph(made), device=plan.device).peak:
             assert better is made and refined is plan
 
