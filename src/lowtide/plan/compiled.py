@@ -134,16 +134,21 @@ def decide(
 
 
 def repair(
-    library: ctypes.CDLL | None, flat: Flat, offsets: Sequence[int], target: int, until: float
+    library: ctypes.CDLL | None,
+    flat: Flat,
+    offsets: Sequence[int],
+    target: int,
+    until: float,
+    budget: int = windows.NO_LIMIT,
 ) -> tuple[list[int], int]:
     """As ``windows.repair``."""
     if library is None:
-        return windows.repair(flat, offsets, target, until)
+        return windows.repair(flat, offsets, target, until, budget)
     kept = [array("q", getattr(flat, name)) for name in _ARRAYS]
     struct, out = _Flat(flat.count, *map(_pointer, kept)), array("q", offsets)
     nodes = library.lowtide_repair(
-        ctypes.byref(struct), ctypes.c_int64(flat.grain), ctypes.c_int64(target), ctypes.c_int64(windows.NO_LIMIT),
-        ctypes.c_double(max(until - time.perf_counter(), 0.0)), _pointer(out),
+        ctypes.byref(struct), ctypes.c_int64(flat.grain), ctypes.c_int64(target), ctypes.c_int64(budget),
+        ctypes.c_double(min(max(until - time.perf_counter(), 0.0), 1e9)), _pointer(out),
     )  # fmt: skip
     return out.tolist(), nodes
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from lowtide.core.errors import FileError, OptionError, VerifyError
 from lowtide.plan import compiled, greedy
 from lowtide.plan import search as twin
+from lowtide.plan import windows as windows_of_time
 from lowtide.plan.check import check
 from lowtide.plan.flat import flatten, lower_bound
 from lowtide.plan.pack import pack
@@ -128,6 +129,21 @@ def test_repair_in_windows_is_correct_and_never_higher(seed):
     height = greedy.height_of(flat, offsets)
     check(problem, {str(i): x for i, x in enumerate(offsets)}, height=height)
     assert height <= greedy.height_of(flat, start)
+
+
+@needs_compiler
+@pytest.mark.spec("PP-32")
+@pytest.mark.parametrize("seed", range(6))
+def test_repair_in_windows_equals_its_twin(seed):
+    draw = random.Random(seed)
+    rows = [(t, t + draw.randint(1, 9), draw.randint(1, 500)) for t in (draw.randrange(40) for _ in range(50))]
+    problem = PackProblem(tuple(PackBuffer(str(i), s, ((a, z),), 64) for i, (a, z, s) in enumerate(rows)))
+    flat = flatten(problem)
+    start = greedy.place(flat, greedy.order_by(flat, "time"))
+    twin = windows_of_time.repair(flat, start, lower_bound(flat), math.inf, 3000)
+    assert compiled.repair(compiled.library(), flat, start, lower_bound(flat), math.inf, 3000) == twin
+    height = greedy.height_of(flat, twin[0])
+    check(problem, {str(i): x for i, x in enumerate(twin[0])}, height=height)
 
 
 @needs_compiler
