@@ -19,13 +19,14 @@ from functools import lru_cache
 
 from lowtide.codegen.cpp_ops import BUFFER, COMBINE, LANES, VALUE, constant, loaded, neutral, scalar, stored
 from lowtide.ir.graph import int_of
-from lowtide.ir.index import affine, bounds
+from lowtide.ir.index import affine, bounds, uses
 from lowtide.ir.loops import Instr, Loop, Stage
 from lowtide.ir.normal import normalise
 from lowtide.ir.symbolic import Dim
 
 TILE = 128  # columns, the most
 RUN = 4096  # points whose sum is taken in f32
+ACROSS = 256  # points of a line that is read across memory
 BLOCKS = 64  # partial results of a flat reduction
 _NAME = "KERNEL"
 # A truth value that is gathered over lanes: as wide as what it is about, since mixed widths do not vectorise well.
@@ -201,16 +202,32 @@ class _Writer:
             return
         last = len(sizes) - 1
         if last == 0:
+            done = self.before(k, "r0")
             self.simd(k, [])
             self.open("for (i64 r0 = lo; r0 < hi; ++r0)")
-        else:
-            self.odometer("r", sizes[:-1])
-            self.simd(k, [])
-            self.open(f"for (i64 r{last} = 0; r{last} < {self.number(sizes[-1])}; ++r{last})")
-        self.stage_body(k)
+            self.stage_body(k, done)
+            self.close()
+            return
+        low, high = "0", self.number(sizes[-1])
+        across = self.strided(k, f"r{last}")
+        if across:  # a run of each line in turn, so that what is read across lines is still in cache
+            self.open(f"for (i64 q = 0; q < {high}; q += {ACROSS})")
+            self.put(f"const i64 q_ = lesser<i64>(q + {ACROSS}, {high});")
+            low, high = "q", "q_"
+        self.odometer("r", sizes[:-1])
+        done = self.before(k, f"r{last}")
+        self.simd(k, [])
+        self.open(f"for (i64 r{last} = {low}; r{last} < {high}; ++r{last})")
+        self.stage_body(k, done)
         self.close()
-        if last:
-            self.step("r", sizes[:-1])
+        self.step("r", sizes[:-1])
+        if across:
+            self.close()
+
+    def strided(self, k: int, variable: str) -> bool:
+        """Whether a load of a stage walks across memory along a variable."""
+        found = [affine(x.index) for x in self.loop.stages[k].body if x.op == "load" and x.index is not None]
+        return any(f is not None and f[0].get(variable, 0) >= 16 for f in found)
 
     def serial(self, k: int, sizes: list[int]) -> None:
         """A stage whose points must come in order."""
@@ -246,6 +263,7 @@ class _Writer:
             if sizes
             else []
         )
+        done: frozenset[int] = frozenset()
         self.accumulators([n for n in reduces if n not in runs])
         for n in runs:
             self.put(f"double w{n} = 0;")
@@ -258,9 +276,10 @@ class _Writer:
                 self.accumulators(runs)
                 low, high = "q", "q_"
             if last:
+                done = self.before(k, f"r{j}")
                 self.simd(k, reduces)
             self.open(f"for (i64 r{j} = {low}; r{j} < {high}; ++r{j})")
-        self.stage_body(k)
+        self.stage_body(k, done)
         for j in range(len(sizes)):
             self.close()
             if j == 0 and runs:
@@ -341,18 +360,21 @@ class _Writer:
         else:
             self.accumulators(reduces)
             self.scans(k)
+        done: frozenset[int] = frozenset()
         for j, n in enumerate(sizes):
             if not columns and j == len(sizes) - 1 and not ordered:
+                done = self.before(k, f"r{j}")
                 self.simd(k, reduces)
             self.open(f"for (i64 r{j} = 0; r{j} < {self.number(n)}; ++r{j})")
         if columns:
+            done = self.before(k, f"i{len(self.outer) - 1}")
             self.simd(k, [])
             self.open("for (i64 j = 0; j < many; ++j)")
             self.put(f"const i64 i{len(self.outer) - 1} = from_ + j;")
             for n in _used(self.loop, k):
                 if n < self.loop.starts[k] and n in self.lasting:
                     self.put(f"const {VALUE[self.loop.body[n].dtype]} v{n} = a{n}[j];")
-        self.stage_body(k)
+        self.stage_body(k, done)
         if columns:
             for n in self.numbers(k):
                 if n in self.lasting and self.loop.body[n].op != "reduce":
@@ -448,10 +470,27 @@ class _Writer:
     def numbers(self, k: int) -> range:
         return range(self.loop.starts[k], self.loop.starts[k] + len(self.loop.stages[k].body))
 
-    def stage_body(self, k: int) -> None:
+    def stage_body(self, k: int, done: frozenset[int] = frozenset()) -> None:
+        """The instructions of a stage, without those that are ``done``."""
         ranges = self.loop.ranges(k)
         for n, x in zip(self.numbers(k), self.loop.stages[k].body, strict=True):
-            self.instr(n, x, ranges, k)
+            if n not in done:
+                self.instr(n, x, ranges, k)
+
+    def before(self, k: int, variable: str) -> frozenset[int]:
+        """Write what does not change with the innermost variable, before its loop; the numbers of what was written."""
+        written = {x.attr for x in self.loop.body if x.writes}
+        fixed: set[int] = set()
+        for n, x in zip(self.numbers(k), self.loop.stages[k].body, strict=True):
+            moves = x.index is not None and uses(x.index, (variable,))
+            lasting = {a for a in x.needs if a < self.loop.starts[k]}
+            if moves or x.acts or x.op in ("reduce", "scan") or (x.op == "load" and x.attr in written):
+                continue
+            if (lasting and self.shape == "columns") or not all(a in fixed for a in x.needs if a not in lasting):
+                continue
+            fixed.add(n)
+            self.instr(n, x, self.loop.ranges(k), k)
+        return frozenset(fixed)
 
     def instr(self, n: int, x: Instr, ranges: dict[str, int], k: int) -> None:
         """One instruction as a statement."""
@@ -545,6 +584,6 @@ def _columns(loop: Loop) -> bool:
         for x in s.body:
             if x.op in ("load", "store") and x.index is not None and s.inner:
                 found = affine(x.index)
-                if found is not None:
-                    score += (found[0].get(across, 0) == 1) - (found[0].get(along, 0) == 1)
+                if found is not None and across in found[0] and along in found[0]:  # rows and columns of a whole tensor
+                    score += (found[0][across] == 1) - (found[0][along] == 1)
     return score > 0 or not any(s.inner for s in loop.stages)
