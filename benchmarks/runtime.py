@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from benchmarks.varying import Varying, programs
 from torch import nn
 
 import lowtide
-from benchmarks.varying import Varying, programs
 from lowtide.core.units import format_bytes
 from lowtide.runtime.measure import measure
 
@@ -101,8 +101,8 @@ def row_of(p: Varying, rounds: int, seconds: float) -> Row:
 
 def table(rows: list[Row]) -> str:
     out = [
-        "| program | peak: eager | first run | tenth | slab: packed | groups | bound | step, µs: eager | first | tenth | tenth / eager "
-        "| changing sizes, µs: eager | planned | ratio |",
+        "| program | peak: eager | first run | tenth | slab: packed | groups | bound | step, µs: eager | first | tenth "
+        "| tenth / eager | changing sizes, µs: eager | planned | ratio |",
         "|-|-|-|-|-|-|-|-|-|-|-|-|-|-|",
     ]
     for r in rows:
@@ -120,7 +120,8 @@ def table(rows: list[Row]) -> str:
 def convolutions(rounds: int, seconds: float, quick: bool) -> str:
     """Eager networks with all their allocations placed."""
     out = [
-        "| network | live bound | peak: eager | placed | placed / bound | caching allocator (model) | step, ms: eager | placed | ratio |",
+        "| network | live bound | peak: eager | placed | placed / bound | caching allocator (model) | step, ms: eager "
+        "| placed | ratio |",
         "|-|-|-|-|-|-|-|-|-|",
     ]
     for name, net, x in networks(quick):
@@ -132,9 +133,9 @@ def convolutions(rounds: int, seconds: float, quick: bool) -> str:
         eager, placed = measure(lambda net=net, x=x: net(x)), measure(lambda call=call, x=x: call(x))
         a, b = timed([lambda net=net, x=x: net(x), lambda call=call, x=x: call(x)], rounds, seconds)
         out.append(
-            f"| {name} | {format_bytes(trace.lower_bound)} | {format_bytes(eager.peak_nbytes)} | {format_bytes(placed.peak_nbytes)} "
-            f"| {placed.peak_nbytes / trace.lower_bound:.4f} | {format_bytes(trace.caching_nbytes)} "
-            f"| {a / 1e3:.1f} | {b / 1e3:.1f} | {b / a:.2f} |"
+            f"| {name} | {format_bytes(trace.lower_bound)} | {format_bytes(eager.peak_nbytes)} "
+            f"| {format_bytes(placed.peak_nbytes)} | {placed.peak_nbytes / trace.lower_bound:.4f} "
+            f"| {format_bytes(trace.caching_nbytes)} | {a / 1e3:.1f} | {b / 1e3:.1f} | {b / a:.2f} |"
         )
     return "\n".join(out)
 
@@ -146,9 +147,15 @@ def networks(quick: bool) -> list[tuple[str, nn.Module, torch.Tensor]]:
 
         models = torchvision_package().models
     except ImportError:
-        plain = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 3, 2), nn.ReLU(), nn.MaxPool2d(2)).eval()
+        plain = nn.Sequential(
+            nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 3, 2), nn.ReLU(), nn.MaxPool2d(2)
+        ).eval()
         return [("four layers", plain, torch.randn(4, 3, 128, 128))]
-    names = ("resnet18", "mobilenet_v3_small") if quick else ("resnet50", "mobilenet_v3_large", "densenet121", "convnext_tiny")
+    names = (
+        ("resnet18", "mobilenet_v3_small")
+        if quick
+        else ("resnet50", "mobilenet_v3_large", "densenet121", "convnext_tiny")
+    )
     return [(n, getattr(models, n)().eval(), torch.randn(4, 3, 128, 128)) for n in names]
 
 
