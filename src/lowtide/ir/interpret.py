@@ -77,7 +77,7 @@ def _run(
         held: Array = np.asarray(a[0])
         return held.view(NUMPY[x.dtype])
     if x.op == "where":
-        return np.asarray(np.where(a[0], a[1], a[2])).astype(NUMPY[x.dtype])
+        return cast(np.where(a[0], a[1], a[2]), x.dtype)
     if x.op in ("reduce", "scan"):
         whole = np.broadcast_to(a[0], shape)
         return (
@@ -184,7 +184,7 @@ def _truncdiv(a: Array, b: Array) -> Array:
     if np.asarray(a).dtype.kind == "f":
         return np.trunc(a / b)
     q: Array = np.abs(a) // np.abs(np.where(b == 0, 1, b))
-    return np.where(b == 0, 0, np.where((a < 0) != (b < 0), -q, q))
+    return (b != 0) * np.sign(a) * np.sign(b) * q
 
 
 def _logical(f: Callable[..., Array], g: Callable[..., Array]) -> Callable[..., Array]:

@@ -23,8 +23,8 @@ import torch
 from lowtide.core.folders import cache_folder
 from lowtide.core.reason import Reason
 from lowtide.ir.graph import Atom, Graph, Layout, Op, Ref
-from lowtide.runtime.calls import empty, overload, python_of
 from lowtide.ir.lowered import LOOP
+from lowtide.runtime.calls import empty, overload, python_of
 from lowtide.schedule.schedule import OpFacts
 from lowtide.torch_compat import memory_events
 
