@@ -107,11 +107,12 @@ def recomputable_by_default(op: OpOverload) -> bool:
     return op._overloadpacket in _default_recomputable() or op in _default_recomputable()
 
 
-def left_to_python() -> Counter[str]:
-    """What Dynamo could not capture since the process began: the first line of why, and how often."""
-    found: Counter[str] = Counter()
-    for why, times in _counters["unimplemented"].items() | _counters["graph_break"].items():
-        found[why.partition("\n")[0]] = max(times, found[why.partition("\n")[0]])
+def left_to_python() -> Counter[tuple[str, str]]:
+    """What Dynamo could not capture since the process began: (which of its counts, first line of why), and how often."""
+    found: Counter[tuple[str, str]] = Counter()
+    for kind in ("unimplemented", "graph_break"):  # a skipped frame is in both, a broken one in the second
+        for why, times in _counters[kind].items():
+            found[kind, why.partition("\n")[0]] += times
     return found
 
 

@@ -82,7 +82,7 @@ class _Known:
 
     def __init__(self) -> None:
         machine = f"{torch.__version__}-{torch.get_num_threads()}-{torch.backends.cpu.get_cpu_capability()}"
-        self.path = cache_folder() / f"facts-2-{machine.replace(' ', '_')}.json"
+        self.path = cache_folder() / f"facts-3-{machine.replace(' ', '_')}.json"
         self.stored = _read(self.path)
         self.fresh: dict[str, dict[str, Any]] = {}
 
@@ -211,11 +211,12 @@ def _filled(layout: Layout) -> torch.Tensor:
 
 
 def _as_expected(layout: Layout, t: torch.Tensor, operands: Any) -> bool:
-    """Strides as the graph says (dimensions of one element or less aside), and memory of its own."""
+    """Strides as the graph says (dimensions of one element or less aside), and memory of its own, no more than it needs
+    (``binary_cross_entropy`` returns its mean in the storage of all elements' losses)."""
     pairs = zip(t.shape, t.stride(), layout.stride, strict=True)
     strides = tuple(t.shape) == layout.size and all(n <= 1 or a == b for n, a, b in pairs)
     own = all(t.untyped_storage().data_ptr() != x.untyped_storage().data_ptr() for x in operands) or layout.extent == 0
-    return strides and own
+    return strides and own and t.untyped_storage().nbytes() <= layout.extent
 
 
 def _try_out(graph: Graph, op: Op, record: dict[str, Any], args: list[Any], kwargs: dict[str, Any]) -> None:

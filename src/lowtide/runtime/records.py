@@ -116,7 +116,7 @@ class Record:
 
 _lock = threading.Lock()
 _records: list[Record] = []
-_left_before: Counter[str] = Counter()
+_left_before: Counter[tuple[str, str]] = Counter()
 
 
 def _listed(record: Record) -> None:
@@ -168,4 +168,8 @@ def forget() -> None:
 
 def left_out() -> tuple[str, ...]:
     """Why Dynamo left code to Python since the process began or ``forget``, one line each, most often first."""
-    return tuple(f"{why} ({times} times)" for why, times in (left_to_python() - _left_before).most_common())
+    found: Counter[str] = Counter()
+    for (kind, why), times in left_to_python().items():
+        before = _left_before[kind, why]
+        found[why] = max(found[why], times - before if times >= before else times)  # less: the count was cleared
+    return tuple(f"{why} ({times} times)" for why, times in found.most_common() if times)
