@@ -88,9 +88,7 @@ def test_free_lines_stand_behind_the_last_use_through_any_name(made: Schedule):
             assert storage not in returned
             assert not any(i < u < scope for u in uses.get(storage, ()))
             begin = max((e for e in ends if e < i), default=-1)  # what a section saved, another one drops
-            assert not any(
-                x.kind in (ALLOCATE, FREE) and x.names[0] == line.names[0] for x in lines[begin + 1 : scope]
-            )
+            assert not any(x.kind in (ALLOCATE, FREE) and x.names[0] == line.names[0] for x in lines[begin + 1 : scope])
     freed = [x.names[0] for x in lines if x.kind == FREE]
     assert len(freed) == len(set(freed))
     taken = {x.names[1] for x in lines if x.kind == REUSE}
