@@ -221,7 +221,7 @@ class _Work:
                         heapq.heappush(self.queue, (-self.score(a, b), self.at[b] - self.at[a], self.count, a, b))
 
     def score(self, a: str, b: str) -> float:
-        """Bytes that the two need not move if they are one; those that are no longer there at the peak count twice."""
+        """Bytes that the two need not move if they are one; those of a buffer that goes altogether count twice."""
         x, y = self.node[a], self.node[b]
         out = 0.0
         for s in set(x.touches) & set(y.touches):
