@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from lowtide.core import native
 from lowtide.core.errors import BugError, OptionError, Unsupported, VerifyError
 from lowtide.core.options import Options
 from lowtide.core.reason import Reason
@@ -40,6 +41,10 @@ _numbers = itertools.count()
 _PLAN = "lowtide"
 _EXAMPLE = 'torch.compile(model, backend="lowtide", options={"budget": "2GiB"})'
 
+# torch.compile(..., backend="lowtide") imports this module before anything is traced. With an empty cache folder the two
+# searches take a few seconds of one core to build; here they are built while the model is captured.
+native.build_beside(order_search.SEARCH, plan_search.SEARCH)
+
 
 def lowtide(
     gm: torch.fx.GraphModule,
@@ -57,10 +62,6 @@ def lowtide(
     if mode not in (None, "default"):
         raise OptionError(f"lowtide has no mode {mode!r}: say what you want with options=, for instance {_EXAMPLE}")
     unit = _Unit(f"graph{next(_numbers)}", Options.of(options))
-    if unit.options.reorder:
-        order_search.start()
-    if unit.options.slabs != "none":
-        plan_search.start()
     odd = next((x for x in example_inputs if is_plain_subclass(x)), None)
     if odd is not None:
         _unplanned(

@@ -16,13 +16,18 @@ import shutil
 import stat
 import subprocess
 import tempfile
+import threading
 from functools import cache
+from importlib.resources import files
 from pathlib import Path
+from typing import NamedTuple
 
 from lowtide.core.errors import BuildError
 from lowtide.core.folders import cache_folder
 
-FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC")
+_COMMON = ("-march=native", "-std=c++17", "-shared", "-fPIC")
+FLAGS = ("-O3", *_COMMON)
+QUICK_FLAGS = ("-O1", *_COMMON)
 _SECONDS = 600
 
 
@@ -144,3 +149,33 @@ def load(source: str, name: str, flags: tuple[str, ...] = FLAGS) -> ctypes.CDLL:
         return ctypes.CDLL(str(path))
     except OSError as e:
         raise BuildError(f"{path} was built but cannot be loaded: {e}") from None
+
+
+class Library(NamedTuple):
+    """C++ files of one package, in the order in which they are compiled in one piece."""
+
+    name: str
+    package: str
+    sources: tuple[str, ...]
+    flags: tuple[str, ...]
+
+
+@cache
+def opened(library: Library) -> tuple[ctypes.CDLL | None, str]:
+    """The loaded library, or None and why there is none; waits where another thread or process is building it."""
+    folder = files(library.package)
+    source = "\n".join(folder.joinpath(name).read_text(encoding="utf-8") for name in library.sources)
+    try:
+        return load(source, library.name, library.flags), ""
+    except BuildError as e:
+        return None, str(e)
+
+
+def build_beside(*libraries: Library) -> None:
+    """Begin to build them, one after the other, beside what this process does; ``opened`` waits for it."""
+
+    def work() -> None:
+        for library in libraries:
+            opened(library)
+
+    threading.Thread(target=work, name="lowtide-build", daemon=True).start()

@@ -7,24 +7,21 @@ some ten to thirty times sooner. Promised: the same answers with and without a c
 from __future__ import annotations
 
 import ctypes
-import threading
 from array import array
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
-from importlib.resources import files
 from itertools import accumulate, chain
 
-from lowtide.core.errors import BuildError
-from lowtide.core.native import load
+from lowtide.core import native
 from lowtide.memory.flat import Flat
 
-_SOURCES = ("masks.cpp", "descent.cpp", "implied.cpp", "exact.cpp", "bounds.cpp")
-_FLAGS = ("-O1", "-march=native", "-std=c++17", "-shared", "-fPIC")
+# -O2 is no faster here and takes half as long again to build.
+SEARCH = native.Library(
+    "order", "lowtide.order", ("masks.cpp", "descent.cpp", "implied.cpp", "exact.cpp", "bounds.cpp"), native.QUICK_FLAGS
+)
 _NUMBERS = ctypes.POINTER(ctypes.c_int64)
 _TELL = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
 _ROWS = ("preds", "holds", "makers", "shared")
 _PLAIN = ("size", "outlives", "alloc", "workspace")
-# -O2 is no faster here and takes half as long again to build.
 _EVERY = 500_000  # steps between two looks at the clock
 _MOST_BYTES = 1 << 60  # all storages together; beyond, sums might not fit in 64 bits
 
@@ -39,30 +36,14 @@ class _Flat(ctypes.Structure):
     ]
 
 
-@cache
-def _library() -> tuple[ctypes.CDLL | None, str]:
-    folder = files("lowtide.order")
-    source = "\n".join(folder.joinpath(name).read_text(encoding="utf-8") for name in _SOURCES)
-    try:
-        return load(source, "order", _FLAGS), ""
-    except BuildError as e:
-        return None, str(e)
-
-
 def library() -> ctypes.CDLL | None:
     """The loaded library, or None."""
-    return _library()[0]
-
-
-def start() -> None:
-    """Begin to build the library beside what else is done; ``library`` waits for it."""
-    if not _library.cache_info().currsize:
-        threading.Thread(target=library, name="lowtide-order", daemon=True).start()
+    return native.opened(SEARCH)[0]
 
 
 def why_not() -> str:
     """Why there is no library (empty where there is one)."""
-    return _library()[1]
+    return native.opened(SEARCH)[1]
 
 
 class Compiled:

@@ -8,23 +8,21 @@ and without a compiler (the exact search then reaches fewer nodes in the same ti
 from __future__ import annotations
 
 import ctypes
-import threading
 import time
 from array import array
 from collections.abc import Sequence
-from functools import cache
-from importlib.resources import files
 from itertools import chain
 from typing import Protocol
 
-from lowtide.core.errors import BuildError, UserError
-from lowtide.core.native import load
+from lowtide.core import native
+from lowtide.core.errors import UserError
 from lowtide.plan import greedy, windows
 from lowtide.plan import search as twin
 from lowtide.plan.flat import Flat
 from lowtide.plan.sections import Sections
 
-_SOURCES = ("greedy.cpp", "search.cpp", "repair.cpp")
+SEARCH = native.Library("plan", "lowtide.plan", ("greedy.cpp", "search.cpp", "repair.cpp"), native.QUICK_FLAGS)
+LONG_SEARCH = SEARCH._replace(flags=native.FLAGS)
 _NUMBERS = ctypes.POINTER(ctypes.c_int64)
 _ARRAYS = ("size", "alignment", "fixed", "segment_of", "first", "end", "low", "high", "excluded_of", "excluded")
 _ROWS = ("size", "alignment", "limit", "range_of", "lo", "hi", "obstacle_of", "obstacle_lo", "obstacle_hi")
@@ -50,33 +48,19 @@ class _Sections(ctypes.Structure):
     ]
 
 
-@cache
-def _library() -> tuple[ctypes.CDLL | None, str]:
-    source = "\n".join(files("lowtide.plan").joinpath(name).read_text(encoding="utf-8") for name in _SOURCES)
-    try:
-        library = load(source, "plan")
-    except BuildError as e:
-        return None, str(e)
-    library.lowtide_place.restype = ctypes.c_int64
-    library.lowtide_repair.restype = ctypes.c_int64
-    library.lowtide_replan.restype = None
-    return library, ""
-
-
-def library() -> ctypes.CDLL | None:
-    """The loaded library, or None."""
-    return _library()[0]
-
-
-def start() -> None:
-    """Begin to build the library beside what else is done; ``library`` waits for it."""
-    if not _library.cache_info().currsize:
-        threading.Thread(target=library, name="lowtide-plan", daemon=True).start()
+def library(*, long: bool = False) -> ctypes.CDLL | None:
+    """The loaded library, or None. ``long``: the build for searches of seconds, twice as fast and twice as long to make."""
+    found = native.opened(LONG_SEARCH if long else SEARCH)[0]
+    if found is not None:
+        found.lowtide_place.restype = ctypes.c_int64
+        found.lowtide_repair.restype = ctypes.c_int64
+        found.lowtide_replan.restype = None
+    return found
 
 
 def why_not() -> str:
     """Why there is no library (empty where there is one)."""
-    return _library()[1]
+    return native.opened(SEARCH)[1]
 
 
 def _pointer(numbers: array[int]) -> object:

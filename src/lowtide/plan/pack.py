@@ -108,13 +108,13 @@ def _pack_plain(
 ) -> PackResult:
     """A problem without merges."""
     flat = flatten(linearise(problem))
-    library = compiled.library() if native and flat.count > _FEW else None
+    library = compiled.library(long=nodes is None) if native and flat.count > _FEW else None
     left = nodes if nodes is not None else 1 << 60
     place = compiled.placer(flat, library)
     run = _Run(flat, problem.capacity, deadline, left, place, library, lower_bound(flat), [])
     _ask_greedy(run, [name for name in PACKERS if name in packers] or ["size"], "exact" in packers)
     if native and library is None and flat.count > _TINY and not run.done():
-        run.library = compiled.library()
+        run.library = compiled.library(long=nodes is None)
         run.place = compiled.placer(flat, run.library)
     small = flat.count <= EXACT_LIMIT and flat.plain and "exact" in packers
     if "exact" in packers and EXACT_LIMIT < flat.count <= _MANY:

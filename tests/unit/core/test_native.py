@@ -12,6 +12,7 @@ import pytest
 
 from lowtide.core import native
 from lowtide.core.errors import BuildError
+from lowtide.order.compiled import SEARCH
 
 SOURCE = 'extern "C" int answer(int x) { return x + %d; }'
 needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler")
@@ -56,6 +57,19 @@ def test_a_damaged_library_is_built_anew(cache):
     path = native.build(SOURCE % 3, "t")
     path.write_bytes(b"half a file")
     assert native.load(SOURCE % 3, "t").answer(1) == 4
+
+
+@needs_compiler
+def test_libraries_of_ours_are_built_beside_other_work(cache):
+    native.opened.cache_clear()
+    try:
+        native.build_beside(SEARCH)
+        library, why = native.opened(SEARCH)  # while the thread builds, or before it has begun
+        assert library is not None, why
+        assert library is native.opened(SEARCH)[0]
+        assert len(list(cache.glob("order-*.so"))) == 1
+    finally:
+        native.opened.cache_clear()
 
 
 @needs_compiler

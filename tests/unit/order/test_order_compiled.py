@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 
 import graphs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lowtide.core import native
 from lowtide.core.errors import BuildError
 from lowtide.memory.flat import build, flatten, live_bytes
 from lowtide.order import compiled as module
@@ -92,18 +92,6 @@ def test_sums_beyond_64_bits_are_left_to_python():
     assert (large.status, large.peak) == ("OPTIMAL", small.peak << 56)
 
 
-@needs_compiler
-def test_the_library_is_built_beside_other_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("LOWTIDE_CACHE_DIR", str(tmp_path))
-    module._library.cache_clear()
-    try:
-        module.start()
-        assert library() is not None
-        assert len(list(tmp_path.glob("order-*.so"))) == 1
-    finally:
-        module._library.cache_clear()
-
-
 def test_without_a_compiler_the_search_runs_in_python(monkeypatch: pytest.MonkeyPatch):
     g = graphs.make("gnp", 5, 14)
     expected = reorder(g, budget_steps=20_000)
@@ -111,12 +99,12 @@ def test_without_a_compiler_the_search_runs_in_python(monkeypatch: pytest.Monkey
     def refused(*_: object) -> object:
         raise BuildError("no compiler here")
 
-    monkeypatch.setattr(module, "load", refused)
-    module._library.cache_clear()
+    monkeypatch.setattr(native, "load", refused)
+    native.opened.cache_clear()
     try:
         assert library() is None
         assert module.why_not() == "no compiler here"
         assert engine.default_budget(100) == 3_000_000
         assert reorder(g, budget_steps=20_000) == expected
     finally:
-        module._library.cache_clear()
+        native.opened.cache_clear()
