@@ -26,7 +26,7 @@ from lowtide.ir.lowered import LOOP
 from lowtide.lowering.lower import lower
 from lowtide.runtime import kernels
 from lowtide.runtime.calls import empty
-from lowtide.schedule.fuse import fuse
+from lowtide.schedule.fusion import fuse_loops
 from lowtide.schedule.inline import inline
 
 aten = torch.ops.aten
@@ -79,7 +79,7 @@ def ours(function: Callable[..., Any], args: tuple[Any, ...]) -> Callable[[], An
     returned = output.args[0]
     output.args = (tuple(returned) if isinstance(returned, list | tuple) else (returned,),)
     graph, _ = import_graph("one", [("inference", gm)])
-    lowered = fuse(inline(lower(graph)))
+    lowered = fuse_loops(inline(lower(graph)), {}).lowered
     kernels.finish(kernels.start(kernel_sources([kernel(x) for x in lowered.loops.values()], 1)))
     given = {i.name: t for i, t in zip(graph.sections[0].inputs, args, strict=True) if i is not None}  # type: ignore[union-attr]
     calls = []

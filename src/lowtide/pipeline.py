@@ -42,7 +42,6 @@ from lowtide.plan.refine import refine
 from lowtide.plan.replay import replay
 from lowtide.program import Program, Source
 from lowtide.runtime import kernels
-from lowtide.schedule.fuse import fuse
 from lowtide.schedule.fusion import fuse_loops
 from lowtide.schedule.inline import inline
 from lowtide.schedule.schedule import OpFacts, Schedule, memory_graph, reordered, schedule
@@ -109,8 +108,6 @@ def lower_graph(graph: Graph, options: Options, facts: Facts, see: _Stopwatch) -
         fused = fuse_loops(lowered, facts(lowered.graph))
         see("fusion", fused.text)
         lowered = fused.lowered
-    else:
-        lowered = fuse(lowered)
     made = kernel_sources([kernel(loop) for loop in lowered.loops.values()], 2)
     kernels.start(made)
     return lowered, made

@@ -28,8 +28,7 @@ class Options:
         ``"none"`` allocates and frees every tensor by itself, ``"one"`` forces a single arena.
     kernels: ``"loops"`` computes what is not a product, a convolution or attention with kernels generated in C++,
         ``"aten"`` calls PyTorch's for everything.
-    fuse: where kernels are generated, let the predicted peak and the cost decide which become one; off joins pairs by
-        a simpler rule.
+    fuse: make one of generated kernels that share values, where that is cheaper and does not raise the promised peak.
     retain: bytes (or text) of slabs kept between calls, per process; ``lowtide.release_retained()`` gives them back.
     recent_shapes: how many shape signatures keep their plan when sizes vary.
     verify: check every plan and program with the independent checkers before it runs (tests switch it on).
@@ -40,7 +39,7 @@ class Options:
     inplace: bool = True
     slabs: str = "auto"
     kernels: str = "aten"
-    fuse: bool = False
+    fuse: bool = True
     retain: int = 1 << 30
     recent_shapes: int = 16
     verify: bool = False

@@ -11,10 +11,10 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
-from lowtide.ir.fuse import HEAVY
 from lowtide.ir.graph import ITEMSIZE, int_of
 from lowtide.ir.index import affine
 from lowtide.ir.loops import Instr, Loop, Stage
+from lowtide.ir.task import HEAVY
 
 _FREE = frozenset(("load", "store", "const", "index", "cast", "bitcast"))
 

@@ -18,10 +18,10 @@ from dataclasses import dataclass, replace
 
 from lowtide.core.reason import Reason
 from lowtide.core.units import format_bytes
-from lowtide.ir.fuse import Task
 from lowtide.ir.graph import Graph, Op, Section, refs_in
 from lowtide.ir.loops import Loop
 from lowtide.ir.lowered import LOOP, Lowered, loop_op, pruned
+from lowtide.ir.task import Task
 from lowtide.memory.estimate import Estimate
 from lowtide.memory.flat import Flat, build
 from lowtide.schedule.cost import Machine, loop_cost

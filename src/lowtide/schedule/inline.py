@@ -14,9 +14,10 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from lowtide.ir.fuse import Task, inlined, weight
 from lowtide.ir.graph import ITEMSIZE, Graph, Op, Section, Value, int_of, refs_in
 from lowtide.ir.lowered import LOOP, Lowered, loop_op, pruned
+from lowtide.ir.task import Task, weight
+from lowtide.schedule.inlined import inlined
 
 LARGEST_BODY = 120  # instructions
 MOST_BUFFERS = 12

@@ -19,12 +19,12 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 from lowtide.ir.build import LoopBuilder, compact
-from lowtide.ir.fuse import Task
 from lowtide.ir.graph import int_of
 from lowtide.ir.index import Ranges, add, affine, bounds, divisions, mul, unflatten
 from lowtide.ir.loops import Instr, Loop, Stage, renumbered
 from lowtide.ir.normal import normalise, reindexed
 from lowtide.ir.symbolic import Dim, symbol
+from lowtide.ir.task import Task
 from lowtide.schedule.cost import across, elements
 
 LARGEST_BODY = 240  # instructions

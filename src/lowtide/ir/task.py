@@ -1,0 +1,65 @@
+"""A loop with the values that it works on, and how much it computes.
+
+Comes in: a loop. Goes out: the same with names for its buffers, for passes that make one loop of several.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lowtide.ir.loops import Loop
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A loop and the values of its buffers: those it is given, then those it makes."""
+
+    loop: Loop
+    given: tuple[str, ...]
+    makes: tuple[str, ...]
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """Values of those it is given that it writes."""
+        return tuple(n for k, n in enumerate(self.given) if any(True for _ in self.loop.stores(k)))
+
+
+def weight(loop: Loop) -> int:
+    """How much a point of a loop computes: 10 for what takes a polynomial, 1 for the rest, nothing for constants."""
+    free = ("load", "store", "const", "index", "cast")
+    return sum(10 if x.op in HEAVY else 0 if x.op in free else 1 for x in loop.body)
+
+
+HEAVY = frozenset(
+    [
+        "exp",
+        "exp2",
+        "expm1",
+        "log",
+        "log2",
+        "log10",
+        "log1p",
+        "sin",
+        "cos",
+        "tan",
+        "asin",
+        "acos",
+        "atan",
+        "sinh",
+        "cosh",
+        "tanh",
+        "asinh",
+        "acosh",
+        "atanh",
+        "erf",
+        "erfc",
+        "lgamma",
+        "sigmoid",
+        "pow",
+        "atan2",
+        "hypot",
+        "fmod",
+        "mod",
+        "floordiv",
+    ]
+)
