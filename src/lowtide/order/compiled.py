@@ -14,7 +14,6 @@ from itertools import accumulate, chain
 from lowtide.core import native
 from lowtide.memory.flat import Flat
 
-# -O2 is no faster here and takes half as long again to build.
 SEARCH = native.Library(
     "order", "lowtide.order", ("masks.cpp", "descent.cpp", "implied.cpp", "exact.cpp", "bounds.cpp"), native.QUICK_FLAGS
 )
