@@ -18,7 +18,7 @@ import torch
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 
-from lowtide.backend import build_at_run_time, build_planned
+from lowtide.backend import build_at_run_time, build_planned, simplify
 from lowtide.core.errors import Unsupported, UserError
 from lowtide.core.options import Options
 from lowtide.core.reason import Reason
@@ -51,6 +51,7 @@ def compile_exported(program: ExportedProgram, *, options: Mapping[str, object] 
     """
     chosen = Options.of(options)
     lowered = _lowered(program)
+    simplify(lowered.graph_module, chosen)
     record = Record(f"export{next(_numbers)}")
     calls = [("inference", lowered.graph_module)]
     run = build_planned(record, chosen, calls, None)

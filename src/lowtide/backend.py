@@ -24,7 +24,9 @@ from lowtide.executor.capture import import_block
 from lowtide.executor.placing import STRATEGIES
 from lowtide.executor.plans import Policy
 from lowtide.executor.run import Executor
+from lowtide.frontend.copies import drop_copies
 from lowtide.frontend.fx_import import import_graph
+from lowtide.frontend.loss import split_cross_entropy
 from lowtide.frontend.partition import partition
 from lowtide.ir.graph import Graph
 from lowtide.order import compiled as order_search
@@ -117,6 +119,7 @@ class _Unit:
 
     def inference(self, gm: torch.fx.GraphModule, _inputs: Sequence[Any]) -> Callable[..., Any]:
         """A call without a backward."""
+        simplify(gm, self.options)
         return self._alone(gm, "inference")
 
     def _planned(self, gm: torch.fx.GraphModule, section: str) -> Callable[..., Any]:
@@ -137,6 +140,13 @@ class _Unit:
 
     def _dispatch(self, calls: list[tuple[str, torch.fx.GraphModule]], kept: int | None) -> Dispatch | None:
         return build_planned(self.record, self.options, calls, kept)
+
+
+def simplify(gm: torch.fx.GraphModule, options: Options) -> None:
+    """Rewrite a graph without a backward, in place, to one with the same numbers that needs less."""
+    drop_copies(gm)
+    if options.kernels == "aten":  # loops of ours never store a log-softmax that is read once
+        split_cross_entropy(gm)
 
 
 def build_planned(

@@ -1,4 +1,4 @@
-"""Cross entropy's backward without a second tensor as large as the logits.
+"""Cross entropy without a second tensor as large as the logits.
 
 Comes in: AOTAutograd's joint graph. Goes out: the same graph, changed in place. ATen computes the gradient of
 ``nll_loss(log_softmax(x))`` by filling a zero tensor of the logits' size with one value per row, and combining it with
@@ -7,16 +7,23 @@ the one before it and, at last use, the saved log-softmax itself:
 
     grad[i, j] = -exp(logp[i, j]) * v[i]           v[i]: what nll_loss gives at row i's target, 0 where it is ignored
     grad[i, target[i]] += v[i]
+
+Without a backward the log-softmax is wanted at one element per row only. It is computed for a few rows at a time, and
+what ``nll_loss`` would have picked is picked there: the same numbers, bit for bit.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 from torch import fx
 
 aten = torch.ops.aten
+_BLOCK = 1 << 19  # bytes of log-softmax at a time: in cache, and little beside logits that are worth it
+_WORTH = 8 * _BLOCK
+_MOST_BLOCKS = 64  # each costs a few calls
 _PASSED_ON = (aten.detach.default, aten.alias.default)
 
 
@@ -48,18 +55,24 @@ def _is_plain(node: fx.Node, spread: Any) -> bool:
     return same and value.dim() == 2 and dim in (1, -1) and spread.args[3] is None and value.dtype == dtype
 
 
+def _call(graph: fx.Graph, like: fx.Node, op: Any, *args: Any) -> fx.Node:
+    """An operation with its value, that comes from where ``like`` comes from."""
+    made = graph.call_function(op, args)
+    made.meta = {k: v for k, v in like.meta.items() if k in ("stack_trace", "nn_module_stack", "seq_nr")}
+    values = [a.meta["val"] if isinstance(a, fx.Node) else a for a in args]
+    nodes = [n.meta["val"] for n in made.all_input_nodes]
+    if isinstance(args[0], list):
+        values[0] = [a.meta["val"] for a in args[0]]
+    with nodes[0].fake_mode:
+        made.meta["val"] = op(*values)
+    return made
+
+
 def _rewrite(graph: fx.Graph, node: fx.Node, spread: fx.Node) -> None:
     logp = node.args[1]
     grad, _, target, _, reduction, ignored, total = spread.args
 
-    def call(op: Any, *args: Any) -> fx.Node:
-        made = graph.call_function(op, args)
-        made.meta = {k: v for k, v in node.meta.items() if k in ("stack_trace", "nn_module_stack", "seq_nr")}
-        values = [a.meta["val"] if isinstance(a, fx.Node) else a for a in args]
-        with logp.meta["val"].fake_mode:
-            made.meta["val"] = op(*values)
-        return made
-
+    call = functools.partial(_call, graph, node)
     with graph.inserting_before(node):
         counted = call(aten.ne.Scalar, target, ignored)
         first = call(aten.masked_fill.Scalar, target, counted, 0)
@@ -69,5 +82,50 @@ def _rewrite(graph: fx.Graph, node: fx.Node, spread: fx.Node) -> None:
         softmax = call(aten.exp.default, logp)
         scaled = call(aten.mul.Tensor, softmax, call(aten.neg.default, value))
         result = call(aten.scatter_add.default, scaled, 1, call(aten.unsqueeze.default, at, 1), value)
+    node.replace_all_uses_with(result)
+    graph.erase_node(node)
+
+
+def split_cross_entropy(gm: fx.GraphModule) -> None:
+    """Rewrite every cross entropy over rows of known number in a graph without a backward, where the logits are large."""
+    changed = False
+    for node in gm.graph.find_nodes(op="call_function", target=aten.nll_loss_forward.default):
+        logp, _target, weight, *_ = node.args
+        if weight is None and _is_rows(logp) and list(logp.users) == [node]:
+            _split(gm.graph, node, logp)
+            changed = True
+    if changed:
+        gm.graph.eliminate_dead_code()
+        gm.recompile()
+
+
+def _is_rows(logp: Any) -> bool:
+    if not isinstance(logp, fx.Node) or logp.target is not aten._log_softmax.default:
+        return False
+    value, dim, in_float = logp.meta["val"], logp.args[1], logp.args[2]
+    if value.dim() != 2 or dim not in (1, -1) or in_float or not all(isinstance(n, int) for n in value.shape):
+        return False
+    return value.shape[0] > 1 and value.nbytes >= _WORTH
+
+
+def _split(graph: fx.Graph, node: fx.Node, logp: fx.Node) -> None:
+    _, target, _, reduction, ignored = node.args
+    x, value = logp.args[0], logp.meta["val"]
+    rows = value.shape[0]
+    each = max(_BLOCK // (value.nbytes // rows), -(-rows // _MOST_BLOCKS), 1)
+    call = functools.partial(_call, graph, node)
+    with graph.inserting_before(node):
+        counted = call(aten.ne.Scalar, target, ignored)
+        first = call(aten.masked_fill.Scalar, target, counted, 0)
+        at = call(
+            aten.unsqueeze.default, call(aten.masked_fill.Scalar, target, call(aten.logical_not.default, counted), 0), 1
+        )
+        picked = []
+        for begin in range(0, rows, each):
+            end = min(begin + each, rows)
+            block = call(aten._log_softmax.default, call(aten.slice.Tensor, x, 0, begin, end), 1, False)
+            picked.append(call(aten.gather.default, block, 1, call(aten.slice.Tensor, at, 0, begin, end)))
+        column = call(aten.cat.default, picked) if len(picked) > 1 else picked[0]
+        result = call(aten.nll_loss_forward.default, column, first, None, reduction, ignored)
     node.replace_all_uses_with(result)
     graph.erase_node(node)

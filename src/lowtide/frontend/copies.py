@@ -1,0 +1,86 @@
+"""Copies that copy nothing but bytes.
+
+Comes in: a captured graph without mutation (but for ``copy_`` to its inputs at the end). Goes out: the same graph, changed
+in place. Dropout that is off, ``contiguous`` and ``to`` leave ``clone`` behind. Promised: one goes only where nobody can
+tell: its result has the strides of what it copies, which the graph itself computed, and neither it nor a view of it is
+returned, so nothing outside is given an alias that it did not have.
+"""
+
+from __future__ import annotations
+
+import operator
+
+import torch
+from torch import fx
+
+from lowtide.torch_compat import OpOverload, schema_views
+
+aten = torch.ops.aten
+
+
+def drop_copies(gm: fx.GraphModule) -> None:
+    """Let the readers of a needless copy read the original."""
+    if any(_mutates(n) for n in gm.graph.nodes):
+        return
+    needless = [n for n in gm.graph.find_nodes(op="call_function", target=aten.clone.default) if _needless(n)]
+    for node in needless:
+        node.replace_all_uses_with(node.args[0])
+        gm.graph.erase_node(node)
+    if needless:
+        gm.recompile()
+
+
+def _mutates(node: fx.Node) -> bool:
+    target = node.target
+    if not isinstance(target, OpOverload):
+        return False
+    if target is aten.copy_.default:
+        changed = node.args[0]
+        return not (isinstance(changed, fx.Node) and changed.op == "placeholder")
+    return target._schema.is_mutable
+
+
+def _needless(node: fx.Node) -> bool:
+    source = node.args[0]
+    if not isinstance(source, fx.Node) or source.op == "placeholder":
+        return False
+    theirs, ours = source.meta.get("val"), node.meta.get("val")
+    if not isinstance(theirs, torch.Tensor) or not isinstance(ours, torch.Tensor):
+        return False
+    same = theirs.dtype == ours.dtype and theirs.stride() == ours.stride() and theirs.layout == torch.strided
+    return same and not _of_an_input(source) and not _returned(node)
+
+
+def _of_an_input(node: fx.Node) -> bool:
+    """Whether it is an input or a view of one: the program may change it."""
+    at: fx.Node | None = node
+    while at is not None:
+        if at.op == "placeholder":
+            return True
+        at = _base(at)
+    return False
+
+
+def _returned(node: fx.Node) -> bool:
+    """Whether it or a view of it is returned, or given to something that is no operation."""
+    waiting = [node]
+    while waiting:
+        at = waiting.pop()
+        for user in at.users:
+            if _base(user) is at:
+                waiting.append(user)
+            elif not isinstance(user.target, OpOverload):
+                return True
+    return False
+
+
+def _base(node: fx.Node) -> fx.Node | None:
+    """What it is a view, or a part, of."""
+    if node.target is operator.getitem or node.target is aten._unsafe_view.default:  # a view, whatever its schema says
+        position: int | None = 0
+    elif isinstance(node.target, OpOverload):
+        position = next((v for v in schema_views(node.target) if v is not None), None)
+    else:
+        return None
+    base = node.args[position] if position is not None and position < len(node.args) else None
+    return base if isinstance(base, fx.Node) else None
