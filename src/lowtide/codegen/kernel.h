@@ -54,18 +54,18 @@ template <class T> FN bool above(T x, T best) { return x > best || (x != x && be
 template <class T> FN bool below(T x, T best) { return x < best || (x != x && best == best); }
 template <class T> FN T sign_of(T x) { return (T)((x > 0) - (x < 0)); }
 
+// e^x = 2^2h * e^r with |r| <= ln 2. Adding 1.5 * 2^23 + 127 rounds to h and leaves 2^h's exponent in the low bits; 2^h is
+// multiplied twice, so that results without a normal 2^2h (denormal ones, and those next to infinity) come out right.
 FN float exp_(float x) {
-  float y = x < -104.f ? -104.f : x;
-  y = y > 89.f ? 89.f : y;
-  const float n = __builtin_rintf(y * 1.44269504f);
-  const float r = (y - n * 0.693359375f) + n * 2.12194440e-4f;
-  float p = 1.99179733e-4f;
-  p = p * r + 1.394619001e-3f; p = p * r + 8.33326485e-3f; p = p * r + 4.166626930e-2f;
-  p = p * r + 0.1666666716f; p = p * r + 0.5f;
-  p = p * (r * r) + r + 1.f;
-  const int32_t k = (int32_t)n, h = k >> 1;
-  const float v = p * as_float((h + 127) << 23) * as_float((k - h + 127) << 23);
-  return x != x ? x : v;
+  const float y = x < -104.f ? -104.f : x, magic = 12583039.f;
+  const int32_t t = as_int(y * 0.72134752f + magic), b = t < 0x4b4000bf ? t : 0x4b4000bf;
+  const float n = as_float(b) - magic;
+  const float r = (y - n * 1.38671875f) + n * 4.2438824e-4f;
+  float p = 1.9611344e-4f;
+  p = p * r + 1.4104677e-3f; p = p * r + 8.3361091e-3f; p = p * r + 4.1661259e-2f; p = p * r + 0.16666614f;
+  p = p * r + 0.50000036f;
+  const float s = as_float(b << 23);
+  return (p * (r * r) + r + 1.f) * s * s;
 }
 FN float expm1_(float x) {
   float p = 2.497025526e-5f;
@@ -95,26 +95,24 @@ FN float log1p_(float x) {
   const float r = log_(u) * (x / (d == 0.f ? 1.f : d));
   return d == 0.f ? x : u == INF ? u : r;
 }
+// Quotients of polynomials in x^2, all of whose coefficients are positive; 1 where the function rounds to 1.
 FN float tanh_(float x) {
   const float a = std::fabs(x), z = x * x;
-  float p = -5.717036780e-3f;
-  p = p * z + 2.065057866e-2f; p = p * z - 5.374349654e-2f; p = p * z + 0.1333149076f; p = p * z - 0.3333328366f;
-  const float s = x + x * z * p;
-  const float b = a > 10.f ? 10.f : a;
-  const float l = std::copysign(1.f - 2.f / (exp_(b + b) + 1.f), x);
-  return x != x ? x : a < 0.625f ? s : l;
+  float p = 1.3318974e-8f, q = 7.7619785e-7f;
+  p = p * z + 2.0583410e-5f; p = p * z + 3.4940301e-3f; p = p * z + 0.13379714f; p = p * z + 1.f;
+  q = q * z + 3.2830855e-4f; q = q * z + 2.5871057e-2f; q = q * z + 0.46713030f; q = q * z + 1.f;
+  const float y = a * p / q;
+  return std::copysign((a > 9.02f) | (y > 1.f) ? 1.f : y, x);
 }
 FN float erf_(float x) {
   const float a = std::fabs(x), z = x * x;
-  float p = 7.853857824e-5f;
-  p = p * z - 8.010192541e-4f; p = p * z + 5.188327748e-3f; p = p * z - 2.685381100e-2f; p = p * z + 0.1128358543f;
-  p = p * z - 0.3761262596f; p = p * z + 1.1283791065f;
-  const float b = a > 4.f ? 4.f : a;
-  float q = 2.168685023e-5f;
-  q = q * b - 4.413363640e-4f; q = q * b + 4.204561934e-3f; q = q * b - 2.520825714e-2f; q = q * b + 0.1084185764f;
-  q = q * b + 0.6332198977f; q = q * b + 1.1295784712f; q = q * b - 1.8804022693e-4f;
-  const float l = std::copysign(1.f - exp_(-q), x);
-  return x != x ? x : a < 1.f ? x * p : l;
+  float p = 2.0500893e-6f, q = 3.8091737e-5f;
+  p = p * z + 2.8488276e-4f; p = p * z + 3.7656131e-3f; p = p * z + 5.2748710e-2f; p = p * z + 0.19040637f;
+  p = p * z + 1.1283791f;
+  q = q * z + 1.1625348e-3f; q = q * z + 1.4969207e-2f; q = q * z + 0.11410907f; q = q * z + 0.50207597f;
+  q = q * z + 1.f;
+  const float y = a * p / q;
+  return std::copysign((a > 3.92f) | (y > 1.f) ? 1.f : y, x);
 }
 FN double exp_(double x) { return std::exp(x); }
 FN double expm1_(double x) { return std::expm1(x); }
