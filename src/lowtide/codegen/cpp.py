@@ -175,7 +175,7 @@ class _Writer:
                 first = self.driver_number(sizes[0]) if sizes else "1"
                 driver.append(f"  share({name}, P, B, lesser<i64>({BLOCKS}, {first}), {work});")
                 driver += self.combined(reduces, f"lesser<i64>({BLOCKS}, {first})")
-            elif any(x.op in ("accumulate", "scan") for x in stage.body):
+            elif stage.ordered:
                 self.serial(k, sizes)
                 driver.append(f"  {name}(P, B, 0, 1);")
             else:
@@ -351,7 +351,7 @@ class _Writer:
         stage, columns = self.loop.stages[k], self.shape == "columns"
         sizes = [int_of(n) for n in stage.inner]
         reduces = [n for n in self.numbers(k) if self.loop.body[n].op == "reduce"]
-        ordered = any(x.op in ("accumulate", "scan") for x in stage.body)
+        ordered = stage.ordered
         if reduces and not columns and not ordered:
             self.reduced(k, sizes, reduces, ("0", self.number(sizes[0]) if sizes else ""))
             return
@@ -578,7 +578,7 @@ def _columns(loop: Loop) -> bool:
     across = f"i{len(loop.outer) - 1}"
     score = 0
     for s in loop.stages:
-        if s.inner and any(x.op == "accumulate" for x in s.body):
+        if s.inner and s.ordered and not any(x.op == "scan" for x in s.body):
             return True
         along = f"r{len(s.inner) - 1}"
         for x in s.body:

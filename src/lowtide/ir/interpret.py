@@ -37,6 +37,10 @@ def interpret(loop: Loop, buffers: Sequence[Array]) -> None:
             names = [f"i{k}" for k in range(len(loop.outer))] + [f"r{k}" for k in range(len(stage.inner))]
             grid = dict(zip(names, np.indices(shape, sparse=True), strict=True)) if shape else {}
             values = {k: _spread(v, len(loop.outer), len(stage.inner)) for k, v in values.items()}
+            if _meet(stage.body):
+                _in_order(stage.body, n, values, shape, names, buffers)
+                n += len(stage.body)
+                continue
             for x in stage.body:
                 got = _run(x, values, grid, shape, len(loop.outer), buffers)
                 if got is not None:
@@ -48,6 +52,27 @@ def interpret(loop: Loop, buffers: Sequence[Array]) -> None:
                 for k, v in values.items()
                 if k not in keep or not stage.inner or loop.body[k].op == "reduce"
             }  # fmt: skip
+
+
+def _meet(body: Sequence[Instr]) -> bool:
+    """Whether points read what others of the stage wrote: elements that are looked up, loaded and stored."""
+    stored = {x.attr for x in body if x.op == "store" and x.ordered}
+    return any(x.op == "load" and x.attr in stored for x in body)
+
+
+def _in_order(
+    body: Sequence[Instr], first: int, values: Mapping[int, Array], shape: tuple[int, ...], names: Sequence[str],
+    buffers: Sequence[Array],
+) -> None:  # fmt: skip
+    """A stage point by point; nothing after it may use its values, but what earlier ones left it may."""
+    whole = {k: np.broadcast_to(v, shape) for k, v in values.items()}
+    for point in np.ndindex(*shape):
+        here: dict[int, Array] = {k: v[point] for k, v in whole.items()}
+        grid = dict(zip(names, point, strict=True))
+        for n, x in enumerate(body, first):
+            got = _run(x, here, grid, (), 0, buffers)
+            if got is not None:
+                here[n] = got
 
 
 def _spread(v: Array, outer: int, inner: int) -> Array:

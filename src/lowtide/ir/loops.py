@@ -127,9 +127,18 @@ class Instr:
         return self.op in ("store", "accumulate")
 
     @property
+    def ordered(self) -> bool:
+        """Whether several points may meet in it, so that they must come one after the other."""
+        return self.op in ("scan", "accumulate") or (self.writes and _looks_up(self.index))
+
+    @property
     def acts(self) -> bool:
         """Whether it does more than give a value."""
         return self.writes or self.op == "check"
+
+
+def _looks_up(index: Dim | None) -> bool:
+    return isinstance(index, Expr) and any(s[0] == "v" for s in symbols_of(index))
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +147,12 @@ class Stage:
 
     inner: tuple[Dim, ...]
     body: tuple[Instr, ...]
+
+    @property
+    def ordered(self) -> bool:
+        """Whether its points must come one after the other: a running reduction, or writes to elements that are added
+        to or looked up, where several points may meet."""
+        return any(x.ordered for x in self.body)
 
 
 @dataclass(frozen=True)
@@ -186,8 +201,8 @@ class Loop:
     @property
     def pointwise(self) -> bool:
         """One pass, nothing reduced: every point by itself."""
-        plain = all(x.op not in ("reduce", "scan", "accumulate") for x in self.body)
-        return not self.outer and len(self.stages) == 1 and plain
+        plain = not self.outer and len(self.stages) == 1 and not self.stages[0].ordered
+        return plain and all(x.op != "reduce" for x in self.body)
 
     def ranges(self, stage: int) -> dict[str, int]:
         """Range of every variable that indices in a stage may name (static loops)."""
@@ -344,7 +359,7 @@ def renumbered(x: Instr, at: Mapping[int, int]) -> Instr:
 
 
 def _renamed(index: Dim | None, at: Mapping[int, int]) -> Dim | None:
-    if index is None or isinstance(index, int) or not any(s[0] == "v" for s in symbols_of(index)):
+    if index is None or isinstance(index, int) or not _looks_up(index):
         return index
     if index.op == "sym":
         name = str(index.args[0])

@@ -1,4 +1,4 @@
-"""Look-ups and scatters: embedding, gather, index, index_put, scatter_add, and the gradients of look-ups.
+"""Look-ups: embedding and its gradient, gather, index, take.
 
 A negative index counts from the end, as torch has it. Where several values meet in one place and are added, one thread
 owns the place, so sums do not depend on the number of threads.
@@ -6,11 +6,12 @@ owns the place, so sums do not depend on the number of threads.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from lowtide.ir.graph import Arg
-from lowtide.ir.symbolic import Dim
-from lowtide.lowering.scalars import Scalar, where
+from lowtide.ir.symbolic import Dim, Expr
+from lowtide.lowering.scalars import Number, Scalar, computed_in, where
 from lowtide.lowering.site import Nest, Refused, Site
 from lowtide.lowering.table import register
 
@@ -81,12 +82,69 @@ def _index(site: Site, self: Arg, indices: tuple[Arg, ...]) -> None:
         return
     n = site.loop()
     at = list(n.stage(*site.size(out)))
-    n.store(out, at, n.load(self, _looked_up(site, n, self, indices, at)))
+    n.store(out, at, n.load(self, looked_up(site, n, self, indices, at)))
     n.done()
 
 
-def _looked_up(site: Site, n: Nest, x: Arg, indices: Sequence[Arg], at: Sequence[Dim]) -> list[Dim]:
-    """Index into ``x`` of a point of the result: dimensions that are looked up together, and others as they come."""
+@register("indexing", "_unsafe_masked_index.default")
+def _masked_index(site: Site, self: Arg, mask: Arg, indices: tuple[Arg, ...], fill: Number) -> None:
+    out = site.output()
+    if out is None:
+        return
+    n = site.loop()
+    at = list(n.stage(*site.size(out)))
+    here = n.spread(mask, at)
+    found = n.load(self, looked_up(site, n, self, indices, at, here))
+    to = computed_in(found.dtype)
+    n.store(out, at, where(here, found.to(to), n.const(to, fill)))
+    n.done()
+
+
+@register("indexing", "index_select.default")
+def _index_select(site: Site, self: Arg, dim: int, index: Arg) -> None:
+    out = site.output()
+    if out is None:
+        return
+    size = site.size(self)
+    if not size:
+        raise Refused("has no dimension")
+    d = dim % len(size)
+    n = site.loop()
+    at = list(n.stage(*site.size(out)))
+    i = n.load(index, [at[d]] if site.size(index) else [])
+    n.store(out, at, n.load(self, [*at[:d], n.checked(i, size[d]), *at[d + 1 :]]))
+    n.done()
+
+
+@register("indexing", "take.default")
+def _take(site: Site, self: Arg, index: Arg) -> None:
+    out = site.output()
+    if out is None:
+        return
+    size = site.size(self)
+    whole = math.prod(size)
+    n = site.loop()
+    at = n.stage(*site.size(out))
+    position = n.checked(wrapped(n, n.load(index, at), whole), whole)
+    place = spread_out(position, size)
+    n.store(out, at, n.load(self, place))
+    n.done()
+
+
+def spread_out(position: Dim, size: Sequence[int]) -> list[Dim]:
+    """The index of a position counted through all dimensions."""
+    out: list[Dim] = []
+    for k in range(len(size) - 1, -1, -1):
+        out.insert(0, Expr("%", (position, size[k])) if k else position)
+        position = Expr("//", (position, size[k]))
+    return out
+
+
+def looked_up(
+    site: Site, n: Nest, x: Arg, indices: Sequence[Arg], at: Sequence[Dim], where_: Scalar | None = None
+) -> list[Dim]:
+    """Index into ``x`` of a point of the result: dimensions that are looked up together, and others as they come.
+    ``where_``: only there is an index looked at; elsewhere it is 0."""
     given = [i for i in indices if i is not None]
     if any(site.dtype(i) in ("bool", "u8") for i in given):
         raise Refused("is indexed by a mask, so its size depends on data")
@@ -98,55 +156,9 @@ def _looked_up(site: Site, n: Nest, x: Arg, indices: Sequence[Arg], at: Sequence
     out: list[Dim] = []
     for k, size in enumerate(site.size(x)):
         i = indices[k] if k < len(indices) else None
-        out.append(rest.pop(0) if i is None else n.checked(wrapped(n, n.spread(i, looked), size), size))
+        if i is None:
+            out.append(rest.pop(0))
+            continue
+        v = wrapped(n, n.spread(i, looked), size)
+        out.append(n.checked(v if where_ is None else where(where_, v, 0), size))
     return out
-
-
-@register("indexing", "index_put.default", "_unsafe_index_put.default")
-def _index_put(site: Site, self: Arg, indices: tuple[Arg, ...], values: Arg, accumulate: bool = False) -> None:
-    out = site.output()
-    if out is None:
-        return
-    given = [site.size(i) for i in indices if i is not None]
-    places = [k for k, i in enumerate(indices) if i is not None]
-    if accumulate and site.dtype(out) in ("f16", "bf16"):
-        raise Refused("sums in a half type")
-    if places != list(range(places[0], places[-1] + 1)):
-        raise Refused("looks up dimensions that are not side by side")
-    rank = max(map(len, given))
-    shape = [max((s[len(s) - rank + d] for s in given if len(s) - rank + d >= 0), default=1) for d in range(rank)]
-    size = site.size(self)
-    result = [*size[: places[0]], *shape, *size[places[-1] + 1 :]]
-    tail = len(size) - places[-1] - 1
-    rows = result[len(result) - tail :] if tail else []
-    n = site.loop(rows)
-    first = n.stage(*size[: places[-1] + 1])
-    whole = [*first, *n.rows]
-    n.store(out, whole, n.load(self, whole))
-    inner = n.stage(*result[: len(result) - tail])
-    at = [*inner, *n.rows]
-    to = _looked_up(site, n, self, indices, at)
-    n.store(out, to, n.spread(values, at).to(site.dtype(out)), add=accumulate)
-    n.done()
-
-
-@register("indexing", "scatter_add.default")
-def _scatter_add(site: Site, self: Arg, dim: int, index: Arg, src: Arg) -> None:
-    out = site.output()
-    if out is None:
-        return
-    size, part = site.size(out), site.size(index)
-    if site.dtype(out) in ("f16", "bf16") or not size:
-        raise Refused("sums in a half type, or has no dimension")
-    d = dim % len(size)
-    # rows: the dimensions before ``dim``, where the part is as large as the whole, so that each has its own places
-    rows = 0
-    while rows < d and size[rows] == part[rows]:
-        rows += 1
-    n = site.loop(size[:rows])
-    at = [*n.rows, *n.stage(*size[rows:])]
-    n.store(out, at, n.load(self, at))
-    at = [*n.rows, *n.stage(*part[rows:])]
-    i = n.checked(n.load(index, at), size[d])
-    n.store(out, [*at[:d], i, *at[d + 1 :]], n.load(src, at), add=True)
-    n.done()

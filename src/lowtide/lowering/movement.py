@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from lowtide.ir.graph import Arg, Ref, int_of
-from lowtide.ir.index import add, bounds, mul
+from lowtide.ir.index import add, mul
 from lowtide.ir.symbolic import Dim
 from lowtide.lowering.scalars import Number, Scalar, computed_in, where
 from lowtide.lowering.site import Nest, Refused, Site
@@ -145,24 +145,12 @@ def _pad(site: Site, self: Arg, pad: tuple[int, ...], value: Number = 0) -> None
 
 def guarded(site: Site, n: Nest, x: Arg, at: Sequence[Dim], value: Number) -> Scalar:
     """The element at an index that may lie outside, where ``value`` stands."""
-    inside = _inside(site, n, x, at)
+    inside = n.within(at, site.size(x))
     if inside is None:
         return n.load(x, at)
     found = n.load(x, at, inside)
     dtype = computed_in(found.dtype)
     return where(inside, found.to(dtype), n.const(dtype, value))
-
-
-def _inside(site: Site, n: Nest, x: Arg, at: Sequence[Dim]) -> Scalar | None:
-    inside: Scalar | None = None
-    for i, m in zip(at, site.size(x), strict=True):
-        lo, hi = bounds(i, n.b.ranges)
-        tests = ([n.index(i) >= 0] if lo is None or lo < 0 else []) + (
-            [n.index(i) < m] if hi is None or hi >= m else []
-        )
-        for t in tests:
-            inside = t if inside is None else inside & t
-    return inside
 
 
 @register("movement", "flip.default")

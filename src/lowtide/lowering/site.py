@@ -13,7 +13,7 @@ from lowtide.core.errors import BugError
 from lowtide.core.reason import Reason
 from lowtide.ir.build import LoopBuilder, compact
 from lowtide.ir.graph import Arg, Graph, Layout, Op, Ref, Value, int_of
-from lowtide.ir.index import add, flatten, mul
+from lowtide.ir.index import add, bounds, flatten, mul
 from lowtide.ir.loops import Loop
 from lowtide.ir.symbolic import Dim, Expr, symbol
 from lowtide.lowering.scalars import Number, Scalar
@@ -168,6 +168,17 @@ class Nest:
         inside = (i >= 0) & (i < self.count(size, "i64"))
         self.b.check(inside.n)
         return self.at(choose(inside, i, 0))
+
+    def within(self, index: Index, size: Sequence[int], known: Scalar | None = None) -> Scalar | None:
+        """Whether an index lies inside ``size``, and ``known`` holds; None where the ranges say so."""
+        inside = known
+        for i, m in zip(index, size, strict=True):
+            lo, hi = bounds(i, self.b.ranges)
+            tests = [self.index(i) >= 0] if lo is None or lo < 0 else []
+            tests += [self.index(i) < self.count(m, "i64")] if hi is None or hi >= m else []
+            for t in tests:
+                inside = t if inside is None else inside & t
+        return inside
 
     def reduce(self, kind: str, value: Scalar) -> Scalar:
         """The value reduced over the stage's inner ranges. argmax and argmin give an i64."""

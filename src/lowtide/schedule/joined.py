@@ -232,6 +232,8 @@ def _unsafe(a: Task, b: Task) -> str | None:
         if name in mine and name in theirs:
             if name in a.changes:
                 return f"%{name} is changed by one and touched by the other"
+            if name in a.makes:
+                return f"%{name} is made by one and changed by the other"
             if a.loop.outer and not _own_place(a, b, name):
                 return f"%{name} is changed at other outer points than it is read at"
     if not a.loop.outer:
@@ -313,10 +315,7 @@ class _Place:
     @property
     def ordered(self) -> bool:
         """Whether its points must not be mixed with those of others."""
-        return any(
-            x.op in ("scan", "accumulate") or (x.op == "reduce" and str(x.attr).startswith("arg"))
-            for _, x in self.items
-        )
+        return any(x.ordered or (x.op == "reduce" and str(x.attr).startswith("arg")) for _, x in self.items)
 
 
 class _Joiner:

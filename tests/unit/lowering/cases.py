@@ -320,7 +320,87 @@ def _indexing() -> Iterator[Call]:
         yield "aten.smooth_l1_loss.default", (t(5, 6), t(5, 6), reduction, 0.7), {}
 
 
+def _pooling() -> Iterator[Call]:
+    windows = (
+        ([3, 3], [2, 2], [1, 1], False), ([3, 2], [1, 2], [1, 0], False), ([3, 3], [2, 2], [0, 0], True),
+    )  # fmt: skip
+    for dtype in (F32, BF16):
+        x = t(2, 3, 9, 10, dtype=dtype)
+        for kernel, stride, padding, ceil in windows if dtype == F32 else windows[:1]:
+            args = (kernel, stride, padding, [1, 1], ceil)
+            y, at = torch.ops.aten.max_pool2d_with_indices(x, *args)
+            yield "aten.max_pool2d_with_indices.default", (x, *args), {}
+            yield "aten.max_pool2d_with_indices_backward.default", (t(*y.shape, dtype=dtype), x, *args, at), {}
+            for counted, divisor in ((True, None), (False, None), (True, 3)):
+                args = (kernel, stride, padding, ceil, counted, divisor)
+                y = torch.ops.aten.avg_pool2d(x, *args)
+                yield "aten.avg_pool2d.default", (x, *args), {}
+                yield "aten.avg_pool2d_backward.default", (t(*y.shape, dtype=dtype), x, *args), {}
+        for size in ([3, 4], [1, 1], [12, 7]):
+            y = torch.ops.aten._adaptive_avg_pool2d(x, size)
+            yield "aten._adaptive_avg_pool2d.default", (x, size), {}
+            yield "aten._adaptive_avg_pool2d_backward.default", (t(*y.shape, dtype=dtype), x), {}
+        y, at = torch.ops.aten.adaptive_max_pool2d(x, [3, 4])
+        yield "aten.adaptive_max_pool2d.default", (x, [3, 4]), {}
+        yield "aten.adaptive_max_pool2d_backward.default", (t(*y.shape, dtype=dtype), x, at), {}
+    x = t(2, 3, 5, 6, 7)
+    yield "aten.avg_pool3d.default", (x, [2, 2, 2]), {}
+    yield "aten.avg_pool3d.default", (x, [5, 4, 4]), {}
+    yield "aten.avg_pool3d_backward.default", (t(2, 3, 2, 3, 3), x, [2] * 3, [2] * 3, [0] * 3, False, True, None), {}
+    args = ([2, 2, 2], [2, 2, 2], [0, 0, 0], [1, 1, 1], False)
+    y, at = torch.ops.aten.max_pool3d_with_indices(x, *args)
+    yield "aten.max_pool3d_with_indices.default", (x, *args), {}
+    yield "aten.max_pool3d_with_indices_backward.default", (t(*y.shape), x, *args, at), {}
+    yield "aten._adaptive_avg_pool3d.default", (x, [2, 3, 3]), {}
+    # dilated, not a number, no sample, channels innermost, no batch, whole numbers, every point in a window of its own
+    yield "aten.max_pool2d_with_indices.default", (t(2, 9, 9), [3, 3], [1, 1], [1, 1], [2, 2]), {}
+    yield "aten.max_pool2d_with_indices.default", (t(1, 1, 6, 6, edge=True), [3, 3], [1, 1], [1, 1]), {}
+    yield "aten.max_pool2d_with_indices.default", (t(0, 2, 6, 6), [3, 3], [1, 1], [1, 1]), {}
+    yield "aten.max_pool2d_with_indices.default", (t(2, 6, 6, 3).permute(0, 3, 1, 2), [3, 3], [1, 1], [1, 1]), {}
+    yield "aten.max_pool2d_with_indices.default", (t(3, 6, 6, dtype=I64), [2, 2]), {}
+    yield "aten.avg_pool2d.default", (t(3, 6, 6), [1, 1]), {}
+
+
+def _scatter() -> Iterator[Call]:
+    ids = torch.tensor([[0, 3, 1], [2, 0, 3], [1, 1, 0], [3, 2, 2]])
+    apart = torch.tensor([[0, 5, 2], [3, 1, 4], [2, 0, 1], [5, 4, 3]])
+    rows = torch.tensor([[0], [1], [2], [3]])
+    for dtype in (F32, BF16, I64):
+        x, src = t(4, 6, dtype=dtype), t(4, 3, dtype=dtype)
+        yield "aten.scatter.src", (x, 1, apart, src), {}
+        yield "aten.scatter.src", (x, 0, ids.argsort(0), src), {}
+        yield "aten.scatter.value", (x, -1, apart, 2), {}
+        yield "aten.scatter_add.default", (x, 1, ids, src), {}
+        yield "aten.scatter_add.default", (x, 0, ids, src), {}
+        for kind in ("sum", "prod", "mean", "amax", "amin"):
+            yield "aten.scatter_reduce.two", (x, 1, ids, src, kind), {"include_self": dtype == F32}
+        yield "aten.index_add.default", (x, 0, torch.tensor([2, 0, 2]), t(3, 6, dtype=dtype)), {"alpha": 2}
+        yield "aten.index_add.default", (x, -1, torch.tensor([2, 0, 2]), t(4, 3, dtype=dtype)), {}
+        yield "aten.index_copy.default", (x, 0, torch.tensor([3, 0, 1]), t(3, 6, dtype=dtype)), {}
+        yield "aten.index_fill.int_Scalar", (x, 1, torch.tensor([-1, 0]), 3), {}
+        yield "aten.index_fill.int_Tensor", (x, 0, torch.tensor([-1, 0]), t(dtype=dtype)), {}
+        yield "aten.index_select.default", (x, 1, torch.tensor([2, 0, 2])), {}
+        yield "aten.take.default", (x, torch.tensor([[0, -1], [23, 5]])), {}
+        yield "aten.put.default", (x, torch.tensor([[0, -1], [0, 5]]), t(2, 2, dtype=dtype), True), {}
+        yield "aten.index_put.default", (x, [torch.tensor([3, -2, 3])], t(3, 6, dtype=dtype), True), {}
+        yield "aten.masked_scatter.default", (x, t(4, 6, dtype=BOOL), t(30, dtype=dtype)), {}
+        yield "aten.unfold_backward.default", (t(3, 8, 3, dtype=dtype), [3, 10], 1, 3, 1), {}
+        mask = t(4, 3, dtype=BOOL)
+        yield "aten._unsafe_masked_index.default", (x, mask, [rows, ids], 7), {}
+        args = (x, mask, [rows, ids], t(4, 3, dtype=dtype))
+        yield "aten._unsafe_masked_index_put_accumulate.default", args, {}
+    for included in (True, False):
+        x = t(4, 6, edge=True)
+        yield "aten.scatter_reduce.two", (x, 1, ids, t(4, 3, edge=True), "amax"), {"include_self": included}
+    yield "aten.scatter_add.default", (t(3, 4, 5), 1, torch.randint(0, 4, (3, 2, 5)), t(3, 2, 5)), {}
+    yield "aten.index_add.default", (t(5, 2, 3), 1, torch.tensor([1]), t(5, 1, 3)), {}
+    yield "aten.masked_scatter.default", (t(6, 4).t(), t(4, 6, dtype=BOOL), t(5, 6)), {}
+    apart3 = [torch.tensor([0, -2, 1]), None, torch.tensor([0, 1, 4])]
+    yield "aten.index_put.default", (t(3, 4, 5), apart3, t(3, 4)), {}
+    yield "aten.index_put.default", (t(3, 4, 5), [None, torch.tensor([0, -2, 1])], t(), True), {}
+
+
 SECTIONS = {
     "unary": _unary, "binary": _binary, "several": _several, "reductions": _reductions, "rows": _rows,
-    "movement": _movement, "indexing": _indexing,
+    "movement": _movement, "indexing": _indexing, "pooling": _pooling, "scatter": _scatter,
 }  # fmt: skip

@@ -1,0 +1,323 @@
+"""Scatters: writes to elements that are looked up, and sums, products and extremes of what meets there.
+
+Whatever several values may meet in belongs to one thread, and they meet in the order of the source, so that neither sums
+nor the last writer depend on the number of threads. Half types are summed in f32, beside.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from lowtide.ir.graph import Arg, Ref
+from lowtide.ir.index import add, mul
+from lowtide.ir.symbolic import Dim
+from lowtide.lowering.indexing import looked_up, spread_out, wrapped
+from lowtide.lowering.movement import constant
+from lowtide.lowering.scalars import HALVES, Number, Scalar, computed_in, where
+from lowtide.lowering.site import Nest, Refused, Site
+from lowtide.lowering.table import register
+
+Write = Callable[[Nest, Ref], None]
+Start = Callable[[Nest, Sequence[Dim]], Scalar]
+
+
+def scattered(site: Site, own: Sequence[int], start: Start, write: Write) -> None:
+    """The one result: first ``start`` everywhere, then what ``write`` adds. ``own``: dimensions of which every index is
+    written from its like alone; they run outside. Sums in half types are held in f32 until the end."""
+    out = site.output()
+    if out is None:
+        return
+    size = site.size(out)
+    half = site.dtype(out) in HALVES
+    held = site.temporary("f32", size) if half else out
+    n = site.loop([size[d] for d in own])
+
+    def everywhere() -> list[Dim]:
+        return placed(n, own, list(n.stage(*(m for d, m in enumerate(size) if d not in own))))
+
+    at = everywhere()
+    n.store(held, at, start(n, at).to(computed_in(site.dtype(out))))
+    write(n, held)
+    if half:
+        at = everywhere()
+        n.store(out, at, n.load(held, at))
+    n.done()
+
+
+def placed(n: Nest, own: Sequence[int], inner: Sequence[Dim]) -> list[Dim]:
+    """An index from the outer variables at the dimensions ``own`` and the inner ones at the others."""
+    rest = iter(inner)
+    rows = dict(zip(own, n.rows, strict=True))
+    return [rows[d] if d in rows else next(rest) for d in range(len(own) + len(inner))]
+
+
+def _zero(site: Site) -> Start:
+    out = Ref(str(site.op.outputs[0]))
+    return lambda n, _at: n.const(computed_in(site.dtype(out)), 0)
+
+
+def zeros_and(site: Site, own: Sequence[int], write: Write) -> None:
+    """``scattered`` onto zeros."""
+    scattered(site, own, _zero(site), write)
+
+
+def _copied(x: Arg) -> Start:
+    return lambda n, at: n.load(x, at)
+
+
+def _plain_or_sum(site: Site, add: bool) -> None:
+    if add and site.dtype(Ref(str(site.op.outputs[0]))) == "bool":
+        raise Refused("adds truth values")
+
+
+# -- by an index of the source's own size
+
+
+def _shape(site: Site, self: Arg, index: Arg, dim: int) -> tuple[int, list[int], list[int]]:
+    """The dimension, those that run outside, and the sizes of those inside."""
+    size, part = site.size(self), site.size(index)
+    if not size:
+        raise Refused("has no dimension")
+    d = dim % len(size)
+    own = [k for k in range(len(size)) if k != d and size[k] == part[k]]
+    return d, own, [m for k, m in enumerate(part) if k not in own]
+
+
+def _scatter(add: bool, source: Callable[[Site, Nest, Sequence[Dim], Arg], Scalar]) -> Callable[..., None]:
+    def rule(site: Site, self: Arg, dim: int, index: Arg, src: Arg) -> None:
+        _plain_or_sum(site, add)
+        d, own, inner = _shape(site, self, index, dim)
+
+        def write(n: Nest, held: Ref) -> None:
+            at = placed(n, own, n.stage(*inner))
+            to = n.checked(n.load(index, at), site.size(self)[d])
+            v = source(site, n, at, src)
+            n.store(held, [*at[:d], to, *at[d + 1 :]], v.to(computed_in(v.dtype)), add=add)
+
+        scattered(site, own, _copied(self), write)
+
+    return rule
+
+
+register("scatter", "scatter.src")(_scatter(False, lambda _s, n, at, src: n.load(src, at)))
+register("scatter", "scatter.value")(_scatter(False, lambda s, n, _at, value: constant(s, n, value)))
+register("scatter", "scatter_add.default")(_scatter(True, lambda _s, n, at, src: n.load(src, at)))
+
+_MEET: dict[str, Callable[[Scalar, Scalar], Scalar]] = {
+    "sum": lambda a, b: a + b, "mean": lambda a, b: a + b, "prod": lambda a, b: a * b, "amax": lambda a, b: a.max(b),
+    "amin": lambda a, b: a.min(b), "add": lambda a, b: a + b, "multiply": lambda a, b: a * b,
+}  # fmt: skip
+
+
+def _neutral(kind: str, dtype: str) -> Number:
+    if kind in ("sum", "mean"):
+        return 0
+    if kind == "prod":
+        return 1
+    if dtype in ("f32", "f64"):
+        return -math.inf if kind == "amax" else math.inf
+    bits = int(dtype[1:])
+    low, high = (0, 2**bits - 1) if dtype[0] == "u" else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    return low if kind == "amax" else high
+
+
+@register("scatter", "scatter_reduce.two")
+def _scatter_reduce(
+    site: Site, self: Arg, dim: int, index: Arg, src: Arg, reduce: str, *, include_self: bool = True
+) -> None:
+    out = site.output()
+    if out is None:
+        return
+    dtype = site.dtype(out)
+    if dtype == "bool":
+        raise Refused("reduces truth values")
+    to = computed_in(dtype)
+    d, own, inner = _shape(site, self, index, dim)
+    size = site.size(out)
+    held = site.temporary(to, size)
+    counted = reduce == "mean" or not include_self
+    counts = site.temporary("i64", size) if counted else None
+    n = site.loop([size[k] for k in own])
+    others = [m for k, m in enumerate(size) if k not in own]
+    at = placed(n, own, n.stage(*others))
+    n.store(held, at, n.load(self, at).to(to) if include_self else n.const(to, _neutral(reduce, to)))
+    n.store(counts, at, n.const("i64", int(include_self)))
+    at = placed(n, own, n.stage(*inner))
+    place = [*at[:d], n.checked(n.load(index, at), size[d]), *at[d + 1 :]]
+    n.store(held, place, _MEET[reduce](n.load(held, place), n.load(src, at).to(to)))
+    n.store(counts, place, n.const("i64", 1), add=True)
+    at = placed(n, own, n.stage(*others))
+    v = n.load(held, at)
+    if counts is not None:
+        many = n.load(counts, at)
+        if reduce == "mean":
+            divisor = many.max(1).to(to)
+            v = v / divisor if to in ("f32", "f64") else v.of("floordiv", divisor)
+        v = where(many.equals(0), n.load(self, at).to(to), v)
+    n.store(out, at, v)
+    n.done()
+
+
+# -- by one index along a dimension
+
+
+def _along(site: Site, self: Arg, dim: int) -> tuple[int, list[int]]:
+    size = site.size(self)
+    if not size:
+        raise Refused("has no dimension")
+    d = dim % len(size)
+    return d, [k for k in range(len(size)) if k != d]
+
+
+def _by_index(
+    site: Site, self: Arg, dim: int, index: Arg, value: Callable[[Nest, list[Dim]], Scalar], add: bool, *, wrap: bool
+) -> None:
+    _plain_or_sum(site, add)
+    d, own = _along(site, self, dim)
+    many = math.prod(site.size(index))
+
+    def write(n: Nest, held: Ref) -> None:
+        (k,) = n.stage(many)
+        i = n.load(index, [k] if site.size(index) else [])
+        size = site.size(self)[d]
+        to = n.checked(wrapped(n, i, size) if wrap else i, size)
+        at = placed(n, own, [k])
+        v = value(n, at)
+        n.store(held, [*at[:d], to, *at[d + 1 :]], v.to(computed_in(v.dtype)), add=add)
+
+    scattered(site, own, _copied(self), write)
+
+
+@register("scatter", "index_add.default")
+def _index_add(site: Site, self: Arg, dim: int, index: Arg, source: Arg, *, alpha: Number = 1) -> None:
+    def value(n: Nest, at: list[Dim]) -> Scalar:
+        v = n.load(source, at if site.size(source) else [])
+        v = v.to(computed_in(v.dtype))
+        return v if alpha == 1 else v * alpha
+
+    _by_index(site, self, dim, index, value, True, wrap=False)
+
+
+@register("scatter", "index_copy.default")
+def _index_copy(site: Site, self: Arg, dim: int, index: Arg, source: Arg) -> None:
+    _by_index(site, self, dim, index, lambda n, at: n.load(source, at if site.size(source) else []), False, wrap=False)
+
+
+@register("scatter", "index_fill.int_Scalar")
+def _index_fill(site: Site, self: Arg, dim: int, index: Arg, value: Arg) -> None:
+    _by_index(site, self, dim, index, lambda n, _at: constant(site, n, value), False, wrap=True)
+
+
+@register("scatter", "index_fill.int_Tensor")
+def _index_fill_tensor(site: Site, self: Arg, dim: int, index: Arg, value: Arg) -> None:
+    to = site.dtype(self)
+    _by_index(site, self, dim, index, lambda n, _at: n.load(value, ()).to(to), False, wrap=True)
+
+
+# -- by several indices
+
+
+def _put(
+    site: Site, self: Arg, indices: tuple[Arg, ...], values: Arg, accumulate: bool, mask: Arg | None = None
+) -> None:
+    out = site.output()
+    if out is None:
+        return
+    _plain_or_sum(site, accumulate)
+    given = [site.size(i) for i in indices if i is not None]
+    places = [k for k, i in enumerate(indices) if i is not None]
+    if mask is not None:
+        given.append(site.size(mask))
+    rank = max(map(len, given))
+    sizes = [[s[len(s) - rank + d] for s in given if len(s) - rank + d >= 0] for d in range(rank)]
+    shape = [0 if 0 in found else max(found, default=1) for found in sizes]
+    size = site.size(self)
+    together = places == list(range(places[0], places[-1] + 1))
+    first = places[0] if together else 0
+    others = [m for k, m in enumerate(size) if k not in places]
+    result = [*others[:first], *shape, *others[first:]]
+    own = list(range(places[-1] + 1, len(size))) if together else []  # dimensions behind, which stay where they are
+    inner = result[: len(result) - len(own)]
+
+    def write(n: Nest, held: Ref) -> None:
+        at = [*n.stage(*inner), *n.rows]
+        keep = n.spread(mask, at[first : first + rank]) if mask is not None else None
+        to = looked_up(site, n, self, indices, at, keep)
+        v = n.spread(values, at)
+        n.store(held, to, v.to(computed_in(site.dtype(out))), add=accumulate, where=keep)
+
+    scattered(site, own, _copied(self), write)
+
+
+@register("scatter", "index_put.default", "_unsafe_index_put.default")
+def _index_put(site: Site, self: Arg, indices: tuple[Arg, ...], values: Arg, accumulate: bool = False) -> None:
+    _put(site, self, indices, values, accumulate)
+
+
+@register("scatter", "_unsafe_masked_index_put_accumulate.default")
+def _masked_put(site: Site, self: Arg, mask: Arg, indices: tuple[Arg, ...], values: Arg) -> None:
+    _put(site, self, indices, values, True, mask)
+
+
+@register("scatter", "put.default")
+def _put_flat(site: Site, self: Arg, index: Arg, source: Arg, accumulate: bool = False) -> None:
+    _plain_or_sum(site, accumulate)
+    size, many = site.size(self), site.size(index)
+    if not size:
+        raise Refused("has no dimension")
+    if site.size(source) != many:
+        raise Refused("takes a source of another size than the index")
+
+    def write(n: Nest, held: Ref) -> None:
+        at = n.stage(*many)
+        whole = math.prod(size)
+        to = n.checked(wrapped(n, n.load(index, at), whole), whole)
+        v = n.load(source, at)
+        n.store(held, spread_out(to, size), v.to(computed_in(v.dtype)), add=accumulate)
+
+    scattered(site, [], _copied(self), write)
+
+
+@register("scatter", "masked_scatter.default")
+def _masked_scatter(site: Site, self: Arg, mask: Arg, source: Arg) -> None:
+    """Two loops: how many are taken before each element, then the elements."""
+    out = site.output()
+    if out is None:
+        return
+    size, given = site.size(out), site.size(source)
+    if site.size(mask) != size or not size:
+        raise Refused("has a mask of another size")
+    if 0 in given or 0 in size:
+        raise Refused("takes from nothing")
+    counts = site.temporary("i64", size)
+    n = site.loop()
+    (k,) = n.stage(math.prod(size))
+    at = spread_out(k, size)
+    n.store(counts, at, n.scan("sum", n.load(mask, at).to("i64")))
+    n.done()
+    n = site.loop()
+    at = n.stage(*size)
+    here = n.load(mask, at)
+    to = n.checked(where(here, n.load(counts, at) - 1, 0), math.prod(given))
+    n.store(out, at, where(here, n.load(source, spread_out(to, given)), n.load(self, at)))
+    n.done()
+
+
+@register("scatter", "unfold_backward.default")
+def _unfold_backward(site: Site, grad_in: Arg, input_sizes: tuple[int, ...], dim: int, size: int, step: int) -> None:
+    """Every window's gradient goes back to the points of the window, which may overlap."""
+    rank = len(input_sizes)
+    if not rank:
+        raise Refused("has no dimension")
+    d = dim % rank
+    own = [k for k in range(rank) if k != d]
+    windows = site.size(grad_in)[d]
+
+    def write(n: Nest, held: Ref) -> None:
+        w, k = n.stage(windows, size)
+        at = placed(n, own, [w])
+        v = n.load(grad_in, [*at, k])
+        n.store(held, [*at[:d], add(mul(w, step), k), *at[d + 1 :]], v.to(computed_in(v.dtype)), add=True)
+
+    zeros_and(site, own, write)
