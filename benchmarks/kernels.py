@@ -7,6 +7,7 @@ ratio, and the geometric mean of the ratios. Sizes are chosen in and beyond the 
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 import time
@@ -21,13 +22,14 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from lowtide.codegen.cpp import kernel
 from lowtide.codegen.cpp_source import kernel_sources
 from lowtide.frontend.fx_import import import_graph
-from lowtide.ir.graph import refs_in
+from lowtide.ir.graph import Layout, refs_in
 from lowtide.ir.lowered import LOOP
 from lowtide.lowering.lower import lower
 from lowtide.runtime import kernels
-from lowtide.runtime.calls import empty
+from lowtide.runtime.calls import DTYPES
 from lowtide.schedule.fusion import fuse_loops
 from lowtide.schedule.inline import inline
+from lowtide.schedule.schedule import schedule
 
 aten = torch.ops.aten
 SIZES = {"in cache": (64, 768), "beyond": (4096, 1024)}
@@ -79,9 +81,10 @@ def ours(function: Callable[..., Any], args: tuple[Any, ...]) -> Callable[[], An
     returned = output.args[0]
     output.args = (tuple(returned) if isinstance(returned, list | tuple) else (returned,),)
     graph, _ = import_graph("one", [("inference", gm)])
-    lowered = fuse_loops(inline(lower(graph)), {}).lowered
+    lowered = inline(lower(graph))
+    lowered = fuse_loops(lowered, schedule(lowered.graph, {}, loops=lowered.loops)).lowered
     kernels.finish(kernels.start(kernel_sources([kernel(x) for x in lowered.loops.values()], 1)))
-    given = {i.name: t for i, t in zip(graph.sections[0].inputs, args, strict=True) if i is not None}  # type: ignore[union-attr]
+    addresses = {i.name: t.data_ptr() for i, t in zip(graph.sections[0].inputs, args, strict=True) if i is not None}  # type: ignore[union-attr]
     calls = []
     for op in lowered.graph.ops:
         if op.view:
@@ -90,17 +93,26 @@ def ours(function: Callable[..., Any], args: tuple[Any, ...]) -> Callable[[], An
         k = kernel(lowered.loops[op.name])
         numbers = kernels.numbers(",".join(map(str, k.params)))
         names = [n for a in op.args for n in refs_in(a)]
-        made = [(str(o), lowered.graph.value[str(o)].layout) for o in op.outputs]
+        made = [(str(o), allocation(lowered.graph.value[str(o)].layout)) for o in op.outputs]
+        names += [o for o, _ in made]
         calls.append((kernels.function(k.name, k.buffers), numbers, names, made))
 
-    def run() -> dict[str, Tensor]:
-        held = dict(given)
+    def run() -> list[Tensor]:
+        at, results = addresses.copy(), []
         for function, numbers, names, made in calls:
-            held.update((o, empty(layout)) for o, layout in made)
-            function(numbers, *(held[n].data_ptr() for n in (*names, *(o for o, _ in made))))
-        return held
+            for o, allocate in made:
+                results.append(t := allocate())
+                at[o] = t.data_ptr()
+            function(numbers, *[at[n] for n in names])
+        return results
 
     return run
+
+
+def allocation(layout: Layout | None) -> Callable[[], Tensor]:
+    """A call that makes an uninitialised tensor of a static layout."""
+    assert layout is not None
+    return functools.partial(torch.empty_strided, layout.size, layout.stride, dtype=DTYPES[layout.dtype])
 
 
 def least(a: Callable[[], Any], b: Callable[[], Any], seconds: float = 0.4) -> tuple[float, float]:

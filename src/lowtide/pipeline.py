@@ -42,7 +42,7 @@ from lowtide.plan.refine import refine
 from lowtide.plan.replay import replay
 from lowtide.program import Program, Source
 from lowtide.runtime import kernels
-from lowtide.schedule.fusion import fuse_loops
+from lowtide.schedule.fusion import Fused, fuse_loops
 from lowtide.schedule.inline import inline
 from lowtide.schedule.schedule import OpFacts, Schedule, memory_graph, reordered, schedule
 from lowtide.schedule.text import print_schedule
@@ -70,13 +70,11 @@ def compile_graph(graph: Graph, facts: Facts, options: Options, observers: Obser
     """
     see = _Stopwatch((observers or from_environment()).of_graph(graph.name))
     see("capture", lambda: print_graph(graph))
-    lowered, sources = lower_graph(graph, options, facts, see)
+    lowered, known, sources = lower_graph(graph, options, facts, see)
     if lowered.loops:
         see("lower", lambda: print_lowered(lowered))
         see("kernels", lambda: "\n".join(s.text for s in sources))
-    scheduled = schedule(
-        lowered.graph, facts(lowered.graph), inplace=options.inplace, loops=lowered.loops, reasons=lowered.reasons
-    )
+    scheduled = schedule(lowered.graph, known, inplace=options.inplace, loops=lowered.loops, reasons=lowered.reasons)
     see("schedule", lambda: print_schedule(scheduled))
     see.observers.see("memory", lambda: memory_json.dumps(memory_graph(scheduled)))
     ordered, found = order_steps(scheduled, options)
@@ -96,21 +94,31 @@ def compile_graph(graph: Graph, facts: Facts, options: Options, observers: Obser
     return Compiled(ordered, plan, program, found)
 
 
-def lower_graph(graph: Graph, options: Options, facts: Facts, see: _Stopwatch) -> tuple[Lowered, tuple[Source, ...]]:
-    """The graph with its loops, and the sources of their kernels, which a compiler begins to build meanwhile."""
+def lower_graph(
+    graph: Graph, options: Options, facts: Facts, see: _Stopwatch
+) -> tuple[Lowered, Mapping[str, OpFacts], tuple[Source, ...]]:
+    """The graph with its loops, what is known of the other operations, and the sources of the loops' kernels, which a
+    compiler begins to build meanwhile."""
     if options.kernels == "aten":
-        return Lowered(graph, {}), ()
+        return Lowered(graph, {}), facts(graph), ()
     if native.compiler() is None:
         why = Reason("kernels of our own", "there is no C++ compiler, so ATen computes everything", "install g++")
-        return Lowered(graph, {}, (why,)), ()
+        return Lowered(graph, {}, (why,)), facts(graph), ()
     lowered = inline(lower(graph))
+    known = facts(lowered.graph)
     if options.fuse:
-        fused = fuse_loops(lowered, facts(lowered.graph))
+        fused = fuse(lowered, known, options)
         see("fusion", fused.text)
         lowered = fused.lowered
     made = kernel_sources([kernel(loop) for loop in lowered.loops.values()], 2)
     kernels.start(made)
-    return lowered, made
+    return lowered, known, made
+
+
+def fuse(lowered: Lowered, known: Mapping[str, OpFacts], options: Options) -> Fused:
+    """Fusion in the order of least peak: what does not lift the peak there does not lift it in the end."""
+    steps = schedule(lowered.graph, known, inplace=options.inplace, loops=lowered.loops)
+    return fuse_loops(lowered, order_steps(steps, options)[0], inplace=options.inplace)
 
 
 def compile_built(graph: Graph, facts: Facts, options: Options) -> Compiled:

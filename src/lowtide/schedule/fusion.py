@@ -1,6 +1,6 @@
 """Fusion that knows the peak: loops that share buffers become one where that is legal, cheaper and costs no peak.
 
-Comes in: Lowered, and the schedule that it has so far (facts about library calls, permitted in-place pairs). Goes out:
+Comes in: Lowered, and the schedule that it has so far (an order, facts about library calls, in-place pairs). Goes out:
 Lowered with fewer kernels, in an order that keeps every dependency, and what was decided, each refusal with a Reason.
 Promised: the same numbers (``schedule.joined``); the peak of the order at hand never rises, judged by the timeline that
 order and plan use (``memory.estimate``); deterministic; nothing recurses, and no pair is looked at that shares nothing.
@@ -28,18 +28,21 @@ from lowtide.schedule.cost import Machine, loop_cost
 from lowtide.schedule.depend import accesses, dependencies, needed_operations
 from lowtide.schedule.inplace import loop_pairs
 from lowtide.schedule.joined import joined
-from lowtide.schedule.schedule import OpFacts, schedule
+from lowtide.schedule.schedule import Schedule
 
 _GAIN = 0.5e-6  # seconds that a fusion saves at least
+_AT_PEAK = 8  # how often a byte that goes counts where it is part of the peak
 
 
 @dataclass(frozen=True)
 class Fused:
-    """``lowered`` after fusion; ``notes``: a line per fusion, in order; ``refused``: why pairs stay two."""
+    """``lowered`` after fusion; ``notes``: a line per fusion, in order; ``refused``: why pairs stay two; ``peak``: bytes at
+    the peak of the order at hand, in-place pairs and workspaces included."""
 
     lowered: Lowered
     notes: tuple[str, ...]
     refused: tuple[Reason, ...]
+    peak: int
 
     def text(self) -> str:
         """What was fused, in order, and what was not."""
@@ -63,12 +66,21 @@ class _Node:
         return tuple(dict.fromkeys((*self.reads, *self.makes)))
 
 
-def fuse_loops(lowered: Lowered, facts: Mapping[str, OpFacts], machine: Machine = Machine()) -> Fused:  # noqa: B008
-    """Fuse section by section; the timeline runs through all of them."""
-    work = _Work(_without_dead(lowered), facts, machine)
+def fuse_loops(
+    lowered: Lowered,
+    scheduled: Schedule,
+    *,
+    inplace: bool = True,
+    machine: Machine = Machine(),  # noqa: B008
+) -> Fused:
+    """Fuse section by section; the timeline runs through all of them.
+
+    ``scheduled``: the steps of ``lowered`` in the order at hand. ``inplace``: a fused loop may overwrite what dies in it.
+    """
+    work = _Work(_without_dead(lowered), scheduled, inplace, machine)
     for k in range(len(lowered.graph.sections)):
         work.run(k)
-    return Fused(work.result(), tuple(work.notes), tuple(work.refused.values()))
+    return Fused(work.result(), tuple(work.notes), tuple(work.refused.values()), work.peak)
 
 
 def _without_dead(lowered: Lowered) -> Lowered:
@@ -85,8 +97,8 @@ def _without_dead(lowered: Lowered) -> Lowered:
 class _Work:
     """The program as it changes; short-lived. Positions are places in ``order``, where what is gone leaves a hole."""
 
-    def __init__(self, lowered: Lowered, facts: Mapping[str, OpFacts], machine: Machine) -> None:
-        self.lowered, self.graph, self.machine = lowered, lowered.graph, machine
+    def __init__(self, lowered: Lowered, scheduled: Schedule, inplace: bool, machine: Machine) -> None:
+        self.lowered, self.graph, self.machine, self.inplace = lowered, lowered.graph, machine, inplace
         self.storage = {v.name: v.storage for v in self.graph.values}
         self.notes: list[str] = []
         self.refused: dict[tuple[str, str], Reason] = {}
@@ -95,8 +107,12 @@ class _Work:
         self.span: list[tuple[int, int]] = []
         self.before: dict[str, set[str]] = {}
         self.after: dict[str, set[str]] = {}
-        steps = schedule(self.graph, facts, loops=lowered.loops).steps
-        for s in steps:
+        place: dict[str, int] = {}
+        alive = {op.name for op in self.graph.ops}
+        for s in scheduled.steps:
+            if s.op.name not in alive:
+                continue
+            place[s.op.name] = len(place)
             read, changed, made = accesses(s.op, self.storage)
             task = _task(s.op, s.loop) if s.loop is not None else None
             workspace = max(s.facts.workspace, s.facts.out_workspace)
@@ -104,7 +120,7 @@ class _Work:
         for section in self.graph.sections:
             found = dependencies(self.graph, section)
             start = len(self.order)
-            self.order += found.names
+            self.order += sorted(found.names, key=place.__getitem__)
             self.span.append((start, len(self.order)))
             self.before.update((n, set(b)) for n, b in found.before.items())
             self.after.update((n, set(a)) for n, a in found.after.items())
@@ -147,6 +163,7 @@ class _Work:
             self.left[t] = total
         self.base = line.flat.base
         self.peak = max((self.base, *self.live))
+        self.top = max(range(len(self.live)), key=self.live.__getitem__, default=0)
 
     def flat(self, nodes: Sequence[_Node], span: tuple[int, int] | None) -> Flat:
         """Nodes in a row; with ``span`` they stand for the places [lo, hi], and what lives around them counts too."""
@@ -186,9 +203,12 @@ class _Work:
     # -- candidates --------------------------------------------------------------------------------------------------
 
     def run(self, section: int) -> None:
-        """Fuse within one section, best pair first, until nothing is left to try."""
+        """Fuse within one section, best pair first, until nothing is left to try.
+
+        Fusions move the peak, so a pair whose score has fallen since it was offered goes back in line.
+        """
         lo, hi = self.span[section]
-        self.queue: list[tuple[float, int, int, str, str]] = []
+        self.queue: list[tuple[int, int, int, str, str]] = []
         self.tried: set[tuple[str, str]] = set()
         self.inside = {n for n in self.order[lo:hi] if n is not None}
         self.count = 0
@@ -196,10 +216,15 @@ class _Work:
             if n is not None and self.node[n].task is not None:
                 self.offer(n)
         while self.queue:
-            _, _, _, a, b = heapq.heappop(self.queue)
-            if a in self.node and b in self.node:
-                if self.at[a] > self.at[b]:
-                    a, b = b, a
+            offered, distance, count, a, b = heapq.heappop(self.queue)
+            if a not in self.node or b not in self.node:
+                continue
+            if self.at[a] > self.at[b]:
+                a, b = b, a
+            score = -self.score(a, b)
+            if score > offered:
+                heapq.heappush(self.queue, (score, distance, count, a, b))
+            else:
                 self.attempt(a, b)
 
     def offer(self, name: str) -> None:
@@ -220,15 +245,24 @@ class _Work:
                         self.count += 1
                         heapq.heappush(self.queue, (-self.score(a, b), self.at[b] - self.at[a], self.count, a, b))
 
-    def score(self, a: str, b: str) -> float:
-        """Bytes that the two need not move if they are one; those of a buffer that goes altogether count twice."""
+    def score(self, a: str, b: str) -> int:
+        """Bytes that the two need not move if they are one; those of a buffer that goes altogether count again, and more
+        often where it is there when the peak is reached."""
         x, y = self.node[a], self.node[b]
-        out = 0.0
+        out = 0
         for s in set(x.touches) & set(y.touches):
             out += self.graph.nbytes[s]
-            if s in x.makes and self.users[s] == {a, b} and s not in self.returned:
-                out += self.nbytes(s)
+            if self.goes(s, a, b):
+                out += self.nbytes(s) * (_AT_PEAK if self.at_peak(s) else 1)
         return out
+
+    def goes(self, s: str, a: str, b: str) -> bool:
+        """Whether nobody needs a storage once the two are one."""
+        return s in self.node[a].makes and self.users[s] == {a, b} and s not in self.returned
+
+    def at_peak(self, s: str) -> bool:
+        """Whether a storage that is made here is there in the first step in which the peak is reached."""
+        return self.at[self.maker[s]] <= self.top <= max(self.at[u] for u in self.users[s])
 
     # -- one pair ----------------------------------------------------------------------------------------------------
 
@@ -256,7 +290,7 @@ class _Work:
             return task
         gain = sum(loop_cost(t.loop, self.machine).seconds(self.machine) for t in (x, y))
         gain -= loop_cost(task.loop, self.machine).seconds(self.machine)
-        if gain < _GAIN:
+        if gain < _GAIN and not (gain >= 0 and any(self.goes(s, a, b) and self.at_peak(s) for s in self.node[a].makes)):
             return "one pass would cost as much as two"
         node = self.fused_node(b, task)
         return self.put(a, b, node, placed)
@@ -298,7 +332,8 @@ class _Work:
     def fused_node(self, b: str, task: Task) -> _Node:
         op = loop_op(task.given, task.makes, task.changes, self.node[b].op.origin, b)
         read, changed, made = accesses(op, self.storage)
-        return _Node(op, task, read, changed, made, loop_pairs(self.graph, op, task.loop), 0)
+        pairs = loop_pairs(self.graph, op, task.loop) if self.inplace else ()
+        return _Node(op, task, read, changed, made, pairs, 0)
 
     def put(self, a: str, b: str, node: _Node, placed: Sequence[Sequence[str]]) -> str:
         """Put the fused node where the window peaks least, unless that lifts the peak."""
@@ -352,6 +387,7 @@ class _Work:
             self.at[n] = k
         if old_peak == self.peak:
             self.peak = max((self.base, *self.live))
+            self.top = max(range(len(self.live)), key=self.live.__getitem__)
         self.tried = {p for p in self.tried if new not in p}
         self.offer(new)
 

@@ -1,8 +1,9 @@
 """Random programs of loops, and what they compute: what fusion is tested with.
 
 Biased to what breaks it: shared reads, the same value read by rows and by columns, transposes, broadcasts, reductions
-over different axes, values that are returned, opaque calls in between, copies into inputs, adding at computed places.
-Whole numbers wrap, so equal programs agree bit for bit.
+over different axes, values that are returned, opaque calls in between, copies into inputs and into values made here, second
+names of the same bytes and names of a part of them, calls with one effect, adding at computed places. Whole numbers wrap, so
+equal programs agree bit for bit.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 from lowtide.ir.build import LoopBuilder
 from lowtide.ir.graph import Graph, Layout, Op, Origin, Ref, Section, Value, refs_in
-from lowtide.ir.index import add, mul, substitute
+from lowtide.ir.index import add, mul
 from lowtide.ir.interpret import NUMPY, interpret
 from lowtide.ir.loops import Instr, Loop, Stage
 from lowtide.ir.lowered import LOOP, Lowered, loop_op
@@ -26,8 +27,10 @@ from lowtide.ir.symbolic import symbol
 ROWS, COLUMNS = 6, 4
 SHAPES = {"grid": (ROWS, COLUMNS), "turned": (COLUMNS, ROWS), "row": (COLUMNS,), "column": (ROWS,), "one": ()}
 OPAQUE = "aten.opaque.default"
+DRAWS = "aten.drawn.default"
 KINDS = (
     "point", "point", "point", "turn", "row", "row", "col", "again", "part", "moved", "total", "opaque", "added", "copied",
+    "changed", "named", "cut", "drawn",
 )  # fmt: skip
 OPERATIONS = ("add", "sub", "mul", "max")
 
@@ -40,11 +43,21 @@ class Programs:
     shape: dict[str, str]
     ops: list[Op]
     loops: dict[str, Loop]
+    under: dict[str, tuple[str, int]]  # views: whose bytes, from which element
 
     def new(self, shape: str) -> str:
         name = f"t{len(self.shape)}"
         self.shape[name] = shape
         return name
+
+    def root(self, name: str) -> str:
+        return self.under[name][0] if name in self.under else name
+
+    def view(self, of: str, shape: str, offset: int) -> None:
+        name = self.new(shape)
+        base, start = self.under.get(of, (of, 0))
+        self.under[name] = base, start + offset
+        self.ops.append(Op(name, "aten.as_strided.default", (Ref(of),), (), (name,), view=True))
 
     def put(self, b: LoopBuilder, given: Sequence[str], makes: Sequence[str], changes: Sequence[str] = ()) -> None:
         b.inputs, b.outputs = [self.dtype] * len(given), [self.dtype] * len(makes)
@@ -158,6 +171,15 @@ def copied(p: Programs, into: str, x: str) -> None:
     p.put(b, [x, into], [], [into])
 
 
+def changed(p: Programs, into: str, x: str) -> None:
+    """To a grid, in its own bytes, another one or a row or a column is added."""
+    b = LoopBuilder()
+    i, j = b.stage((ROWS, COLUMNS))
+    v = b.op("add", p.dtype, b.load(0, p.dtype, _index("grid", i, j)), b.load(1, p.dtype, _index(p.shape[x], i, j)))
+    b.store(0, _index("grid", i, j), v)
+    p.put(b, [into, x], [], [into])
+
+
 def _draw_step(draw: Callable[..., Any], p: Programs, inputs: Sequence[str]) -> None:
     recent = list(p.shape)[-6:]
     any_of = st.sampled_from([*recent, *recent, *p.shape])
@@ -182,7 +204,22 @@ def _draw_step(draw: Callable[..., Any], p: Programs, inputs: Sequence[str]) -> 
     elif kind == "added" and columns:
         added(p, draw(st.sampled_from(grids)), draw(st.sampled_from(columns)))
     elif kind == "copied":
-        copied(p, inputs[0], draw(st.sampled_from([n for n in grids if n != inputs[0]])))
+        copied(p, inputs[0], draw(st.sampled_from([n for n in grids if p.root(n) != inputs[0]])))
+    elif kind == "changed":
+        into = draw(st.sampled_from([n for n in grids if p.shape[n] == "grid"]))
+        given = [n for n in (*recent, inputs[1]) if p.shape[n] != "turned" and p.root(n) != p.root(into)]
+        if given:
+            changed(p, into, draw(st.sampled_from(given)))
+    elif kind == "named":
+        of = draw(any_of)
+        p.view(of, p.shape[of], 0)
+    elif kind == "cut":
+        p.view(
+            draw(st.sampled_from([n for n in grids if p.shape[n] == "grid"])), "row", COLUMNS * draw(st.integers(0, 3))
+        )
+    elif kind == "drawn":
+        out = p.new("grid")
+        p.ops.append(Op(out, DRAWS, (), (), (out,), effect="random"))
     elif kind == "opaque":
         given = list(dict.fromkeys(draw(st.lists(any_of, min_size=1, max_size=2))))
         out = p.new("grid")
@@ -192,7 +229,7 @@ def _draw_step(draw: Callable[..., Any], p: Programs, inputs: Sequence[str]) -> 
 @st.composite
 def programs(draw: Callable[..., Any], dtypes: Sequence[str] = ("i64",)) -> Lowered:
     """A program of 2 to 14 operations in one or two sections."""
-    p = Programs(draw(st.sampled_from(dtypes)), {}, [], {})
+    p = Programs(draw(st.sampled_from(dtypes)), {}, [], {}, {})
     inputs = [p.new("grid"), p.new("grid"), p.new("row"), p.new("column")]
     count = draw(st.integers(2, 14))
     for _ in range(count):
@@ -210,7 +247,8 @@ def _lowered(p: Programs, inputs: Sequence[str], kept: Sequence[str], cut: int) 
         stride = [1] * len(sizes)
         if len(sizes) == 2:
             stride[0] = sizes[1]
-        values.append(Value(n, Layout(p.dtype, "cpu", sizes, tuple(stride)), n))
+        root, offset = p.under.get(n, (n, 0))
+        values.append(Value(n, Layout(p.dtype, "cpu", sizes, tuple(stride), offset), root))
     first, second = p.ops[:cut], p.ops[cut:]
     if not first:
         section = Section("inference", tuple(map(Ref, inputs)), tuple(second), tuple(map(Ref, kept)))
@@ -241,41 +279,125 @@ def compute(lowered: Lowered, run: Run = interpret) -> Mapping[str, Any]:
     """What the program returns, and what is in its inputs afterwards."""
     graph = lowered.graph
     held: dict[str, Any] = {}
+
+    def elements(name: str) -> Any:
+        v = graph.value[name]
+        return held[v.storage][int(str(v.layout.offset)) :]
+
     for s in graph.sections:
         for i in s.inputs:
-            if isinstance(i, Ref) and i.name not in held:
+            if isinstance(i, Ref) and i.name in graph.caller_owned:
                 held[i.name] = fill(i.name, graph.value[i.name].layout.dtype, graph.nbytes[i.name] // 8)
     given = set(held)
+    draws = 0
     for op in graph.ops:
+        if op.view:
+            continue
         names = [n for a in op.args for n in refs_in(a)]
         for o in op.outputs:
             if o is not None:
                 dtype = graph.value[o].layout.dtype
                 held[o] = np.full(graph.nbytes[o] // 8, 77, NUMPY[dtype])
         if op.target == LOOP:
-            run(lowered.loops[op.name], [held[n] for n in (*names, *op.outputs) if n is not None])
+            run(lowered.loops[op.name], [elements(n) for n in (*names, *op.outputs) if n is not None])
+        elif op.target == DRAWS:
+            held[str(op.outputs[0])][:] = fill(f"draw {draws}", dtype, len(held[str(op.outputs[0])]))
+            draws += 1
         else:
             out = held[str(op.outputs[0])]
             for k, n in enumerate(names, 1):
-                out += (np.resize(held[n], len(out)) * k)[::-1]
+                out += (np.resize(elements(n), len(out)) * k)[::-1]
     returned = {n for s in graph.sections for a in s.returns for n in refs_in(a)}
-    return {n: held[n] for n in sorted(returned | given)}
+    return {n: elements(n).copy() for n in sorted(returned | given)}
 
 
-def point_by_point(seed: int) -> Run:
-    """Runs a loop one outer point after the other, in any order: what code on several threads may do."""
+def one_by_one(seed: int) -> Run:
+    """Runs a loop of whole numbers one point after the other, outer and inner ones in any order: what code on several
+    threads and in vectors may do. What a stage reads and what it writes may be the same memory."""
 
     def run(loop: Loop, buffers: Sequence[Any]) -> None:
-        sizes = tuple(int(str(n)) for n in loop.outer)
-        points = list(np.ndindex(*sizes)) if sizes else [()]
-        np.random.default_rng(seed).shuffle(points)
-        for point in points:
-            at = {f"i{k}": int(i) for k, i in enumerate(point)}
-            stages = tuple(Stage(s.inner, tuple(_fixed(x, at) for x in s.body)) for s in loop.stages)
-            interpret(Loop((), stages, loop.inputs, loop.outputs), buffers)
+        rng = np.random.default_rng(seed)
+        for point in _shuffled(loop.outer, rng):
+            at: dict[str, int] = {f"i{k}": i for k, i in enumerate(point)}
+            values: dict[int, int] = {}
+            for k, stage in enumerate(loop.stages):
+                _stage(loop, k, stage, at, values, buffers, rng)
 
     return run
 
 
-def _fixed(x: Instr, at: Mapping[str, int]) -> Instr:
-    return x if x.index is None else Instr(x.op, x.dtype, x.args, substitute(x.index, at), x.attr)
+def _shuffled(sizes: Sequence[Any], rng: np.random.Generator) -> list[tuple[int, ...]]:
+    points = list(np.ndindex(*(int(str(n)) for n in sizes)))
+    return [points[k] for k in rng.permutation(len(points))]
+
+
+def _stage(
+    loop: Loop,
+    k: int,
+    stage: Stage,
+    at: Mapping[str, int],
+    values: dict[int, int],
+    buffers: Sequence[Any],
+    rng: np.random.Generator,
+) -> None:
+    start = loop.starts[k]
+    sums: dict[int, int] = {}
+    last: dict[int, int] = {}
+    for point in _shuffled(stage.inner, rng):
+        here = {**at, **{f"r{d}": r for d, r in enumerate(point)}}
+        last = dict(values)
+        for n, x in enumerate(stage.body, start):
+            got = _value(x, last, here, buffers)
+            if x.op == "reduce":
+                sums[n] = got if n not in sums else wrapped(sums[n] + got) if x.attr == "sum" else max(sums[n], got)
+            elif got is not None:
+                last[n] = got
+    values.update(sums)
+    if not stage.inner:
+        values.update(last)
+
+
+def _value(x: Instr, values: Mapping[int, int], at: Mapping[str, int], buffers: Sequence[Any]) -> Any:
+    a = [values[k] for k in x.args]
+    index = None if x.index is None else _place(x.index, at, values)
+    if x.op in ("load", "store", "accumulate"):
+        held = buffers[int(str(x.attr))]
+        if x.op == "load":
+            return int(held[index]) if not a or a[0] else 0
+        if len(a) == 1 or a[1]:
+            held[index] = a[0] if x.op == "store" else wrapped(int(held[index]) + a[0])
+        return None
+    if x.op == "const":
+        return int(str(x.attr))
+    if x.op == "index":
+        return index
+    return wrapped(SCALAR[x.op](*a))
+
+
+def _place(e: Any, at: Mapping[str, int], values: Mapping[int, int]) -> int:
+    if isinstance(e, int):
+        return e
+    if e.op == "sym":
+        name = str(e.args[0])
+        return values[int(name[1:])] if name[0] == "v" else at[name]
+    first, *rest = (_place(a, at, values) for a in e.args)
+    for b in rest:
+        first = PLACES[e.op](first, b)
+    return first
+
+
+PLACES: Mapping[str, Callable[[int, int], int]] = {
+    "+": lambda a, b: a + b, "*": lambda a, b: a * b, "//": lambda a, b: a // b, "%": lambda a, b: a % b,
+}  # fmt: skip
+
+
+def wrapped(n: int) -> int:
+    """As 64 bits hold it."""
+    return (int(n) + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
+SCALAR: Mapping[str, Callable[..., int]] = {
+    "add": lambda a, b: a + b, "sub": lambda a, b: a - b, "mul": lambda a, b: a * b, "max": max, "mod": lambda a, b: a % b,
+    "lt": lambda a, b: a < b, "cast": lambda a: a, "reduce": lambda a: a, "and": lambda a, b: a and b,
+    "where": lambda c, a, b: a if c else b,
+}  # fmt: skip

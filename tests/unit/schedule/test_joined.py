@@ -1,0 +1,246 @@
+"""Two loops made one: what is refused, and that what is not computes the same in any order of points."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from loop_programs import Run, fill, one_by_one
+from small_loops import flat, nest
+
+from lowtide.ir.loops import Loop, check_loop
+from lowtide.ir.task import Task
+from lowtide.schedule.joined import joined
+
+SIZE = 64  # elements of every buffer: more than any index here reaches
+
+
+def compute(tasks: list[Task], run: Run) -> Mapping[str, np.ndarray]:
+    """What is in every buffer after the tasks ran one after the other."""
+    held: dict[str, np.ndarray] = {}
+    for t in tasks:
+        for n in t.given:
+            held.setdefault(n, fill(n, "i64", SIZE))
+        for n in t.makes:
+            held[n] = np.full(SIZE, 77, np.int64)
+        run(t.loop, [held[n] for n in (*t.given, *t.makes)])
+    return held
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two tasks. ``needed``: values that others read. ``because``: words of the refusal; None where they may be one."""
+
+    a: Task
+    b: Task
+    needed: str
+    because: str | None = None
+
+
+def task(loop: Loop, given: str, makes: str = "") -> Task:
+    return Task(loop, tuple(given.split()), tuple(makes.split()))
+
+
+def rows(stages: str = "4*i0+r0", n: int = 4, m: int = 4, out: str = "4*i0+r0") -> Loop:
+    """Every element of rows, doubled."""
+    return nest((n,), 1, 1, ((m,), f"a = load 0 {stages}; b = add a a; store 1 {out} b"))
+
+
+def sums(index: str, n: int = 4, m: int = 4) -> Loop:
+    return nest((n,), 1, 1, ((m,), f"a = load 0 {index}; s = reduce sum a"), ((), "store 1 i0 s"))
+
+
+DOUBLED = flat(1, 1, (4, 4), "a = load 0 4*r0+r1; b = add a a; store 1 4*r0+r1 b")
+X = "load 0 4*i0+r0"
+SUM, LAST = ((4,), f"a = {X}; s = reduce sum a"), ((), "store 2 i0 s")
+FIRST = "n = index r0; c = const 3; k = lt n c"  # true at the first three points
+OTHER = "other outer points"
+ELSEWHERE = "at other points"
+
+PAIRS: dict[str, Pair] = {
+    # what is read was stored at the same outer point
+    "rows and their sums": Pair(task(rows(), "x", "y"), task(sums("4*i0+r0"), "y", "s"), "s"),
+    "rows and their sums, kept": Pair(task(rows(), "x", "y"), task(sums("4*i0+r0"), "y", "s"), "y s"),
+    "rows read by columns": Pair(task(rows(), "x", "y"), task(sums("4*r0+i0"), "y", "s"), "y s", OTHER),
+    "another row": Pair(task(rows(), "x", "y"), task(sums("4*i0+r0+4"), "y", "s"), "y s", OTHER),
+    "the sum of another row": Pair(
+        task(sums("4*i0+r0"), "x", "s"), task(nest((4,), 1, 1, ((), "a = load 0 i0+1; store 1 i0 a")), "s", "t"), "s t", OTHER
+    ),
+    "one more than was stored": Pair(task(rows(m=3), "x", "y"), task(sums("4*i0+r0"), "y", "s"), "y s", OTHER),
+    "the rest of a row": Pair(task(rows(), "x", "y"), task(sums("4*i0+r0+1", m=3), "y", "s"), "s"),
+    "past the end of a row": Pair(task(rows(), "x", "y"), task(sums("4*i0+r0+2", m=3), "y", "s"), "y s", OTHER),
+    "before a row": Pair(
+        task(rows(out="4*i0+r0+1"), "x", "y"), task(sums("4*i0+r0"), "y", "s"), "y s", OTHER
+    ),
+    "every second one": Pair(
+        task(rows(out="8*i0+2*r0"), "x", "y"), task(sums("8*i0+2*r0+2", m=3), "y", "s"), "s"
+    ),
+    "between every second one": Pair(
+        task(rows(out="8*i0+2*r0"), "x", "y"), task(sums("8*i0+r0", m=7), "y", "s"), "y s", OTHER
+    ),
+    "beside every second one": Pair(
+        task(rows(out="8*i0+2*r0"), "x", "y"), task(sums("8*i0+2*r0+1"), "y", "s"), "y s", OTHER
+    ),
+    "looked up": Pair(
+        task(rows(), "x", "y"),
+        task(nest((4,), 2, 1, ((), "n = load 0 i0; c = const 4; k = mod n c; a = load 1 4*i0+@k; store 2 i0 a")), "j y", "t"),
+        "y t",
+        OTHER,
+    ),
+    "stored in two places": Pair(
+        task(nest((4,), 1, 1, ((2,), f"a = {X}; store 1 4*i0+r0 a"), ((2,), f"b = {X}; store 1 4*i0+r0+2 b")), "x", "y"),
+        task(sums("4*i0+r0"), "y", "s"),
+        "y s",
+        OTHER,
+    ),
+    "stored here and there": Pair(
+        task(nest((4,), 1, 1, ((4,), f"{FIRST}; a = {X}; store 1 4*i0+r0 a k")), "x", "y"),
+        task(sums("4*i0+r0"), "y", "s"),
+        "y s",
+        OTHER,
+    ),
+    "added up in a place": Pair(
+        task(nest((4,), 2, 0, ((4,), "a = load 0 4*i0+r0; accumulate 1 i0 a")), "x z"),
+        task(nest((4,), 1, 1, ((), "a = load 0 i0; store 1 i0 a")), "z", "t"),
+        "t",
+        "is changed by one and touched by the other",
+    ),
+    # reductions are complete before they are read
+    "a sum in all of its row": Pair(
+        task(sums("4*i0+r0"), "x", "s"),
+        task(nest((4,), 2, 1, ((4,), "a = load 0 4*i0+r0; s = load 1 i0; d = sub a s; store 2 4*i0+r0 d")), "x s", "y"),
+        "y",
+    ),
+    "a sum of what a sum was taken from": Pair(
+        task(nest((4,), 1, 1, SUM, ((4,), f"b = {X}; d = sub b s; store 1 4*i0+r0 d")), "x", "y"),
+        task(nest((4,), 2, 1, ((4,), f"a = {X}; b = load 1 4*i0+r0; c = mul a b; s = reduce sum c"), LAST), "x y", "s"),
+        "y s",
+    ),
+    # a common space
+    "other numbers of rows": Pair(task(rows(), "x", "y"), task(sums("4*i0+r0", n=3), "x", "s"), "y s", "other numbers of points"),
+    "rows of rows": Pair(
+        task(rows(), "x", "y"),
+        task(nest((2, 4), 1, 1, ((2,), "a = load 0 8*i0+2*i1+r0; s = reduce sum a"), ((), "store 1 4*i0+i1 s")), "x", "s"),
+        "y s",
+        "other numbers of points",
+    ),
+    "rows as two dimensions": Pair(
+        task(rows(), "x", "y"),
+        task(nest((2, 2), 1, 1, ((4,), "a = load 0 8*i0+4*i1+r0; s = reduce sum a"), ((), "store 1 2*i0+i1 s")), "y", "s"),
+        "s",
+    ),
+    "elements into rows": Pair(task(DOUBLED, "x", "y"), task(sums("4*i0+r0"), "y", "s"), "s"),
+    "elements of which rows take some": Pair(task(DOUBLED, "x", "y"), task(sums("4*i0+r0", m=3), "y", "s"), "y s", ELSEWHERE),
+    "elements of the rows behind": Pair(task(DOUBLED, "x", "y"), task(sums("4*i0+r0+4"), "y", "s"), "y s", ELSEWHERE),
+    "elements that overlap": Pair(
+        task(flat(1, 1, (16,), "a = load 0 r0; b = add a a; store 1 r0 b"), "x", "y"),
+        task(sums("i0+r0"), "y", "s"),
+        "y s",
+        "once per point",
+    ),
+    "elements seen from the side": Pair(
+        task(DOUBLED, "x", "y"),
+        task(flat(1, 1, (4, 4), "a = load 0 4*r1+r0; b = add a a; store 1 4*r0+r1 b"), "y", "z"),
+        "y z",
+    ),
+    "a total among rows": Pair(
+        task(flat(1, 0, (4, 4), "a = load 0 4*r0+r1; accumulate 0 60 a"), "x"),
+        task(sums("4*i0+r0"), "q", "s"),
+        "s",
+        "not pointwise",
+    ),
+    # what changes
+    "changed at its own points": Pair(
+        task(rows(), "x", "y"),
+        task(nest((4,), 2, 0, ((), "a = load 0 4*i0; b = load 1 i0; c = add a b; store 1 i0 c")), "y z"),
+        "y",
+    ),
+    "changed where others read": Pair(
+        task(nest((4,), 1, 1, ((4,), "a = load 0 r0; s = reduce sum a"), ((), "store 1 i0 s")), "z", "s"),
+        task(nest((4,), 2, 0, ((), "a = load 0 i0; store 1 i0 a")), "w z"),
+        "s",
+        "is changed at other outer points",
+    ),
+    "changed beside what it reads": Pair(
+        task(nest((4,), 1, 1, ((), "a = load 0 i0; b = load 0 i0+1; c = add a b; store 1 i0 c")), "z", "t"),
+        task(nest((4,), 2, 0, ((), "a = load 0 i0; store 1 i0 a")), "w z"),
+        "t",
+        "is changed at other outer points",
+    ),
+    "changed first": Pair(
+        task(nest((4,), 2, 0, ((), "a = load 0 i0; store 1 i0 a")), "w z"),
+        task(sums("i0+r0"), "z", "s"),
+        "s",
+        "is changed by one and touched by the other",
+    ),
+    "changed here and there, read again": Pair(
+        task(flat(1, 1, (8,), "a = load 0 r0; store 1 r0 a"), "z", "t"),
+        task(
+            flat(
+                3,
+                1,
+                (8,),
+                f"a = load 0 r0; b = load 1 r0; {FIRST}; store 1 r0 a k; d = load 1 r0; e = add b d; f = load 2 r0; g = add e f;"
+                "store 3 r0 g",
+            ),
+            "w z t",
+            "u",
+        ),
+        "t u",
+    ),
+    # a load that happens only here and there
+    "read here and there": Pair(
+        task(flat(1, 1, (8,), "a = load 0 r0; b = add a a; store 1 r0 b"), "x", "y"),
+        task(flat(1, 1, (8,), f"{FIRST}; a = load 0 r0 k; store 1 r0 a"), "y", "z"),
+        "y z",
+    ),
+    "read here and there, then all": Pair(
+        task(flat(1, 1, (8,), "a = load 0 r0; b = add a a; store 1 r0 b"), "x", "y"),
+        task(flat(1, 1, (8,), f"{FIRST}; a = load 0 r0 k; b = load 0 r0; d = sub b a; store 1 r0 d"), "y", "z"),
+        "y z",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.spec("SC-24", "SC-25", "SC-26")
+@pytest.mark.parametrize("name", PAIRS)
+def test_pairs(name: str) -> None:
+    pair = PAIRS[name]
+    found = joined(pair.a, pair.b, set(pair.needed.split()))
+    if pair.because is not None:
+        assert isinstance(found, str)
+        assert pair.because in found
+        return
+    assert isinstance(found, Task), found
+    check_loop(found.loop)
+    assert set(pair.needed.split()) <= {*found.makes, *found.given}
+    changed = {*pair.a.changes, *pair.b.changes}
+    for seed in range(6):
+        want = compute([pair.a, pair.b], one_by_one(seed))
+        got = compute([found], one_by_one(seed + 1))
+        for n in {*pair.needed.split(), *changed}:
+            assert np.array_equal(want[n], got[n]), (n, str(found.loop))
+
+
+@pytest.mark.spec("SC-25", "SC-31")
+def test_a_value_that_is_read_beside_where_it_is_stored_keeps_its_memory() -> None:
+    """Its neighbour in the row is another point's value, which is not at hand."""
+    found = joined(PAIRS["the rest of a row"].a, PAIRS["the rest of a row"].b, {"s"})
+    assert isinstance(found, Task)
+    assert found.makes == ("y", "s")
+    assert [s.inner for s in found.loop.stages] == [(4,), (3,), ()]
+
+
+@pytest.mark.spec("SC-24")
+@pytest.mark.parametrize("kind", ["scan sum", "reduce argmax"])
+def test_what_has_an_order_of_points_shares_its_stage_with_nothing(kind: str) -> None:
+    ordered = nest((4,), 1, 1, ((4,), f"a = load 0 4*i0+r0; s = {kind} a; store 1 4*i0+r0 s"))
+    if kind == "reduce argmax":
+        ordered = nest((4,), 1, 1, ((4,), f"a = load 0 4*i0+r0; s = {kind} a"), ((), "store 1 i0 s"))
+    for a, b in ((task(ordered, "x", "t"), task(rows(), "x", "y")), (task(rows(), "x", "y"), task(ordered, "x", "t"))):
+        found = joined(a, b, {"y", "t"})
+        assert isinstance(found, Task)
+        stages = [s for s in found.loop.stages if any(x.op in ("scan", "reduce") for x in s.body)]
+        assert all(not any(x.op == "add" for x in s.body) for s in stages)
