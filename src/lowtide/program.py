@@ -51,16 +51,30 @@ class SlabUse:
 
 
 @dataclass(frozen=True, slots=True)
+class Consumed:
+    """One storage whose bytes a section overwrites or reuses, and all of its inputs that stand on it.
+
+    positions: among the section's inputs. offsets: in a slab, per position the byte at which that input begins, else
+        empty. nbytes: of the slab, or 0.
+    """
+
+    positions: tuple[int, ...]
+    offsets: tuple[int, ...] = ()
+    nbytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One section's function in ``source``: its name, and the slabs that ``run`` hands it, in order.
 
-    consumed: inputs whose bytes it overwrites, as (position, how many inputs stand on the same storage). Where anyone
-        else holds such a storage, this section must not run; its stand-alone program must.
+    consumed: where anyone else holds one of these storages, this section must not run; its stand-alone program must.
+    strides: per input the strides in elements that the code expects, None for a number.
     """
 
     function: str
     slabs: tuple[SlabUse, ...]
-    consumed: tuple[tuple[int, int], ...] = ()
+    consumed: tuple[Consumed, ...] = ()
+    strides: tuple[tuple[int, ...] | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +107,11 @@ class Program:
             "entries": [
                 {
                     "function": e.function,
-                    "consumed": [list(c) for c in e.consumed],
+                    "consumed": [
+                        {"positions": list(c.positions), "offsets": list(c.offsets), "nbytes": c.nbytes}
+                        for c in e.consumed
+                    ],
+                    "strides": [None if s is None else list(s) for s in e.strides],
                     "slabs": [
                         {
                             "slab": u.slab, "nbytes": u.nbytes, "device": u.device, "kept": u.kept,

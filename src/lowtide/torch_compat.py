@@ -7,6 +7,7 @@ Comes in and goes out: torch objects. Promised: nothing else in the package touc
 from __future__ import annotations
 
 import functools
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -40,6 +41,7 @@ __all__ = [
     "draw_from",
     "fake_mode",
     "header_address",
+    "held_by",
     "is_plain_subclass",
     "keep_saved",
     "keeps_graph",
@@ -50,7 +52,7 @@ __all__ = [
     "profiling",
     "recomputable_by_default",
     "schema_views",
-    "storage_uses",
+    "storage_counter",
     "sym_expr",
     "tree_flatten",
     "tree_unflatten",
@@ -132,9 +134,39 @@ def header_address(t: torch.Tensor) -> int:
     return int(t._cdata)
 
 
-def storage_uses(t: torch.Tensor) -> int:
-    """How many tensors stand on a tensor's storage, itself included."""
-    return int(torch._C._storage_Use_Count(t.untyped_storage()._cdata)) - 1
+def _references(args: Sequence[Any], position: int) -> tuple[int, int, int, int]:
+    """Who refers to a tensor and its storage: Python and C++ to the tensor, Python and C++ to the storage."""
+    t = args[position]
+    storage = t.untyped_storage()
+    return sys.getrefcount(t), t._use_count(), sys.getrefcount(storage), torch._C._storage_Use_Count(storage._cdata)
+
+
+@functools.cache
+def _unshared() -> tuple[int, int, int, int]:
+    return _references([torch.empty(1, device="cpu")], 0)
+
+
+def held_by(args: Sequence[Any], positions: Sequence[int]) -> torch.UntypedStorage | None:
+    """The storage of the tensors at these positions of a list, if nothing but the list refers to them, or to it.
+
+    Whoever else holds one of the tensors, a view, an array or the storage itself is seen by the counts of references.
+    """
+    lone = _unshared()
+    if len(positions) > 1:
+        lone = (*lone[:3], lone[3] + len(positions) - 1)
+    for i in positions:
+        if _references(args, i) != lone:
+            return None
+    found = args[positions[0]].untyped_storage()
+    for i in positions[1:]:
+        if args[i].untyped_storage()._cdata != found._cdata:
+            return None
+    return found
+
+
+def storage_counter(storage: torch.UntypedStorage) -> Callable[[], int]:
+    """What tells how many tensors and storage objects stand on a storage, cheaply."""
+    return functools.partial(torch._C._storage_Use_Count, storage._cdata)
 
 
 def sym_expr(value: torch.SymInt | int) -> Any:

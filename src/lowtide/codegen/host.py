@@ -23,7 +23,7 @@ from lowtide.core.errors import BugError
 from lowtide.ir.graph import ITEMSIZE, Arg, Atom, Expr, Graph, Op, Ref, Section, Value, int_of, refs_in
 from lowtide.ir.loops import Loop
 from lowtide.plan.plan import OVER, MemoryPlan, Place
-from lowtide.program import Entry, Header, Program, SlabUse, Source, usable
+from lowtide.program import Consumed, Entry, Header, Program, SlabUse, Source, usable
 from lowtide.schedule.schedule import CALL, Schedule, Step, memory_graph
 
 
@@ -60,7 +60,7 @@ def emit(schedule: Schedule, plan: MemoryPlan, kernels: tuple[Source, ...] = ())
     for i, section in enumerate(schedule.graph.sections):
         writer = _Section(schedule, plan, i, section, names)
         source.extend([*writer.lines(), "", ""])
-        entries.append(Entry(writer.function, tuple(writer.uses), writer.consumed()))
+        entries.append(Entry(writer.function, tuple(writer.uses), writer.consumed(), writer.strides()))
     for c in schedule.graph.constants:
         names.bound[c] = f"constant:{c}"
     return Program("\n".join(source).rstrip() + "\n", tuple(entries), names.bound, kernels)
@@ -163,22 +163,34 @@ class _Section:
                     return i, _header(value, place).offset
         raise BugError(f"slab {k} reaches section {self.section.name}, but none of its inputs lies in it")
 
-    def consumed(self) -> tuple[tuple[int, int], ...]:
-        """Inputs whose bytes this section overwrites or reuses, with the number of inputs that stand on their storage."""
+    def consumed(self) -> tuple[Consumed, ...]:
+        """The storages of inputs that this section overwrites or reuses."""
         taken = {p.over for p in self.plan.places if self.span[0] <= p.first < self.span[1]}
-        storages = [self.graph.value[i.name].storage if isinstance(i, Ref) else None for i in self.section.inputs]
-        seen: dict[str, tuple[int, int]] = {}
-        for i, s in enumerate(storages):
-            if s is not None and s not in self.graph.caller_owned and s not in seen:
-                place = self.plan.place[s]
-                if place.slab is not None:
-                    sharing = [
-                        x for x in storages if x and x in self.plan.place and self.plan.place[x].slab == place.slab
-                    ]
-                    seen[s] = (i, len(sharing))
-                elif s in taken:
-                    seen[s] = (i, storages.count(s))
-        return tuple(seen.values())
+        slabs: dict[int, list[tuple[int, int]]] = {}
+        alone: dict[str, list[int]] = {}
+        for i, given in enumerate(self.section.inputs):
+            value = self.graph.value[given.name] if isinstance(given, Ref) else None
+            if value is None or value.storage in self.graph.caller_owned:
+                continue
+            place = self.plan.place[value.storage]
+            if place.slab is not None:
+                slabs.setdefault(place.slab, []).append((i, _header(value, place).offset))
+            elif value.storage in taken:
+                alone.setdefault(value.storage, []).append(i)
+        return (
+            *(
+                Consumed(tuple(i for i, _ in inside), tuple(at for _, at in inside), self.plan.slabs[k].nbytes)
+                for k, inside in slabs.items()
+            ),
+            *(Consumed(tuple(positions)) for positions in alone.values()),
+        )
+
+    def strides(self) -> tuple[tuple[int, ...] | None, ...]:
+        """Of the inputs, as the code expects them."""
+        return tuple(
+            tuple(int_of(n) for n in self.graph.value[given.name].layout.stride) if isinstance(given, Ref) else None
+            for given in self.section.inputs
+        )
 
     # -- text --------------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from typing import Any
 from lowtide.core.errors import Unsupported
 from lowtide.core.reason import Reason
 from lowtide.ir.graph import Graph, Ref, specialise
-from lowtide.runtime.load import LoadedSection
+from lowtide.runtime.load import LoadedSection, exact
 from lowtide.torch_compat import keeps_graph
 
 Build = Callable[[Graph], list[LoadedSection]]
@@ -55,8 +55,11 @@ class Dispatch:
             if index == 0:
                 return self.variant(sizes)[0](args)
             joint = self.variant(sizes)[index]
-            if not keeps_graph() and joint.owns(args):
+            odd = joint.misfits(args)
+            if not odd and not keeps_graph() and joint.owns(args):
                 return joint(args)
+            for i in odd:
+                args[i] = exact(args[i], args[i].shape, joint.strides[i] or ())
             return self.variant(sizes, index)[0](args)
 
         return call

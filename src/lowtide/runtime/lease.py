@@ -13,6 +13,8 @@ from collections.abc import Callable
 
 import torch
 
+_lent: set[int] = set()  # addresses of the storages that are out
+
 
 def lend(base: torch.UntypedStorage, ended: Callable[[torch.UntypedStorage], None]) -> torch.UntypedStorage:
     """A storage over the bytes of ``base``, which it keeps alive; ``ended(base)`` is called when it ends.
@@ -20,5 +22,18 @@ def lend(base: torch.UntypedStorage, ended: Callable[[torch.UntypedStorage], Non
     ``ended`` may be called wherever Python drops an object, also between two lines that hold a lock.
     """
     window = (ctypes.c_uint8 * base.nbytes()).from_address(base.data_ptr())
-    weakref.finalize(window, ended, base).atexit = False
-    return torch.frombuffer(window, dtype=torch.uint8).untyped_storage()
+    storage = torch.frombuffer(window, dtype=torch.uint8).untyped_storage()
+    _lent.add(storage._cdata)
+    weakref.finalize(window, _ended, storage._cdata, base, ended).atexit = False
+    return storage
+
+
+def _ended(lent: int, base: torch.UntypedStorage, ended: Callable[[torch.UntypedStorage], None]) -> None:
+    _lent.discard(lent)
+    ended(base)
+
+
+def made_here(storage: torch.UntypedStorage) -> bool:
+    """Whether a storage was lent by us or made by the framework's allocator; False where it wraps bytes that have another
+    owner, such as an array."""
+    return bool(storage.resizable()) or storage._cdata in _lent

@@ -23,9 +23,9 @@ from lowtide.ir.graph import Atom
 from lowtide.program import Entry, Header, Program, SlabUse
 from lowtide.runtime import kernels
 from lowtide.runtime.calls import DTYPES, atom, overload
-from lowtide.runtime.lease import lend
+from lowtide.runtime.lease import lend, made_here
 from lowtide.runtime.retainers import others_nbytes, release_others
-from lowtide.torch_compat import storage_uses
+from lowtide.torch_compat import held_by
 
 Watch = Callable[[list[Any]], Callable[[Sequence[Any]], None] | None]
 Headers = tuple[torch.Tensor, ...]
@@ -189,8 +189,7 @@ class LoadedSection:
         watch: Watch,
     ) -> None:
         self.function, self.slabs, self.watch = function, slabs, watch
-        self.consumed = entry.consumed
-        self.found = [(u.found_by, u.nbytes) for u in entry.slabs if u.found_by is not None]
+        self.consumed, self.strides = entry.consumed, entry.strides
 
     def __call__(self, args: list[Any]) -> list[Any]:
         """Run; empties ``args``."""
@@ -200,19 +199,34 @@ class LoadedSection:
             ended(results)
         return results
 
-    def owns(self, args: Sequence[Any]) -> bool:
+    def owns(self, args: list[Any]) -> bool:
         """Whether the inputs that this section overwrites are as its earlier section left them, and nobody else's.
 
-        False where saved tensors were replaced by copies (hooks, offloading) or are held elsewhere.
+        False where saved tensors were replaced by copies (hooks, offloading), or where anyone but ``args`` holds one of
+        them, a view of it, or its storage.
         """
-        for position, sharing in self.consumed:
-            if storage_uses(args[position]) != sharing:
+        for c in self.consumed:
+            storage = held_by(args, c.positions)
+            if storage is None or not made_here(storage):
                 return False
-        for (position, offset), nbytes in self.found:
-            t = args[position]
-            if t.untyped_storage().nbytes() != nbytes or t.storage_offset() * t.element_size() != offset:
+            if c.nbytes and storage.nbytes() != c.nbytes:
                 return False
+            for i, offset in zip(c.positions, c.offsets, strict=False):  # no offsets outside slabs
+                if args[i].storage_offset() * args[i].element_size() != offset:
+                    return False
         return True
+
+    def misfits(self, args: Sequence[Any]) -> list[int]:
+        """Positions of inputs whose strides are not those that the code expects, as a hook may leave saved tensors."""
+        wanted = self.strides
+        odd = [i for i, t in enumerate(args) if wanted[i] is not None and t.stride() != wanted[i]]
+        return [i for i in odd if _matter(args[i], wanted[i] or ())]
+
+
+def _matter(t: torch.Tensor, stride: Sequence[int]) -> bool:
+    """Whether other strides would put an element elsewhere."""
+    shown = zip(t.shape, t.stride(), stride, strict=True)
+    return t.numel() > 0 and any(n > 1 and has != want for n, has, want in shown)
 
 
 def load(

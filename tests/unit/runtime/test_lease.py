@@ -13,6 +13,7 @@ import lowtide
 from lowtide.core.options import Options
 from lowtide.runtime.lease import lend
 from lowtide.runtime.load import release_retained, retained_nbytes
+from lowtide.runtime.records import forget, records
 
 pytestmark = pytest.mark.torch
 ARENA = {"slabs": "one", "verify": True}  # verify also fills slabs with 0xFF before they are handed out
@@ -132,6 +133,67 @@ def test_bytes_that_somebody_holds_are_not_used_again():
         for got, want in zip(gradients(compiled, module, 2 * x), wanted, strict=True):
             torch.testing.assert_close(got, want)
     assert seen and all(torch.equal(a, b) for a, b in zip(seen, copies, strict=True))
+
+
+def as_is(t: torch.Tensor) -> torch.Tensor:
+    return t
+
+
+HOLDERS = {  # what a hook keeps of a saved tensor, and how it gives the tensor back
+    "the tensor": (as_is, as_is),
+    "a view": (lambda t: t.view(t.shape), as_is),
+    "its detached twin": (torch.Tensor.detach, as_is),
+    "an array": (torch.Tensor.numpy, torch.from_numpy),
+    "its storage": (
+        lambda t: (t.untyped_storage(), t.storage_offset(), t.shape, t.stride(), t.dtype),
+        lambda kept: torch.empty(0, dtype=kept[4]).set_(*kept[:4]),
+    ),
+}
+
+
+@pytest.mark.spec("PP-31", "G4", "RT-21")
+@pytest.mark.parametrize("slabs", ["one", "none"])
+def test_what_a_hook_keeps_outlives_the_backward_of_its_own_iteration(slabs):
+    module, compiled, x = pair({**ARENA, "slabs": slabs})
+    wanted = gradients(module, module, x)
+    for what, (pack, unpack) in HOLDERS.items():
+        kept = []
+
+        def keep(t: torch.Tensor, pack=pack, kept=kept):
+            held = pack(t)
+            kept.append((held, t.clone()))
+            return held
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, unpack):
+            loss = compiled(x).sum()
+        module.zero_grad(set_to_none=True)
+        loss.backward()
+        del loss
+        for p, want in zip(module.parameters(), wanted, strict=True):
+            torch.testing.assert_close(p.grad, want)
+        assert kept and all(torch.equal(unpack(held), before) for held, before in kept), what
+
+
+@pytest.mark.spec("RT-21")
+def test_the_ordinary_backward_overwrites_what_it_may():
+    """Nobody else holds the saved tensors: the program that was planned together runs, also behind a hook that keeps
+    nothing; where a hook gives other strides back, the section alone runs, on tensors laid out as its code expects."""
+    module, compiled, x = pair({**ARENA, "kernels": "loops"})
+    wanted = gradients(module, module, x)
+
+    def planned(pack, unpack) -> int:
+        module.zero_grad(set_to_none=True)
+        with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+            loss = compiled(x).sum()
+        loss.backward()
+        for p, want in zip(module.parameters(), wanted, strict=True):
+            torch.testing.assert_close(p.grad, want)
+        return sum(len(r.planned) for r in records())
+
+    forget()
+    gradients(compiled, module, x)
+    assert planned(as_is, as_is) == 1
+    assert planned(lambda t: t.mT.contiguous() if t.dim() == 2 else t, lambda t: t.mT if t.dim() == 2 else t) == 2
 
 
 @pytest.mark.spec("PP-30")

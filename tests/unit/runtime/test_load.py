@@ -13,7 +13,7 @@ from lowtide.core.errors import BugError
 from lowtide.core.options import Options
 from lowtide.ir.graph import Graph, Layout, Op, Ref, Section, Value
 from lowtide.plan.choose import plan_memory
-from lowtide.program import Entry, Header, Program, SlabUse
+from lowtide.program import Consumed, Entry, Header, Program, SlabUse
 from lowtide.runtime.load import exact, load, release_retained, retained_nbytes
 from lowtide.schedule.schedule import OpFacts, schedule
 
@@ -171,10 +171,13 @@ def test_owns_notices_other_holders():
     made = schedule(graph, {"s": OpFacts(out="aten.relu.out"), "y": OpFacts(out="aten.mul.out", pointwise=True)})
     forward, backward = load(emit(made, plan_memory(made, Options())), {}, retain=0)
     g = torch.ones(16)
-    assert backward.consumed == ((0, 1),)
+    assert backward.consumed == (Consumed((0,)),) and backward.strides == ((1,), (1,))
     saved = forward([torch.randn(16)])
-    assert backward.owns([*saved, g])
-    view = saved[0][:2]
-    assert not backward.owns([*saved, g])
-    del view
-    assert backward.owns([*saved, g])
+    args = [saved.pop(), g]
+    for hold in (lambda t: t, lambda t: t[:2], lambda t: t.detach(), lambda t: t.untyped_storage()):
+        held = hold(args[0])
+        assert not backward.owns(args)
+        del held
+        assert backward.owns(args)
+    array = args[0].numpy()
+    assert not backward.owns(args) and not backward.owns([torch.from_numpy(array), g])
