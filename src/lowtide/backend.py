@@ -24,6 +24,8 @@ from lowtide.executor.capture import import_block
 from lowtide.executor.placing import STRATEGIES
 from lowtide.executor.plans import Policy
 from lowtide.executor.run import Executor
+from lowtide.frontend.batch_norm import unfold_batch_norm
+from lowtide.frontend.convolution import channels_last
 from lowtide.frontend.copies import drop_copies
 from lowtide.frontend.fx_import import import_graph
 from lowtide.frontend.loss import split_cross_entropy
@@ -144,9 +146,11 @@ class _Unit:
 
 def simplify(gm: torch.fx.GraphModule, options: Options) -> None:
     """Rewrite a graph without a backward, in place, to one with the same numbers that needs less."""
-    drop_copies(gm)
-    if options.kernels == "aten":  # loops of ours never store a log-softmax that is read once
+    if options.kernels == "aten":  # loops of ours need none of this
         split_cross_entropy(gm)
+        channels_last(gm)
+        unfold_batch_norm(gm)
+    drop_copies(gm)
 
 
 def build_planned(

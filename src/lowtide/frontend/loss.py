@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from lowtide.frontend.made import call
+
 aten = torch.ops.aten
 _BLOCK = 1 << 19  # bytes of log-softmax at a time: in cache, and little beside logits that are worth it
 _WORTH = 8 * _BLOCK
@@ -55,33 +57,20 @@ def _is_plain(node: fx.Node, spread: Any) -> bool:
     return same and value.dim() == 2 and dim in (1, -1) and spread.args[3] is None and value.dtype == dtype
 
 
-def _call(graph: fx.Graph, like: fx.Node, op: Any, *args: Any) -> fx.Node:
-    """An operation with its value, that comes from where ``like`` comes from."""
-    made = graph.call_function(op, args)
-    made.meta = {k: v for k, v in like.meta.items() if k in ("stack_trace", "nn_module_stack", "seq_nr")}
-    values = [a.meta["val"] if isinstance(a, fx.Node) else a for a in args]
-    nodes = [n.meta["val"] for n in made.all_input_nodes]
-    if isinstance(args[0], list):
-        values[0] = [a.meta["val"] for a in args[0]]
-    with nodes[0].fake_mode:
-        made.meta["val"] = op(*values)
-    return made
-
-
 def _rewrite(graph: fx.Graph, node: fx.Node, spread: fx.Node) -> None:
     logp = node.args[1]
     grad, _, target, _, reduction, ignored, total = spread.args
 
-    call = functools.partial(_call, graph, node)
+    new = functools.partial(call, graph, node)
     with graph.inserting_before(node):
-        counted = call(aten.ne.Scalar, target, ignored)
-        first = call(aten.masked_fill.Scalar, target, counted, 0)
-        column = call(aten.slice.Tensor, logp, 1, 0, 1)
-        value = call(aten.nll_loss_backward.default, grad, column, first, None, reduction, ignored, total)
-        at = call(aten.masked_fill.Scalar, target, call(aten.logical_not.default, counted), 0)
-        softmax = call(aten.exp.default, logp)
-        scaled = call(aten.mul.Tensor, softmax, call(aten.neg.default, value))
-        result = call(aten.scatter_add.default, scaled, 1, call(aten.unsqueeze.default, at, 1), value)
+        counted = new(aten.ne.Scalar, target, ignored)
+        first = new(aten.masked_fill.Scalar, target, counted, 0)
+        column = new(aten.slice.Tensor, logp, 1, 0, 1)
+        value = new(aten.nll_loss_backward.default, grad, column, first, None, reduction, ignored, total)
+        at = new(aten.masked_fill.Scalar, target, new(aten.logical_not.default, counted), 0)
+        softmax = new(aten.exp.default, logp)
+        scaled = new(aten.mul.Tensor, softmax, new(aten.neg.default, value))
+        result = new(aten.scatter_add.default, scaled, 1, new(aten.unsqueeze.default, at, 1), value)
     node.replace_all_uses_with(result)
     graph.erase_node(node)
 
@@ -113,19 +102,19 @@ def _split(graph: fx.Graph, node: fx.Node, logp: fx.Node) -> None:
     x, value = logp.args[0], logp.meta["val"]
     rows = value.shape[0]
     each = max(_BLOCK // (value.nbytes // rows), -(-rows // _MOST_BLOCKS), 1)
-    call = functools.partial(_call, graph, node)
+    new = functools.partial(call, graph, node)
     with graph.inserting_before(node):
-        counted = call(aten.ne.Scalar, target, ignored)
-        first = call(aten.masked_fill.Scalar, target, counted, 0)
-        at = call(
-            aten.unsqueeze.default, call(aten.masked_fill.Scalar, target, call(aten.logical_not.default, counted), 0), 1
+        counted = new(aten.ne.Scalar, target, ignored)
+        first = new(aten.masked_fill.Scalar, target, counted, 0)
+        at = new(
+            aten.unsqueeze.default, new(aten.masked_fill.Scalar, target, new(aten.logical_not.default, counted), 0), 1
         )
         picked = []
         for begin in range(0, rows, each):
             end = min(begin + each, rows)
-            block = call(aten._log_softmax.default, call(aten.slice.Tensor, x, 0, begin, end), 1, False)
-            picked.append(call(aten.gather.default, block, 1, call(aten.slice.Tensor, at, 0, begin, end)))
-        column = call(aten.cat.default, picked) if len(picked) > 1 else picked[0]
-        result = call(aten.nll_loss_forward.default, column, first, None, reduction, ignored)
+            block = new(aten._log_softmax.default, new(aten.slice.Tensor, x, 0, begin, end), 1, False)
+            picked.append(new(aten.gather.default, block, 1, new(aten.slice.Tensor, at, 0, begin, end)))
+        column = new(aten.cat.default, picked) if len(picked) > 1 else picked[0]
+        result = new(aten.nll_loss_forward.default, column, first, None, reduction, ignored)
     node.replace_all_uses_with(result)
     graph.erase_node(node)

@@ -1,13 +1,17 @@
-"""What is rewritten in a graph without a backward: needless copies, and cross entropy a few rows at a time."""
+"""What is rewritten in a graph without a backward: copies, cross entropy, the layout of convolutions, batch normalisation."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import fx
+import torch.utils._pytree as pytree
+from torch import fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
+import lowtide
+from lowtide.frontend.batch_norm import unfold_batch_norm
+from lowtide.frontend.convolution import channels_last
 from lowtide.frontend.copies import drop_copies
 from lowtide.frontend.loss import split_cross_entropy
 
@@ -107,3 +111,115 @@ def test_nothing_goes_from_a_graph_that_changes_what_it_makes():
     drop_copies(gm)
     assert count(gm, aten.clone.default) == 1
     assert torch.equal(gm(x), f(x))
+
+
+def layouts(gm: fx.GraphModule) -> list[bool]:
+    """Per convolution, whether what it reads has its channels last in memory."""
+    found = gm.graph.find_nodes(op="call_function", target=aten.convolution.default)
+    return [n.args[0].meta["val"].is_contiguous(memory_format=torch.channels_last) for n in found]
+
+
+def network(tail):
+    """Two convolutions over images large beside the weights, and what ``tail`` does with their result."""
+
+    def f(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor):
+        return tail(F.conv2d(F.conv2d(x, a, padding=1).relu(), b, padding=1), x)
+
+    return f
+
+
+NETWORKS = {
+    # what comes after the convolutions -> the copies that are made
+    "returned": (lambda y, x: y, 2),
+    "returned through a permutation": (lambda y, x: y.permute(0, 2, 3, 1), 2),
+    "pooled and flattened": (lambda y, x: F.adaptive_avg_pool2d(y, 1).flatten(1), 1),
+    "flattened": (lambda y, x: y.flatten(1) * 2, 2),
+    "reshaped by hand": (lambda y, x: y.as_strided((4, 3), (3, 1)) + 1, 2),
+    "with other images": (lambda y, x: (y + x[:, :1]).sum(), 1),
+    "parts": (lambda y, x: y.split(2, 1)[1].mean((2, 3)), 1),
+    "two results": (lambda y, x: (y.relu(), y.amax(1)), 2),
+}
+
+
+@pytest.mark.parametrize("case", NETWORKS.items(), ids=lambda c: c[0])
+def test_convolutions_read_channels_last_and_results_keep_their_strides(case):
+    tail, copies = case[1]
+    given = torch.randn(2, 3, 24, 24), torch.randn(8, 3, 3, 3), torch.randn(4, 8, 3, 3)
+    f = network(tail)
+    gm = traced(f, *given)
+    clones = count(gm, aten.clone.default)
+    channels_last(gm)
+    gm.graph.lint()
+    assert layouts(gm) == [True, True]
+    assert count(gm, aten.clone.default) - clones == copies
+    for ours, eagers in zip(pytree.tree_leaves(gm(*given)), pytree.tree_leaves(f(*given)), strict=True):
+        assert ours.stride() == eagers.stride()
+        torch.testing.assert_close(ours, eagers)
+
+
+def test_random_numbers_are_drawn_in_the_order_of_memory_from_before():
+    given = torch.randn(2, 3, 24, 24), torch.randn(8, 3, 3, 3), torch.randn(4, 8, 3, 3)
+    f = network(lambda y, x: (y * torch.bernoulli(y.sigmoid())).sum((2, 3)))
+    gm = traced(f, *given)
+    channels_last(gm)
+    assert layouts(gm) == [True, True]
+    torch.manual_seed(3)
+    expected = f(*given)
+    torch.manual_seed(3)
+    torch.testing.assert_close(gm(*given), expected)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "f"),
+    {
+        "heavy weights": (((1, 64, 4, 4), (64, 64, 3, 3)), lambda x, w: F.conv2d(x, w)),
+        "transposed": (((2, 3, 24, 24), (3, 8, 3, 3)), lambda x, w: F.conv_transpose2d(x, w)),
+        "one dimension": (((2, 3, 24), (8, 3, 3)), lambda x, w: F.conv1d(x, w)),
+        "volumes": (((1, 3, 8, 8, 8), (8, 3, 3, 3, 3)), lambda x, w: F.conv3d(x, w)),
+    }.values(),
+    ids=["heavy weights", "transposed", "one dimension", "volumes"],
+)
+def test_other_convolutions_stay_as_they_are(sizes, f):
+    gm = traced(f, *(torch.randn(s) for s in sizes))
+    before = gm.code
+    channels_last(gm)
+    assert gm.code == before
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_batch_normalisation_with_known_statistics_is_a_product_and_a_sum(affine: bool):
+    x = torch.randn(2, 6, 9, 9).to(memory_format=torch.channels_last)
+    weight, bias, mean = torch.randn(3, 6)
+    var = torch.rand(6) + 0.1
+
+    def f(x: torch.Tensor, mean: torch.Tensor, var: torch.Tensor, w: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        given = (w, b) if affine else (None, None)
+        return aten._native_batch_norm_legit_no_training(x, *given, mean, var, 0.1, 1e-5)[0] * 2
+
+    given = (x, mean, var, weight, bias)
+    gm = traced(f, *given)
+    unfold_batch_norm(gm)
+    gm.graph.lint()
+    assert count(gm, aten.addcmul.default) == 1 and not count(gm, aten._native_batch_norm_legit_no_training.default)
+    torch.testing.assert_close(gm(*given), f(*given))
+    other = traced(f, x.contiguous(), *given[1:])
+    unfold_batch_norm(other)
+    assert not count(other, aten.addcmul.default)
+
+
+def test_a_network_of_convolutions_gives_eagers_numbers_with_a_kept_promise():
+    net = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1, groups=4),
+        nn.BatchNorm2d(16, affine=False), nn.Hardswish(), nn.MaxPool2d(2), nn.Conv2d(16, 8, 1), nn.Flatten(),
+    ).eval()  # fmt: skip
+    for module in net:
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+    x = torch.randn(2, 3, 32, 32)
+    compiled = torch.compile(net, backend="lowtide", options={"verify": True})
+    with torch.no_grad():
+        for _ in range(3):
+            torch.testing.assert_close(compiled(x), net(x), rtol=1e-5, atol=1e-5)
+        found = lowtide.memory_analysis(lambda: compiled(x))
+    assert found.measured_peak_bytes == found.promised_peak_bytes
