@@ -23,8 +23,9 @@ from lowtide.core.errors import Unsupported, UserError
 from lowtide.core.options import Options
 from lowtide.core.reason import Reason
 from lowtide.executor.capture import import_block
+from lowtide.executor.emit import dim_text
 from lowtide.executor.groups import Life
-from lowtide.executor.learned import WINDOW, Recent
+from lowtide.executor.learned import WINDOW
 from lowtide.executor.placing import Strategy, strategy_of
 from lowtide.executor.plans import Policy
 from lowtide.executor.run import Executor, Told
@@ -131,14 +132,14 @@ class _Caller:
         self.all_kept = self.kept == list(range(len(signature.output_specs)))
         count = sum(ours)
         self.front = self.held[:count] if all(ours[:count]) else None
-        self.fitting: Recent[tuple[Any, ...], bool] = Recent(256)
+        self.fits = _fitting(self.arguments) if self.flat else None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run once."""
-        plain = self.flat and not kwargs and len(args) == len(self.arguments)
-        form = _form(args) if plain else None
-        known = form is not None and form in self.fitting.held
-        given, users = (args, args) if known else self._fitted(form, args, kwargs)
+        given: Sequence[Any] = args
+        users: Sequence[Any] = args
+        if kwargs or self.fits is None or len(args) != len(self.arguments) or not self.fits(*args):
+            given, users = self._fitted(args, kwargs)
         if torch.is_grad_enabled():
             with torch.no_grad():
                 results = self._run(given, users)
@@ -146,20 +147,18 @@ class _Caller:
             results = self._run(given, users)
         return self.form(results) if self.form is not None else tree_unflatten(results, self.spec.out_spec)
 
-    def _fitted(self, form: tuple[Any, ...] | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    def _fitted(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Sequence[Any], Sequence[Any]]:
         users = _flat(self.spec.in_spec, args, kwargs)
         bound = _bound(self.arguments, users)
-        given = [a.fit(x, bound) for a, x in zip(self.arguments, users, strict=True)]
-        if form is not None and all(a is b for a, b in zip(given, users, strict=True)):
-            self.fitting.put(form, True)
-        return given, users
+        return [a.fit(x, bound) for a, x in zip(self.arguments, users, strict=True)], users
 
     def _run(self, given: Sequence[Any], users: Sequence[Any]) -> list[Any]:
-        rest = iter(given)
         front = self.front
-        results = self.section(
-            [*front, *given] if front is not None else [next(rest) if t is None else t for t in self.held]
-        )
+        if front is not None:
+            results = self.section([*front, *given])
+        else:
+            rest = iter(given)
+            results = self.section([next(rest) if t is None else t for t in self.held])
         for i, kind, target in self.written:
             own = kind is not OutputKind.USER_INPUT_MUTATION
             names = [a.name for a in self.arguments]
@@ -185,17 +184,48 @@ class RunTimePlanned(_Caller):
         return self.executor.is_output_managed(t)
 
 
-def _form(users: Sequence[Any]) -> tuple[Any, ...] | None:
-    """What of the arguments decides whether they fit; None where something in them has an inside."""
-    out: list[Any] = []
-    for x in users:
-        if type(x) in (torch.Tensor, torch.nn.Parameter) and x.layout is torch.strided:
-            out.append((x.shape, x.stride(), x.dtype, x.device))
-        elif x is None or type(x) in (int, float, bool, str):
-            out.append((type(x), x))
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
+def _fitting(arguments: Sequence[_Argument]) -> Callable[..., bool]:
+    """A function that says of arguments, quickly, whether they are just what the program takes. Where it says no they may
+    still do: after a closer look, or as copies."""
+    names = [f"a{i}" for i in range(len(arguments))]
+    bound: dict[str, Any] = {"plain": _PLAIN, "strided": torch.strided}
+    known: set[str] = set()
+    late: list[str] = []
+    lines: list[str] = []
+    for i, (name, a) in enumerate(zip(names, arguments, strict=True)):
+        sizes = [f"n{i}_{d}" for d in range(len(a.size))]
+        if isinstance(a.value, torch.Tensor):
+            bound[f"dtype{i}"], bound[f"device{i}"] = a.value.dtype, a.value.device
+            lines += [
+                f"if type({name}) not in plain or {name}.layout is not strided or {name}.dtype is not dtype{i}: return False",
+                f"if {name}.device != device{i} or {name}.dim() != {len(sizes)}: return False",
+                *([f"{', '.join(sizes)}, = {name}.shape"] if sizes else []),
+            ]
+        elif isinstance(a.value, torch.SymInt):
+            lines += [f"if type({name}) is not int: return False", f"{sizes[0]} = {name}"]
         else:
-            return None
-    return tuple(out)
+            bound[f"value{i}"] = a.value
+            lines.append(f"if type({name}) is not type(value{i}) or {name} != value{i}: return False")
+        for n, d in zip(sizes, a.size, strict=True):
+            symbol = str(d.args[0]) if isinstance(d, Expr) and d.op == "sym" else None
+            if symbol is not None and symbol not in known:
+                known.add(symbol)
+                low, high = a.limits.get(symbol, (0, math.inf))
+                above = "" if math.isinf(high) else f" <= {int(high)}"
+                lines += [f"if not {low} <= {n}{above}: return False", f"k_{symbol} = {n}"]
+            else:
+                late.append(f"if {n} != {dim_text(d)}: return False")
+        if isinstance(a.value, torch.Tensor):
+            late.append(f"if {name}.stride() != ({''.join(f'{dim_text(d)}, ' for d in a.stride)}): return False")
+    used = {s for a in arguments for d in (*a.size, *a.stride) for s in symbols_of(d)}
+    if used - known:  # a size that can only be solved for
+        return lambda *_: False
+    body = "\n    ".join([*lines, *late, "return True"])
+    exec(f"def fits({', '.join(names)}):\n    {body}\n", bound)
+    return bound["fits"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,8 @@ from functools import cached_property
 from lowtide.ir.graph import Arg, Expr, Graph, Op, Ref, refs_in
 from lowtide.ir.symbolic import symbols_of
 
-CALL, VIEW, SCALAR, COND, LOOP = "call", "view", "scalar", "cond", "loop"
+CALL, VIEW, SCALAR, COND, LOOP, REGION = "call", "view", "scalar", "cond", "loop", "region"
+NESTED = (COND, LOOP, REGION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +30,12 @@ class Bind:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One operation. ``kind``: a call, a view, a computation on numbers, a conditional or a loop.
+    """One operation. ``kind``: a call, a view, a computation on numbers, a conditional, a loop, or the call of a region that
+    may be called again elsewhere (the very same block then).
 
     A conditional's ``op`` has the predicate as its first argument and then the operands; ``blocks`` are the arms (true,
-    false). A loop's has its carried values, then (from ``carried`` on) what stays; ``blocks`` are (condition, body).
+    false). A loop's has its carried values, then (from ``carried`` on) what stays; ``blocks`` are (condition, body). A
+    region has one block, and its operands as arguments.
     ``computed``: a view by its schema that may turn out to be a copy, or the other way round.
     """
 
@@ -56,7 +59,7 @@ class Given:
 @dataclass(frozen=True)
 class Block:
     """``graph`` has one section whose operations are those of ``lines``. ``free``: symbols that come from outside.
-    ``is_nested``: a branch, or a part of a loop."""
+    ``is_nested``: a branch, a part of a loop, or a region."""
 
     graph: Graph
     lines: tuple[Line, ...]

@@ -1,15 +1,16 @@
 """ATen fx graphs with data-dependent sizes, conditionals and loops -> Block.
 
 Comes in: one fx graph as ``torch.export`` or AOTAutograd makes it. Goes out: a Block and its constants. Promised: no guard
-is installed; results whose size depends on data, numbers read off tensors, ``torch.cond`` and ``while_loop`` are all
-expressed; what still cannot be raises Unsupported with the node and the user's line.
+is installed; results whose size depends on data, numbers read off tensors, ``torch.cond``, ``while_loop`` and
+``nested_compile_region`` are all expressed; regions that are alike are one Block; what still cannot be raises Unsupported
+with the node and the user's line.
 """
 
 from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +18,20 @@ from torch import fx
 
 from lowtide.core.errors import Unsupported
 from lowtide.core.reason import Reason
-from lowtide.executor.block import CALL, COND, LOOP, SCALAR, VIEW, Bind, Block, Given, Line, needed, symbols_in
+from lowtide.executor.block import (
+    CALL,
+    COND,
+    LOOP,
+    REGION,
+    SCALAR,
+    VIEW,
+    Bind,
+    Block,
+    Given,
+    Line,
+    needed,
+    symbols_in,
+)
 from lowtide.frontend.fx_import import Importer, origin_of
 from lowtide.frontend.sizes import dim_of
 from lowtide.ir.graph import Arg, Expr, Graph, Op, Ref, Section, Value
@@ -40,6 +54,7 @@ NUMBERS: Mapping[str, Callable[..., Any]] = {
 _NUMBER_NAMES = {f: name for name, f in NUMBERS.items()}
 
 ITEM, ASSERT = "number.item", "number.assert"
+_INVOKE = torch.ops.higher_order.invoke_subgraph
 _ITEMS = ("aten.item.default", "aten._local_scalar_dense.default")
 # What only tells the compiler about ranges, or was checked when it was captured.
 _IGNORED = frozenset(
@@ -56,8 +71,11 @@ class _Dynamic(Importer):
 
     unbacked = True
 
-    def __init__(self, name: str, bound: frozenset[str], is_nested: bool) -> None:
+    def __init__(
+        self, name: str, bound: frozenset[str], is_nested: bool, regions: dict[tuple[Any, ...], Block]
+    ) -> None:
         super().__init__()
+        self.regions = regions
         self.block, self.outside, self.is_nested = name, bound, is_nested
         self.lines: list[Line] = []
         self.given: list[Given] = []
@@ -141,6 +159,8 @@ class _Dynamic(Importer):
             self._compute(node, val)
         elif target is cond_operator or target is while_operator:
             self._nested(gm, node, val)
+        elif target is _INVOKE:
+            self._region(gm, node, val)
         elif str(target) in _IGNORED:
             self.env[node] = None
         elif str(target) in ("aten._assert_scalar.default", "aten._assert_async.msg"):
@@ -229,12 +249,48 @@ class _Dynamic(Importer):
             parts, args, carried = (test, body), (*first, *more), len(first)  # type: ignore[misc,arg-type]
         inside: list[Block] = []
         for part in parts:
-            module: Any = gm
-            for word in str(part.target).split("."):  # type: ignore[union-attr]
-                module = getattr(module, word)
-            inner = _Dynamic(f"{self.block}.{part}", frozenset(self.known | self.outside), True)
-            inside.append(inner.build(module))
-            self.held.update({f"{inner.block}:{k}": t for k, t in (*inner.constants.items(), *inner.held.items())})
+            inside.append(self._inside(f"{self.block}.{part}", _held(gm, part)))
+        kind = COND if conditional else LOOP
+        self._outer(node, val, kind, tuple(self._arg(a, node) for a in args), tuple(inside), carried)
+
+    def _inside(self, name: str, module: fx.GraphModule) -> Block:
+        inner = _Dynamic(name, frozenset(self.known | self.outside), True, self.regions)
+        found = inner.build(module)
+        self.held.update({f"{inner.block}:{k}": t for k, t in inner.constants.items()})
+        self.held.update(inner.held)
+        return found
+
+    def _region(self, gm: fx.GraphModule, node: fx.Node, val: Any) -> None:
+        """The call of a region: of one block for all regions that are alike."""
+        part, _, *operands = node.args
+        module = _held(gm, part)
+        key = _likeness(module)
+        block = self.regions.get(key)
+        if block is None:
+            block = self._inside(f"{self.block}.{part}", module)
+            self.regions[key] = block
+        args = tuple(self._arg(a, node) for a in operands)
+        written = _written(args, (block,))
+        for i, (a, taken) in enumerate(zip(args, block.inputs, strict=True)):
+            given = self.values[a.name].layout if isinstance(a, Ref) else None
+            wanted = block.graph.value[taken.name].layout if isinstance(taken, Ref) else None
+            fits = given is None and wanted is None
+            if isinstance(a, Ref) and given is not None and wanted is not None:
+                fits = (given.size, given.dtype) == (wanted.size, wanted.dtype)
+                fits = fits and (given.stride == wanted.stride or a.name not in written)
+            if not fits:
+                raise Unsupported(
+                    Reason(
+                        f"operand {i} of {node}",
+                        f"is {given}, the region was captured for {wanted} ({origin_of(node)})",
+                    )
+                )
+        self._outer(node, val, REGION, args, (block,), 0)
+
+    def _outer(
+        self, node: fx.Node, val: Any, kind: str, given: tuple[Arg, ...], inside: tuple[Block, ...], carried: int
+    ) -> None:
+        """The line that runs blocks, and its results."""
         outputs = tuple(val) if isinstance(val, tuple | list) else (val,)
         refs: list[Arg] = []
         names: list[str | None] = []
@@ -249,13 +305,43 @@ class _Dynamic(Importer):
         self.env[node] = tuple(refs)
         values = [self.values[n] if n is not None else None for n in names]
         numbers = [Bind(f"{node.name}_{i}", i, None) for i, r in enumerate(refs) if isinstance(r, Expr)]
-        given = tuple(self._arg(a, node) for a in args)
         op = Op(
-            self._name(node.name), f"lowtide.{'cond' if conditional else 'loop'}", given, (), tuple(names), "tuple",
-            origin=origin_of(node),
+            self._name(node.name), f"lowtide.{kind}", given, (), tuple(names), "tuple",
+            mutates=_written(given[kind == COND :], inside), origin=origin_of(node),
         )  # fmt: skip
         binds = (*self._binds(values), *numbers)
-        self.lines.append(Line(op, COND if conditional else LOOP, binds, tuple(inside), carried))
+        self.lines.append(Line(op, kind, binds, inside, carried))
+
+
+def _held(gm: fx.GraphModule, part: Any) -> fx.GraphModule:
+    """The graph that a node names."""
+    found: Any = gm
+    for word in str(part.target).split("."):
+        found = getattr(found, word)
+    return found
+
+
+def _written(operands: Sequence[Arg], inside: Sequence[Block]) -> tuple[str, ...]:
+    """The operands whose bytes some block inside writes."""
+    out: dict[str, None] = {}
+    for b in inside:
+        written = {b.graph.value[m].storage for line in b.lines for m in line.op.mutates}
+        for given, taken in zip(operands, b.inputs, strict=True):
+            if isinstance(given, Ref) and isinstance(taken, Ref) and b.graph.value[taken.name].storage in written:
+                out[given.name] = None
+    return tuple(out)
+
+
+def _likeness(module: fx.GraphModule) -> tuple[Any, ...]:
+    """Equal for regions that do the same on operands of the same form: their code and what every value in it is."""
+    if any(n.op == "get_attr" for n in module.graph.nodes):
+        return (id(module),)
+    seen: list[str] = [module.code]
+    for n in module.graph.nodes:
+        val = n.meta.get("val")
+        flat = val if isinstance(val, tuple | list) else (val,)
+        seen += [f"{v.dtype}{v.device}{v.shape}{v.stride()}" if isinstance(v, torch.Tensor) else str(v) for v in flat]
+    return tuple(seen)
 
 
 def _plain(dim: Any) -> str | None:
@@ -293,7 +379,7 @@ def import_block(name: str, gm: fx.GraphModule) -> tuple[Block, dict[str, torch.
     Raises:
         Unsupported: with the node, why, and the user's line.
     """
-    importer = _Dynamic(name, frozenset(), False)
+    importer = _Dynamic(name, frozenset(), False, {})
     block = importer.build(gm)
     held = {f"{name}:{k}": t for k, t in importer.constants.items()}
     return block, {**held, **importer.held}

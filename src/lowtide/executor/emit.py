@@ -7,11 +7,11 @@ is written. A *segment* is what becomes known at one line; segment 0 is known wh
 
     def block(args, run):
         x, mask = args; args.clear()
-        k_s0 = x.shape[0]
+        k_s0 = x.size(0)
         if run.key != (k_s0,): run.begin((k_s0,))
         t1, t2 = run.headers
         op_mul_out(x, 2, out=t1)
-        kept = op_masked_select(t1, mask); k_u0 = kept.shape[0]
+        kept = op_masked_select(t1, mask); k_u0 = kept.size(0)
         if run.at[1] != (k_u0,): run.shape(1, (k_u0,))
         op_exp_out(kept, out=t2); del kept
         ...
@@ -24,7 +24,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lowtide.core.errors import BugError
-from lowtide.executor.block import COND, LOOP, SCALAR, VIEW, Block, Line
+from lowtide.executor.arithmetic import Arithmetic, arithmetic
+from lowtide.executor.block import COND, LOOP, NESTED, SCALAR, VIEW, Block, Line
 from lowtide.executor.lives import Lives, last_uses, layout_symbols
 from lowtide.ir.graph import ITEMSIZE, Arg, Atom, Layout, Op, Ref, Value, refs_in
 from lowtide.ir.symbolic import Dim
@@ -59,13 +60,14 @@ class Slot:
 @dataclass(frozen=True)
 class Code:
     """``bound``: name -> what it stands for. ``slots``: headers in the order of ``run.headers``. ``symbols``: per segment
-    the sizes that it is shaped by. ``nested``: indices of lines that have blocks, in order. ``results``: results that are
-    written into a slab of their own, with fresh headers in every run."""
+    the sizes that it is shaped by; ``arithmetic``: its distinct layouts. ``nested``: indices of lines that have blocks, in
+    order. ``results``: results that are written into a slab of their own, with fresh headers in every run."""
 
     source: str
     bound: Mapping[str, str]
     slots: tuple[Slot, ...]
     symbols: tuple[tuple[str, ...], ...]
+    arithmetic: tuple[Arithmetic, ...]
     nested: tuple[int, ...]
     results: tuple[Slot, ...] = ()
 
@@ -104,7 +106,7 @@ class _Writer:
         self.results = dict.fromkeys(results)
         self.births = sorted({self._birth(self.value[n]) for n in (*self.headers, *self.results)} | {-1})
         self.nested: list[int] = []
-        self.rows: dict[int, dict[str, tuple[int, int]]] = {}
+        self.rows: dict[int, dict[str, tuple[int, Layout, Layout]]] = {}
 
     # -- headers and segments ----------------------------------------------------------------------------------------
 
@@ -143,11 +145,11 @@ class _Writer:
     def _row(self, segment: int, v: Value) -> int:
         """Where a layout stands among the distinct ones of a segment: bytes, element offset, sizes, strides."""
         x = v.layout
-        row = [extent_text(self.value[v.storage].layout), *map(_dim, (x.offset, *x.size, *x.stride))]
+        row = [extent_text(self.value[v.storage].layout), *map(dim_text, (x.offset, *x.size, *x.stride))]
         rows = self.rows.setdefault(segment, {})
         text = ", ".join(row)
         if text not in rows:
-            rows[text] = sum(2 + 2 * rank for _, rank in rows.values()), len(x.size)
+            rows[text] = sum(2 + 2 * len(y.size) for _, _, y in rows.values()), self.value[v.storage].layout, x
         return rows[text][0]
 
     def _symbols(self) -> tuple[tuple[str, ...], ...]:
@@ -207,14 +209,17 @@ class _Writer:
             self.bound[c] = f"constant:{c}"
         body = "\n".join(f"    {x}" for x in lines)
         source = f"def block(args, run{free}):\n{body}\n\n\n{self._geometry(symbols)}"
-        return Code(source, self.bound, slots, symbols, tuple(self.nested), results)
+        numbers = tuple(
+            arithmetic([(a, b) for _, a, b in self.rows.get(k, {}).values()], names) for k, names in enumerate(symbols)
+        )
+        return Code(source, self.bound, slots, symbols, numbers, tuple(self.nested), results)
 
     def _opening(self, key: tuple[str, ...]) -> list[str]:
         names = [i.name if isinstance(i, Ref) else f"_given{n}" for n, i in enumerate(self.block.inputs)]
         out = [f"{', '.join(names)}{',' if len(names) == 1 else ''} = args"] if names else []
         out.append("args.clear()")
         for g in self.block.given:
-            out.append(f"k_{g.symbol} = {names[g.position]}" + (f".shape[{g.dim}]" if g.dim is not None else ""))
+            out.append(f"k_{g.symbol} = {names[g.position]}" + (f".size({g.dim})" if g.dim is not None else ""))
         if not self.first:
             now = _tuple([f"k_{s}" for s in key])
             out.append(f"if run.key != {now}: run.begin({now})")
@@ -252,7 +257,7 @@ class _Writer:
         out: list[str] = []
         for b in line.binds:
             name = line.op.outputs[b.output]
-            out.append(f"k_{b.symbol} = " + (f"{name}.shape[{b.dim}]" if b.dim is not None else f"_n{b.output}"))
+            out.append(f"k_{b.symbol} = " + (f"{name}.size({b.dim})" if b.dim is not None else f"_n{b.output}"))
         return out
 
     def _result(self, a: Arg) -> str:
@@ -268,9 +273,9 @@ class _Writer:
         op = line.op
         if line.kind == SCALAR:
             return self._scalar(line)
-        if line.kind in (COND, LOOP):
+        if line.kind in NESTED:
             self.nested.append(i)
-            return [self._inner(len(self.nested) - 1, line)]
+            return [self._inner(len(self.nested) - 1, line), *self._agreed(line)]
         results = [o for o in op.outputs if o is not None]
         if results and all(o in self.headers for o in results) and line.kind == VIEW:
             return []
@@ -333,11 +338,37 @@ class _Writer:
         if line.kind == COND:
             args = ", ".join(map(self._text, op.args[1:]))
             call = f"run.branch({index}, {self._text(op.args[0])}, [{args}], {', '.join(free)})"
-        else:
+        elif line.kind == LOOP:
             carried = ", ".join(map(self._text, op.args[: line.carried]))
             more = ", ".join(map(self._text, op.args[line.carried :]))
             call = f"run.loop({index}, [{carried}], [{more}], {', '.join(free)})"
-        return f"{_tuple(names)[1:-1]} = {call}"
+        else:
+            args = ", ".join(self._operand(a, i, line.blocks[0]) for i, a in enumerate(op.args))
+            call = f"run.region({index}, [{args}], {free[0]})"
+        return f"{_tuple(names)[1:-1]} = {call}" if names else call
+
+    def _operand(self, a: Arg, position: int, region: Block) -> str:
+        """An operand of a region, in the strides for which the region was captured."""
+        taken = region.inputs[position]
+        if isinstance(a, Ref) and isinstance(taken, Ref):
+            wanted = region.graph.value[taken.name].layout
+            if self.value[a.name].layout.stride != wanted.stride:
+                return f"run.strided({a.name}, {_dims(wanted.size)}, {_dims(wanted.stride)})"
+        return self._text(a)
+
+    def _agreed(self, line: Line) -> list[str]:
+        """Results of arms whose strides differ, in those that were declared."""
+        out: list[str] = []
+        for i, name in enumerate(line.op.outputs):
+            if name is None or not self._known(name):
+                continue
+            declared = self.value[name].layout
+            for b in line.blocks if line.kind != LOOP else line.blocks[1:]:
+                given = b.returns[i]
+                if isinstance(given, Ref) and b.graph.value[given.name].layout.stride != declared.stride:
+                    out.append(f"{name} = run.strided({name}, {_dims(declared.size)}, {_dims(declared.stride)})")
+                    break
+        return out
 
     # -- geometry ----------------------------------------------------------------------------------------------------
 
@@ -354,12 +385,13 @@ def _tuple(names: list[str]) -> str:
     return f"({', '.join(names)}{',' if len(names) == 1 else ''})"
 
 
-def _dim(d: Dim) -> str:
+def dim_text(d: Dim) -> str:
+    """A number, or an expression over sizes, as Python."""
     return str(d) if isinstance(d, int) else size_text(d)
 
 
 def _dims(dims: tuple[Dim, ...]) -> str:
-    return _tuple([_dim(d) for d in dims])
+    return _tuple([dim_text(d) for d in dims])
 
 
 def size_text(d: Dim) -> str:
@@ -397,10 +429,10 @@ def _apply(op: str, args: list[str]) -> str:
 
 def extent_text(layout: Layout) -> str:
     """Bytes from the start of a storage to the end of its furthest element, as Python; 0 without elements."""
-    reach = [f"({_dim(n)} - 1) * {_dim(s)}" for n, s in zip(layout.size, layout.stride, strict=True) if n != 1]
-    whole = " + ".join([_dim(layout.offset), *reach, "1"])
+    reach = [f"({dim_text(n)} - 1) * {dim_text(s)}" for n, s in zip(layout.size, layout.stride, strict=True) if n != 1]
+    whole = " + ".join([dim_text(layout.offset), *reach, "1"])
     nbytes = f"({whole}) * {ITEMSIZE[layout.dtype]}"
-    symbolic = [_dim(n) for n in layout.size if not isinstance(n, int)]
+    symbolic = [dim_text(n) for n in layout.size if not isinstance(n, int)]
     if any(n == 0 for n in layout.size):
         return "0"
     return f"({nbytes} if {' and '.join(symbolic)} else 0)" if symbolic else f"({nbytes})"

@@ -17,9 +17,10 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from lowtide.core.units import align_up
 from lowtide.executor.placing import Placement
 from lowtide.executor.plans import BlockPlan, Built, Entry
-from lowtide.executor.shaping import shaper
+from lowtide.executor.shaping import NO_SHAPES, shaper, where
 from lowtide.executor.storages import ManagedStorages, Slab, device_of
 from lowtide.runtime.calls import DTYPES
+from lowtide.runtime.load import exact
 
 _ALIGNMENT = 64
 _OUR_REFERENCES = 4  # the tuple, the list, the name that walks over them, and the argument of the count
@@ -32,9 +33,14 @@ class Frame:
     def __init__(self, plan: BlockPlan, outer: Frame | None = None, buffer: int = -1) -> None:
         self.plan, self.outer, self.outer_line = plan, outer, buffer
         self.loaded = plan.plain
+        self.function = self.loaded.function
+        self.is_plain = False  # planned, and nothing to do after a run but to learn
+        self.stirred = True  # something was shaped, or went wrong, since sizes were learned last
         self.built: Built | None = None
         self.key: tuple[Any, ...] | None = None
         self.at: list[tuple[Any, ...] | None] = []
+        self.unknown: list[tuple[Any, ...] | None] = []
+        self.is_odd = outer is not None or plan.policy.tight  # the slab may have to be another for every size
         self.storages = ManagedStorages()
         self.headers: tuple[torch.Tensor, ...] = ()
         self.escaped: dict[int, torch.UntypedStorage] = {}
@@ -46,8 +52,7 @@ class Frame:
         self.entry: Entry | None = None
         self.version = -1
         self.pointed: Slab | None = None
-        self.shaper = shaper((), (), (), ())
-        self.dirty = False
+        self.shaper = shaper((), NO_SHAPES)
         self.result_slab: torch.UntypedStorage | None = None
         self.result_room: list[int] = []
         self.result_sizes: list[int] = []
@@ -57,38 +62,84 @@ class Frame:
     # -- called by generated code ------------------------------------------------------------------------------------
 
     def begin(self, key: tuple[Any, ...]) -> None:
-        """New sizes at the block's start: find the place of everything, and shape what is known by now."""
-        built = self.built
+        """New sizes at the block's start: find the place of everything, and shape what is known by now. A signature that was
+        not seen before runs once in the placement that is there, if it fits: nothing is planned then."""
+        built, slab = self.built, self.slab
         assert built is not None
-        self.entry = built.entry(key)
-        self.placement, self.version = built.placement(
-            self.entry, self.placement if self.slab is not None and not built.policy.tight else None
-        )
-        self.shaper.place(self.placement)
+        entry = built.entries.get(key)
+        found = entry.where if entry is not None else None
+        self.stirred = True
+        if entry is None or found is None or self.is_odd or slab is None or slab.nbytes < found.placement.nbytes:
+            self._search(entry, key)
+        else:
+            entry.used = built.moment()
+            self.entry, self.version, self.placement = entry, entry.version, found.placement
+            shaper = self.shaper
+            shaper.place(found, self.start)
+            self.at = self.unknown[:]
+            if self.escaped or self.pointed is not slab:
+                self._end_escapes()
+            if shaper(0, key, True):
+                self._outgrown(0, key)
+        self.at[0] = self.key = key
         for arms in self.inner:
             for inner in arms:
-                inner.key = None  # their slab lies elsewhere now
-        self._find_room()
+                inner.key = None  # their slab may lie elsewhere now
+
+    def _search(self, entry: Entry | None, key: tuple[Any, ...]) -> None:
+        """The same where something has to be found first: a placement, or a slab."""
+        built = self.built
+        assert built is not None
+        unseen = entry is None and self.slab is not None and not self.plan.policy.tight
+        if entry is None:
+            entry = built.meet(key)
+        self.entry, entry.used = entry, built.moment()
+        found = where(self.placement, [0] * len(built.lives.lives)) if unseen else entry.where or built.placed(entry)
+        for again in (unseen, False):
+            self._move(found.placement)
+            self.version = -1 if again else entry.version
+            self.shaper.place(found, self.start)
+            self.at = self.unknown[:]
+            if self.escaped:
+                self._end_escapes()
+            outgrown = self.shaper(0, key, True)
+            if not again or not outgrown:
+                break
+            found = built.placed(entry)
+        if outgrown:
+            self._outgrown(0, key)
+
+    def _move(self, placement: Placement) -> None:
+        """Take up a placement, in a slab that has room for it."""
+        self.placement, slab = placement, self.slab
+        if self.is_odd or slab is None or slab.nbytes < placement.nbytes:
+            self._find_room()
         if self.pointed is not self.slab:
             self._point()
-        self.at = [None] * len(self.loaded.geometry)
-        self.escaped.clear()
-        self.shape(0, key)
-        self.key = key
-        self.dirty = True
 
     def shape(self, segment: int, key: tuple[Any, ...]) -> None:
         """Point the headers of a segment, whose sizes are now known."""
-        self.dirty = True
         self.at[segment] = key
-        if not self.loaded.by_segment[segment]:
-            return
+        self.stirred = True
+        if self.escaped:  # in an earlier turn of a loop
+            self._back(segment)
+        if self.shaper(segment, key):
+            self._outgrown(segment, key)
+
+    def _back(self, segment: int) -> None:
+        """Headers of a segment that escaped stand on the slab again."""
+        for i in self.loaded.by_segment[segment]:
+            if self.slab is not None and not self.slab.has(self.headers[i]):
+                self.headers[i].set_(self.slab.storage, 0, (0,), (1,))  # type: ignore[call-overload]
+
+    def _outgrown(self, segment: int, key: tuple[Any, ...]) -> None:
+        """Headers of a segment that do not fit get ordinary memory for this run."""
         layouts = self.loaded.geometry[segment](key)
-        for i in self.shaper(segment, layouts, self.start):
+        for i in self.shaper.escaped(segment):
             slot, header = self.loaded.slots[i], self.headers[i]
             nbytes, offset = layouts[slot.where], layouts[slot.where + 1]
             middle, end = slot.where + 2 + slot.rank, slot.where + 2 + 2 * slot.rank
-            storage = self._escape(self.shaper.buffer[i], nbytes, header)
+            storage = self._escape(self.shaper.shapes.buffer[i], nbytes, header)
             header.set_(storage, offset, layouts[slot.where + 2 : middle], layouts[middle:end])  # type: ignore[call-overload]
 
     def _escape(self, buffer: int, nbytes: int, header: torch.Tensor) -> torch.UntypedStorage:
@@ -148,6 +199,10 @@ class Frame:
         arm = 0 if chosen else 1
         return self._run_inner(line, arm, args, free[arm])
 
+    def region(self, line: int, args: list[Any], free: tuple[Any, ...]) -> list[Any]:
+        """Run a region."""
+        return self._run_inner(line, 0, args, free)
+
     def loop(
         self, line: int, carried: list[Any], more: list[Any], test: tuple[Any, ...], body: tuple[Any, ...]
     ) -> list[Any]:
@@ -162,7 +217,11 @@ class Frame:
         frame = self.inner[line][arm]
         if frame.built is not frame.plan.built:
             frame.renew()
-        return frame.loaded.function(args, frame, *free)
+        return frame.function(args, frame, *free)
+
+    def strided(self, t: torch.Tensor, size: tuple[int, ...], stride: tuple[int, ...]) -> torch.Tensor:
+        """A tensor with exactly these strides: itself, or a copy."""
+        return t if t.stride() == stride or not t.numel() else exact(t, size, stride)
 
     def poison(self, header: torch.Tensor) -> None:
         """Fill what is about to be written, so that a read of it before shows."""
@@ -177,6 +236,7 @@ class Frame:
         while frame is not None:
             if frame.slab is not None and frame.slab.holds(result):
                 self.copies += 1
+                self.stirred = True
                 self.plan.remember(op)
                 return result.clone()
             frame = frame.outer
@@ -207,17 +267,19 @@ class Frame:
         """Take up code that was built since: new headers, nothing pointed yet."""
         self.built = self.plan.built
         self.loaded = loaded = self.built.loaded if self.built is not None else self.plan.plain
+        self.function = loaded.function
+        self.is_plain = self.built is not None and not self.inner and not loaded.code.results
         self.storages.deallocate()
         self.storages.allocate(len(loaded.slots))
         self.headers = tuple(self.storages.append(s) for s in loaded.slots)
-        buffer = self.built.buffer if self.built is not None else ()
-        self.shaper = shaper(self.headers, loaded.slots, buffer, loaded.by_segment)
+        self.shaper = shaper(self.headers, self.built.shapes if self.built is not None else NO_SHAPES)
+        self.unknown = [None] * len(loaded.geometry)
         self.forget()
 
     def forget(self) -> None:
         """Let go of the slab, here and inside; it is found again at the next run."""
         for f in self.everyone():
-            f.slab, f.pointed, f.key, f.entry, f.room = None, None, None, None, 0
+            f.slab, f.pointed, f.key, f.entry, f.room, f.stirred = None, None, None, None, 0, True
             f.escaped.clear()
             for h in f.headers:
                 h.set_()
@@ -232,10 +294,10 @@ class Frame:
         slab, found = self.slab, 0
         if slab is None or self.pointed is not slab or self.key is None:
             return 0
-        for b, h in zip(self.shaper.buffer, self.headers, strict=True):
+        for b, h in zip(self.shaper.shapes.buffer, self.headers, strict=True):
             if not slab.has(h) and b not in self.escaped:
                 found += 1
-                self.dirty = self.shaper.need(b, h.untyped_storage().nbytes()) or self.dirty
+                self.shaper.need(b, h.untyped_storage().nbytes())
         if found:
             self.settle()
             self.key = self.pointed = None
@@ -254,8 +316,8 @@ class Frame:
             return
         outer, line = self.outer, self.outer_line
         b = outer.built.slabs[line] if outer.built is not None else -1
-        if b >= 0 and outer.shaper.need(b, need):
-            outer.dirty = True
+        if b >= 0:
+            outer.shaper.need(b, need)
         fits = b >= 0 and outer.slab is not None and outer.placement.capacity and need <= outer.placement.capacity[b]
         if fits and outer.slab is not None:
             self.slab, self.start = outer.slab, outer.start + outer.placement.offsets[b]
@@ -283,11 +345,18 @@ class Frame:
 
     def settle(self) -> None:
         """After a run that went well: learn sizes; where the plan changed or something escaped, begin anew next time."""
-        if self.entry is None or self.key is None or self.built is None:
+        entry, built = self.entry, self.built
+        self.stirred = False
+        if entry is None or self.key is None or built is None:
             return
-        self.built.learn(self.entry, self.shaper.learned() if self.dirty else None)
-        self.dirty = False
-        if self.escaped or self.version != self.entry.version:
+        learned = entry.learned
+        if self.shaper.over or (not built.exact and learned is not None and learned.runs + 1 >= learned.window):
+            built.learn(entry, self.shaper.learned())
+            if entry.where is not None:
+                self.shaper.place(entry.where, self.start)
+        elif learned is not None:
+            learned.runs += 1
+        if self.escaped or self.version != entry.version:
             self.key = None
             self._end_escapes()
 

@@ -18,7 +18,8 @@ from importlib.resources import files
 from lowtide.core.errors import BuildError
 from lowtide.core.native import load
 from lowtide.core.reason import Reason
-from lowtide.executor.shaping import ITEM, c10_flags
+from lowtide.executor.placing import ITEM
+from lowtide.executor.shaping import c10_flags
 
 
 @functools.cache

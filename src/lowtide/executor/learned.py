@@ -27,17 +27,13 @@ class Learned:
         self.before = (0,) * len(self.latest)
 
     def see(self, sizes: Sequence[int]) -> bool:
-        """Take note of one run. True where ``self.sizes`` changed."""
+        """Take note of one run. True where ``self.sizes`` changed. (A run in which nothing is above ``now`` may as well be
+        counted in ``runs`` alone, but for the last one of a window.)"""
         self.latest = tuple(sizes)
         self.now = tuple(map(max, self.now, self.latest))
-        return self._find() | self.again()
-
-    def again(self) -> bool:
-        """Another run with the sizes of the one before. True where ``self.sizes`` changed."""
         self.runs += 1
-        if self.runs < self.window:
-            return False
-        self.runs, self.before, self.now = 0, self.now, self.latest
+        if self.runs >= self.window:
+            self.runs, self.before, self.now = 0, self.now, self.latest
         return self._find()
 
     def _find(self) -> bool:

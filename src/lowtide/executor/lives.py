@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from lowtide.executor.block import CALL, COND, LOOP, Block, Line, trusted
+from lowtide.executor.block import CALL, NESTED, Block, Line, trusted
 from lowtide.executor.groups import Life
 from lowtide.ir.graph import Graph, Op, Ref, Value, refs_in, specialise
 from lowtide.ir.symbolic import symbols_of
@@ -154,7 +154,7 @@ def _always(
 
 def _with_nested(block: Block, graph: MemoryGraph) -> MemoryGraph:
     """The memory graph with the slab of each nested block as a buffer of its line, and uses inside blocks as reads."""
-    lines = {line.op.name: line for line in block.lines if line.kind in (COND, LOOP)}
+    lines = {line.op.name: line for line in block.lines if line.kind in NESTED}
     buffers = [Buffer(nested_slab(line), 1) for line in lines.values()]
     nodes: list[Node] = []
     for node in graph.nodes:

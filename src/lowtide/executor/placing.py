@@ -6,8 +6,10 @@ share a byte, at any sizes; every strategy can be asked again for other sizes an
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from lowtide.core.errors import OptionError
 from lowtide.core.units import align_up
@@ -17,11 +19,12 @@ from lowtide.plan.pack import pack
 from lowtide.plan.problem import PackBuffer, PackProblem
 from lowtide.plan.replan import replanner
 
+ITEM = "q"
 _CLOSE = 100  # within a hundredth of the bound no longer search is made
 _SEARCH = 20_000  # nodes of the longer search, once per sizes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Placement:
     """``offsets``: one per buffer, bytes. ``nbytes``: of the slab. ``bound``: no placement needs less. ``capacity``: bytes
     that each buffer may use from its offset on. ``shared``: how many values share a region with an earlier one."""
@@ -31,6 +34,11 @@ class Placement:
     nbytes: int
     bound: int
     shared: int = 0
+
+    @cached_property
+    def arrays(self) -> tuple[array[int], array[int]]:
+        """``offsets`` and ``capacity`` for compiled code."""
+        return array(ITEM, self.offsets), array(ITEM, self.capacity)
 
 
 Strategy = Callable[[Sequence[int]], Placement]

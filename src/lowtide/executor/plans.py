@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import linecache
-import operator
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,15 +22,15 @@ from lowtide.executor.block import Block
 from lowtide.executor.capture import NUMBERS
 from lowtide.executor.emit import Code, Slot, Spelling, emit
 from lowtide.executor.groups import Life
-from lowtide.executor.learned import WINDOW, Learned, Recent
+from lowtide.executor.learned import WINDOW, Learned
 from lowtide.executor.lives import Lives, lives_of, managed_outputs, nested_slab
-from lowtide.executor.placing import Placement, Strategy
+from lowtide.executor.placing import Strategy
+from lowtide.executor.shaping import Geometry, Shapes, Where, where
 from lowtide.executor.spelling import callable_of, spellings
 from lowtide.ir.graph import Atom
 from lowtide.runtime.calls import atom, overload
 from lowtide.runtime.load import exact
 
-Geometry = Callable[[tuple[Any, ...]], list[int]]
 _numbers = itertools.count()
 
 
@@ -72,16 +71,18 @@ class Loaded:
 
 
 class Entry:
-    """One shape signature: what was learned of it, and its placement (None: to be made anew)."""
+    """One shape signature (``key``): what was learned of it (None: it was seen once, with sizes ``first``), where its
+    buffers lie (None: to be found anew), and when it was used last."""
 
-    def __init__(self, learned: Learned) -> None:
-        self.learned, self.placement, self.version, self.uses = learned, None, 0, 0
+    __slots__ = ("first", "key", "learned", "results", "used", "version", "where")
+
+    def __init__(self, key: tuple[Any, ...]) -> None:
+        self.key = key
+        self.learned: Learned | None = None
+        self.first: tuple[int, ...] | None = None
+        self.where: Where | None = None
         self.results: Learned | None = None
-        self.placement: Placement | None
-
-
-def _fits(sizes: Sequence[int], placement: Placement) -> bool:
-    return len(sizes) == len(placement.capacity) and all(map(operator.le, sizes, placement.capacity))
+        self.version = self.used = 0
 
 
 class Built:
@@ -91,13 +92,19 @@ class Built:
     def __init__(self, loaded: Loaded, lives: Lives, policy: Policy, slabs: tuple[int, ...]) -> None:
         self.loaded, self.lives, self.policy, self.slabs = loaded, lives, policy, slabs
         self.buffer = [lives.buffer[s.storage] for s in loaded.slots]
+        count = len(lives.lives)
+        code = loaded.code
+        self.shapes = Shapes(
+            loaded.slots, self.buffer, loaded.by_segment, code.symbols, loaded.geometry, code.arithmetic, count
+        )
         self.place = policy.strategy(lives.lives)
-        self.entries: Recent[tuple[Any, ...], Entry] = Recent(policy.recent)
-        self.everywhere = Learned([0] * len(lives.lives), policy.window)
+        self.entries: dict[tuple[Any, ...], Entry] = {}
+        self.everywhere = Learned([0] * count, policy.window)
+        self.moment = itertools.count(1).__next__
         self.placements = 0
         self.lock = threading.Lock()
         first = {self.buffer[i] for i in loaded.by_segment[0]} if loaded.by_segment else set()
-        self.exact = first == set(range(len(lives.lives)))  # the signature says all sizes: there is nothing to learn
+        self.exact = first == set(range(count))  # the signature says all sizes: there is nothing to learn
 
     def sizes(self, segment: int, key: tuple[Any, ...], into: list[int]) -> list[int]:
         """Bytes per buffer of what a segment shapes, written into ``into``."""
@@ -107,28 +114,30 @@ class Built:
             into[self.buffer[i]] = layouts[loaded.slots[i].where]
         return into
 
-    def entry(self, key: tuple[Any, ...]) -> Entry:
-        """What is known of a signature. One that was never seen begins with what its sizes say exactly, and for the rest
-        with the largest sizes seen at any signature."""
+    def meet(self, key: tuple[Any, ...]) -> Entry:
+        """The entry of a signature, made where there is none; the one that was used least recently goes at need."""
         with self.lock:
             found = self.entries.get(key)
             if found is None:
-                start = self.sizes(0, key, list(self.everywhere.sizes))
-                found = self.entries.put(key, Entry(Learned(start, self.policy.window)))
+                if len(self.entries) >= max(self.policy.recent, 1):
+                    del self.entries[min(self.entries.values(), key=lambda e: e.used).key]
+                found = self.entries[key] = Entry(key)
+                found.used = self.moment()
             return found
 
-    def placement(self, entry: Entry, present: Placement | None = None) -> tuple[Placement, int]:
-        """Where the buffers lie for a signature's learned sizes, and the version of these. A signature that was not seen
-        before is run once in the ``present`` placement where it fits into that: nothing is planned then."""
+    def placed(self, entry: Entry) -> Where:
+        """Where the buffers lie for a signature's learned sizes. One of which nothing was learned begins with what its sizes
+        say exactly, and for the rest with the largest sizes seen at any signature."""
         with self.lock:
-            entry.uses += 1
-            if entry.placement is None:
-                sizes = entry.learned.sizes
-                if entry.uses == 1 and present is not None and _fits(sizes, present):
-                    return present, -1
-                entry.placement = self.place(entry.learned.sizes)
+            if entry.learned is None:
+                start = self.sizes(0, entry.key, list(self.everywhere.sizes))
+                entry.learned = Learned(start, self.policy.window)
+                if entry.first is not None:
+                    entry.learned.see(entry.first)
+            if entry.where is None:
+                entry.where = where(self.place(entry.learned.sizes), entry.learned.now)
                 self.placements += 1
-            return entry.placement, entry.version
+            return entry.where
 
     def learn_results(self, entry: Entry, sizes: Sequence[int]) -> None:
         """Take note of the bytes of the results of a run, one per managed result."""
@@ -137,22 +146,31 @@ class Built:
                 entry.results = Learned(sizes, self.policy.window)
             entry.results.see(sizes)
 
-    def learn(self, entry: Entry, sizes: Sequence[int] | None) -> None:
-        """Take note of a run's sizes (None: those of the run before)."""
-        if self.exact and (sizes is None or tuple(sizes) == entry.learned.sizes):
-            return
+    def learn(self, entry: Entry, sizes: Sequence[int]) -> None:
+        """Take note of a run's sizes."""
         with self.lock:
-            if sizes is not None:
-                self.everywhere.see(sizes)
-            changed = entry.learned.see(sizes) if sizes is not None else entry.learned.again()
-            if changed:
-                entry.placement, entry.version = None, entry.version + 1
+            self.everywhere.see(sizes)
+            if entry.learned is None:
+                entry.first = tuple(sizes)
+            elif entry.learned.see(sizes):
+                entry.where, entry.version = None, entry.version + 1
+            elif entry.where is not None:
+                entry.where = where(entry.where.placement, entry.learned.now)
 
 
 class BlockPlan:
-    """The shared part of one block. ``inner``: plans of the blocks inside, by line and arm, in the order of the lines."""
+    """The shared part of one block. ``inner``: plans of the blocks inside, by line and arm, in the order of the lines; a
+    region that is called several times has one plan (``regions``: those there are, by the id of their block)."""
 
-    def __init__(self, block: Block, policy: Policy, constants: Mapping[str, torch.Tensor]) -> None:
+    def __init__(
+        self,
+        block: Block,
+        policy: Policy,
+        constants: Mapping[str, torch.Tensor],
+        regions: dict[int, BlockPlan] | None = None,
+    ) -> None:
+        regions = {} if regions is None else regions
+        regions[id(block)] = self
         self.block, self.policy, self.constants = block, policy, constants
         self.lock = threading.RLock()
         self.copied: frozenset[str] = frozenset()
@@ -160,7 +178,9 @@ class BlockPlan:
         self.built: Built | None = None
         self.first_nbytes = 0
         nested = [line for line in block.lines if line.blocks]
-        self.inner = [[BlockPlan(b, policy, constants) for b in line.blocks] for line in nested]
+        self.inner = [
+            [regions.get(id(b)) or BlockPlan(b, policy, constants, regions) for b in line.blocks] for line in nested
+        ]
         self.plain = self._load(emit(block, None, {}))
         self.given_up = not policy.out_variants
 

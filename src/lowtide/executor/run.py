@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from lowtide.executor.plans import BlockPlan, Policy
 from lowtide.runtime.retainers import also_retains
 
 _LEAST_SLAB = 1 << 16  # bytes; below, a larger slab than needed is not worth a new allocation
+_LOOK = 15  # of as many runs and one more, one looks at everything
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,71 +72,90 @@ class Executor:
         self.plan, self.policy = BlockPlan(block, policy, constants), policy
         self.idle: list[Frame] = []
         self.lock = threading.Lock()
-        self.held = 0
         self.runs = self.instances = self.escapes = self.leaks = self.copies = self.swaps = 0
         self.latest: Frame | None = None
         _all.add(self)
 
     def __call__(self, args: list[Any]) -> list[Any]:
         """Run; empties ``args``."""
-        frame = self._take()
-        done = False
+        with self.lock:
+            frame = self.idle.pop() if self.idle else None
+            self.runs = runs = self.runs + 1
+        if frame is None or frame.built is not self.plan.built or self.policy.verify:
+            frame = self._ready(frame)
         try:
-            results = frame.loaded.function(args, frame)
-            done = True
-        finally:
-            if not done:
-                _clear(sys.exc_info()[2])
-            self._finish(frame, done)
+            results = frame.function(args, frame)
+        except BaseException:
+            _clear(sys.exc_info()[2])
+            self._finish(frame, False)
+            raise
+        # What most runs come to: no blocks inside, nothing went wrong, and nobody but us on the slab.
+        if frame.is_plain and runs & _LOOK:
+            if frame.stirred:
+                frame.settle()
+            slab = frame.slab
+            if frame.escapes == frame.copies == 0 and (slab is None or slab.uses() == slab.calm):
+                self.latest = frame
+                if self.idle or (slab is not None and slab.nbytes > self.policy.retain):
+                    self._keep(frame)
+                else:
+                    self.idle.append(frame)
+                return results
+        self._finish(frame, True)
         return results
 
     # -- instances ---------------------------------------------------------------------------------------------------
 
-    def _take(self) -> Frame:
-        with self.lock:
-            frame = self.idle.pop() if self.idle else None
-            if frame is not None and frame.slab is not None:
-                self.held -= frame.slab.nbytes
-            self.runs += 1
+    @property
+    def held(self) -> int:
+        """Bytes in the slabs of idle instances."""
+        return sum(f.slab.nbytes for f in self.idle[:] if f.slab is not None)
+
+    def _ready(self, frame: Frame | None) -> Frame:
+        """An instance with the code that there is by now."""
         if frame is None:
             frame = Frame(self.plan)
-            self.instances += 1
+            with self.lock:
+                self.instances += 1
         if frame.built is not self.plan.built:
             frame.renew()
         if self.policy.verify and frame.slab is not None:
             frame.slab.base.fill_(0xFF)
         return frame
 
+    def _keep(self, frame: Frame) -> None:
+        """An instance is idle from here on, with its slab if that is not too much."""
+        slab = frame.slab
+        if slab is not None and self.held + slab.nbytes > self.policy.retain:
+            frame.forget()
+        self.idle.append(frame)
+
     def _finish(self, frame: Frame, done: bool) -> None:
         """End of a run, in this order: what was not managed is gone with the code's own names; sizes are learned; what
         escaped is let go; then the slab is kept or released. An instance whose run raised, or of which somebody still holds
         a piece, is left to them; the next call makes another one."""
-        frame.end_results(done)
+        if frame.result_slab is not None:
+            frame.end_results(done)
         if frame.bindings is not None or frame.inner:
             self._build(frame, done)
-        everyone = list(frame.everyone()) if frame.inner else [frame]
+        everyone = list(frame.everyone()) if frame.inner else (frame,)
         for f in everyone:
             if done:
                 f.settle()
-            self.escapes, f.escapes = self.escapes + f.escapes, 0
-            self.copies, f.copies = self.copies + f.copies, 0
+            if f.escapes or f.copies:
+                with self.lock:
+                    self.escapes, f.escapes = self.escapes + f.escapes, 0
+                    self.copies, f.copies = self.copies + f.copies, 0
         if not done:
             return
+        slab = frame.slab
         if self._has_guests(frame, everyone):
             self.leaks += 1
             return
-        slab = frame.slab
-        if slab is not None and slab.nbytes > _LEAST_SLAB and self._too_large(frame):
+        if slab is not None and slab.nbytes > _LEAST_SLAB and not self.runs & _LOOK and self._too_large(frame):
             frame.forget()
-            slab = None
-        nbytes = slab.nbytes if slab is not None else 0
-        with self.lock:
-            if nbytes and self.held + nbytes > self.policy.retain:
-                frame.forget()
-            elif nbytes:
-                self.held += nbytes
-            self.idle.append(frame)
-            self.latest = frame
+        self.latest = frame
+        self._keep(frame)
 
     def _build(self, frame: Frame, done: bool) -> None:
         for f in reversed(list(frame.everyone())):  # inner blocks first: their slabs are buffers of the outer ones
@@ -152,10 +172,10 @@ class Executor:
         if frame.built is None:
             return False
         with frame.built.lock:
-            wanted = [e.placement.nbytes for e in frame.built.entries.held.values() if e.placement is not None]
+            wanted = [e.where.placement.nbytes for e in frame.built.entries.values() if e.where is not None]
         return 2 * max(wanted, default=0) < frame.slab.nbytes
 
-    def _has_guests(self, frame: Frame, everyone: list[Frame]) -> bool:
+    def _has_guests(self, frame: Frame, everyone: Sequence[Frame]) -> bool:
         """Whether somebody stands on the slab beside our headers (or, when verifying, holds one of these). A header that an
         operation took off the slab is put back before the next run."""
         if self.policy.verify and any(f.held_outside() for f in everyone):
@@ -163,11 +183,11 @@ class Executor:
         slab = frame.slab
         if slab is None:
             return False
-        found = slab.guests()
-        if found == slab.ours:
+        found = slab.uses()
+        if found == slab.calm:
             return False
-        slab.ours = sum(slab.has(h) for f in everyone for h in f.headers)
-        if found > slab.ours:
+        slab.calm = slab.alone + sum(slab.has(h) for f in everyone for h in f.headers)
+        if found > slab.calm:
             return True
         self.swaps += sum(f.put_back() for f in everyone)
         return False
@@ -177,16 +197,18 @@ class Executor:
     def release(self) -> int:
         """Drop the slabs of idle instances. Returns the number of bytes."""
         with self.lock:
-            freed, self.held = self.held, 0
-            idle = list(self.idle)
-            for frame in idle:
-                frame.forget()
+            idle = self.idle[:]
+            del self.idle[: len(idle)]
+        freed = 0
+        for frame in idle:
+            freed += frame.slab.nbytes if frame.slab is not None else 0
+            frame.forget()
+        self.idle.extend(idle)
         return freed
 
     def is_managed(self, t: Any) -> bool:
         """Whether a tensor's storage is the slab of an idle instance. False before there is a plan."""
-        with self.lock:
-            return any(f.slab is not None and f.slab.holds(t) for f in self.idle)
+        return any(f.slab is not None and f.slab.holds(t) for f in self.idle[:])
 
     def is_output_managed(self, t: Any) -> bool:
         """Whether a tensor lies in the slab of results of the latest run. False once that slab is gone, before there is a
@@ -202,7 +224,7 @@ class Executor:
         frame, plan = self.latest, self.plan
         built = plan.built
         return Told(
-            self.runs, self.instances, len(built.entries.held) if built else 0, built.placements if built else 0,
+            self.runs, self.instances, len(built.entries) if built else 0, built.placements if built else 0,
             built.lives.counts if built is not None else None,
             frame.placement.nbytes if frame is not None else 0, frame.placement.bound if frame is not None else 0,
             frame.placement.shared if frame is not None else 0,

@@ -1,31 +1,111 @@
 // Points many tensor headers over one slab at once. Links against libc10 alone; no Python header is needed.
 //
-// layouts: per distinct layout of the segment: bytes of the storage, element offset, sizes, strides. For header i:
-// where[i] is the start of its layout in that array, rank[i] its rank, buffer[i] the buffer under it, itemsize[i] its bytes
-// per element. offsets, capacity: of the buffers in the slab, which begins `start` bytes into the storage. sizes, high: of
-// the buffers, updated. Headers that do not fit are left alone and reported by index in `escaped`; returns how many.
+// A `Shared` belongs to one frame and says where buffers lie and what is known of their sizes; a `Segment` says how the
+// layouts of some headers follow from the numbers that became known. `limit`: sizes that were learned already. Headers that
+// do not fit their place are left alone and reported by index.
 #include <c10/core/TensorImpl.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <cstring>
 
-extern "C" int64_t lowtide_shape(int64_t count, const int64_t* headers, const int64_t* layouts, const int64_t* where,
-                                 const int64_t* rank, const int64_t* buffer, const int64_t* itemsize,
-                                 const int64_t* offsets, const int64_t* capacity, int64_t start, int64_t* sizes,
-                                 int64_t* high, int64_t* escaped) {
-  int64_t found = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    const int64_t* layout = layouts + where[i];
-    const int64_t b = buffer[i], nbytes = layout[0];
-    sizes[b] = nbytes;
-    if (nbytes > high[b]) high[b] = nbytes;
-    if (nbytes > capacity[b]) {
-      escaped[found++] = i;
+namespace {
+
+struct Shared {
+  const int64_t *offsets, *capacity, *limit;
+  int64_t start, buffers;
+  int64_t *sizes, *high, *escaped;
+};
+
+struct Segment {
+  Shared* shared;
+  int64_t* values;
+  const int64_t* code;
+  int64_t count_code, first_result;
+  const int64_t *rows, *starts, *wheres;
+  int64_t count_rows;
+  int64_t* layouts;
+  int64_t count;
+  const int64_t *headers, *where, *rank, *buffer, *itemsize;
+};
+static_assert(sizeof(void*) == sizeof(int64_t));
+
+inline int64_t floor_div(int64_t a, int64_t b) {
+  const int64_t q = a / b;
+  return q - ((a % b != 0) && ((a < 0) != (b < 0)));
+}
+
+inline int64_t power(int64_t a, int64_t b) {
+  int64_t out = 1;
+  for (; b > 0; --b) out *= a;
+  return out;
+}
+
+inline int64_t apply(int64_t op, int64_t a, int64_t b) {
+  switch (op) {
+    case 0: return a + b;
+    case 1: return a * b;
+    case 2: return b == 0 ? 0 : floor_div(a, b);
+    case 3: return b == 0 ? 0 : a - floor_div(a, b) * b;
+    case 4: return std::max(a, b);
+    case 5: return std::min(a, b);
+    case 6: return b == 0 ? 0 : -floor_div(-a, b);
+    default: return power(a, b);
+  }
+}
+
+// Bytes from the start of a storage to the end of its furthest element; 0 without elements.
+inline int64_t extent(const int64_t* row, const int64_t* v) {
+  const int64_t rank = row[0];
+  int64_t whole = v[row[1]] + 1;
+  for (int64_t d = 0; d < rank; ++d) {
+    const int64_t n = v[row[2 + d]];
+    if (n == 0) return 0;
+    whole += (n - 1) * v[row[2 + rank + d]];
+  }
+  return whole * row[2 + 2 * rank];
+}
+
+void lay_out(const Segment& s) {
+  int64_t* v = s.values;
+  for (int64_t i = 0; i < s.count_code; ++i)
+    v[s.first_result + i] = apply(s.code[3 * i], v[s.code[3 * i + 1]], v[s.code[3 * i + 2]]);
+  for (int64_t i = 0; i < s.count_rows; ++i) {
+    const int64_t* row = s.rows + s.starts[i];
+    int64_t* out = s.layouts + s.wheres[i];
+    *out++ = extent(row, v);
+    row += 3 + 2 * row[0];
+    for (int64_t d = 0; d < 1 + 2 * row[0]; ++d) *out++ = v[row[1 + d]];
+  }
+}
+
+}  // namespace
+
+// Shapes the headers of a segment and returns how many do not fit, and 2^32 more where a size is above the limit. `anew`:
+// nothing is known of this run's sizes yet.
+extern "C" int64_t lowtide_shape(Segment* segment, int64_t anew) {
+  const Segment& s = *segment;
+  Shared& all = *s.shared;
+  if (anew) {
+    std::memset(all.sizes, 0, static_cast<size_t>(all.buffers) * sizeof(int64_t));
+    std::memset(all.high, 0, static_cast<size_t>(all.buffers) * sizeof(int64_t));
+  }
+  lay_out(s);
+  int64_t found = 0, over = 0;
+  for (int64_t i = 0; i < s.count; ++i) {
+    const int64_t* layout = s.layouts + s.where[i];
+    const int64_t b = s.buffer[i], nbytes = layout[0];
+    all.sizes[b] = nbytes;
+    if (nbytes > all.high[b]) all.high[b] = nbytes;
+    if (nbytes > all.limit[b]) over = int64_t{1} << 32;
+    if (nbytes > all.capacity[b]) {
+      all.escaped[found++] = i;
       continue;
     }
-    auto* header = reinterpret_cast<c10::TensorImpl*>(headers[i]);
-    const auto n = static_cast<size_t>(rank[i]);
+    auto* header = reinterpret_cast<c10::TensorImpl*>(s.headers[i]);
+    const auto n = static_cast<size_t>(s.rank[i]);
     header->set_sizes_and_strides(c10::IntArrayRef(layout + 2, n), c10::IntArrayRef(layout + 2 + n, n),
-                                  (start + offsets[b]) / itemsize[i] + layout[1]);
+                                  (all.start + all.offsets[b]) / s.itemsize[i] + layout[1]);
   }
-  return found;
+  return found + over;
 }

@@ -1,29 +1,33 @@
 """Sizes -> headers: gives all headers of a segment their sizes, strides and places, in one compiled call where possible.
 
-Comes in: headers that stand on one slab, the layouts of a segment as one list of numbers, and the placement. Goes out: the
-indices of headers that do not fit their place, which are left alone. Promised: the compiled part and its Python twin do
-the same; without a compiler (or without torch's C++ headers) the twin serves.
+Comes in: headers that stand on one slab, how the layouts of each segment follow from sizes, the placement, and the sizes as
+they become known. Goes out: which headers do not fit their place (these are left alone), and whether anything is larger
+than was learned. Promised: the compiled part and its Python twin do the same; without a compiler (or without torch's C++
+headers) the twin serves.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import struct
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 
 from lowtide.core.errors import BuildError
 from lowtide.core.native import FLAGS, load
+from lowtide.executor.arithmetic import Arithmetic
 from lowtide.executor.emit import Slot
-from lowtide.executor.learned import Recent
-from lowtide.executor.placing import Placement
+from lowtide.executor.placing import ITEM, Placement
 from lowtide.torch_compat import header_address
 
-ITEM = "q"
+Geometry = Callable[[tuple[Any, ...]], list[int]]
 
 
 def c10_flags() -> tuple[str, ...]:
@@ -47,131 +51,186 @@ def c10_flags() -> tuple[str, ...]:
 
 
 @functools.cache
-def compiled() -> ctypes.CDLL | None:
-    """The compiled part; None where it cannot be built."""
+def compiled() -> ctypes.PyDLL | None:
+    """The compiled part; None where it cannot be built. Called with the interpreter's lock held: it takes a microsecond."""
     try:
         source = files("lowtide.executor").joinpath("shape.cpp").read_text(encoding="utf-8")
-        library = load(source, "shape", c10_flags())
+        built = load(source, "shape", c10_flags())
     except BuildError:
         return None
-    whole = ctypes.c_int64
-    pointer = ctypes.c_void_p
-    library.lowtide_shape.restype = whole
-    library.lowtide_shape.argtypes = [whole, *[pointer] * 8, whole, *[pointer] * 3]
+    library = ctypes.PyDLL(built._name, handle=built._handle)
+    library.lowtide_shape.restype = ctypes.c_int64
+    library.lowtide_shape.argtypes = [ctypes.c_void_p, ctypes.c_int64]
     return library
 
 
+@dataclass(frozen=True, slots=True)
+class Shapes:
+    """What headers of a block look like, for any frame: per header its slot and buffer; per segment its headers, the sizes
+    that it is told, and its layouts as a function of these, as Python and as numbers."""
+
+    slots: Sequence[Slot]
+    buffer: Sequence[int]
+    by_segment: Sequence[Sequence[int]]
+    symbols: Sequence[Sequence[str]]
+    geometry: Sequence[Geometry]
+    arithmetic: Sequence[Arithmetic]
+    buffers: int
+
+
+class Where(NamedTuple):
+    """Where a signature's buffers lie, and the sizes (bytes) up to which there is nothing to learn of them; never changed, so
+    that compiled code may hold the addresses as long as one holds the whole."""
+
+    placement: Placement
+    limit: array[int]
+    addresses: tuple[int, int, int]
+
+
+def where(placement: Placement, limit: Sequence[int]) -> Where:
+    """The same with the addresses of its numbers."""
+    held = array(ITEM, limit)
+    offsets, capacity = placement.arrays
+    return Where(placement, held, (_at(offsets), _at(capacity), _at(held)))
+
+
+NO_SHAPES = Shapes((), (), (), (), (), (), 0)
+
+
 class Shaper:
-    """What is the same at every call, for the headers of one block. ``buffer``: per header. Sizes in bytes per buffer:
-    ``sizes`` of this run, ``high`` the largest since they were last asked for."""
+    """The Python twin, and what both have in common. Sizes in bytes per buffer: ``sizes`` of this run, ``high`` the largest
+    since they were last asked for. ``over``: one of them is above what was learned."""
 
-    def __init__(
-        self,
-        headers: Sequence[torch.Tensor],
-        slots: Sequence[Slot],
-        buffer: Sequence[int],
-        by_segment: Sequence[Sequence[int]],
-    ) -> None:
-        self.headers, self.slots, self.buffer, self.by_segment = headers, slots, buffer, by_segment
-        count = max(buffer, default=-1) + 1
-        self.sizes, self.high = array(ITEM, [0] * count), array(ITEM, [0] * count)
-        self.placement = Placement((), (), 0, 0)
+    def __init__(self, headers: Sequence[torch.Tensor], shapes: Shapes) -> None:
+        self.headers, self.shapes = headers, shapes
+        self.sizes, self.high = array(ITEM, bytes(8 * shapes.buffers)), array(ITEM, bytes(8 * shapes.buffers))
+        self.where = where(Placement((), (), 0, 0), self.sizes)
+        self.start = 0
+        self.over = False
+        self.outgrown: list[int] = []
 
-    def place(self, placement: Placement) -> None:
-        """New places; all sizes are to be told anew."""
-        self.placement = placement
-        count = len(placement.offsets)
-        self.sizes, self.high = array(ITEM, bytes(8 * count)), array(ITEM, bytes(8 * count))
+    def place(self, where: Where, start: int) -> None:
+        """New places, and what is known of the sizes there; the block's bytes begin ``start`` bytes into the slab."""
+        self.where, self.start = where, start
 
-    def need(self, buffer: int, nbytes: int) -> bool:
-        """A buffer without header needs that much. True where that is more than before."""
-        more = nbytes > self.high[buffer]
-        if more:
+    def need(self, buffer: int, nbytes: int) -> None:
+        """A buffer without header needs that much."""
+        if nbytes > self.high[buffer]:
             self.high[buffer] = self.sizes[buffer] = nbytes
-        return more
+            self.over = self.over or nbytes > self.where.limit[buffer]
 
     def learned(self) -> tuple[int, ...]:
         """The largest sizes since this was last asked."""
         found = tuple(self.high)
         self.high[:] = self.sizes
+        self.over = False
         return found
 
-    def __call__(self, segment: int, layouts: list[int], start: int) -> list[int]:
-        """Shape a segment's headers. ``start``: where the block's bytes begin in the slab."""
-        escaped: list[int] = []
-        for i in self.by_segment[segment]:
-            slot, header, b = self.slots[i], self.headers[i], self.buffer[i]
+    def escaped(self, segment: int) -> list[int]:
+        """The headers that did not fit when the segment was shaped last."""
+        return self.outgrown
+
+    def __call__(self, segment: int, key: tuple[Any, ...], anew: bool = False) -> int:
+        """Shape a segment's headers. ``anew``: nothing is known of this run's sizes yet. Returns how many do not fit."""
+        if anew:
+            self.sizes[:] = self.high[:] = array(ITEM, bytes(8 * len(self.sizes)))
+            self.over = False
+        layouts, (placement, limit, _) = self.shapes.geometry[segment](key), self.where
+        self.outgrown = []
+        for i in self.shapes.by_segment[segment]:
+            slot, header, b = self.shapes.slots[i], self.headers[i], self.shapes.buffer[i]
             at, rank = slot.where, slot.rank
             nbytes = layouts[at]
             self.sizes[b] = nbytes
             self.high[b] = max(self.high[b], nbytes)
-            if nbytes > self.placement.capacity[b]:
-                escaped.append(i)
+            self.over = self.over or nbytes > limit[b]
+            if nbytes > placement.capacity[b]:
+                self.outgrown.append(i)
                 continue
-            begin = (start + self.placement.offsets[b]) // header.element_size() + layouts[at + 1]
+            begin = (self.start + placement.offsets[b]) // header.element_size() + layouts[at + 1]
             header.as_strided_(layouts[at + 2 : at + 2 + rank], layouts[at + 2 + rank : at + 2 + 2 * rank], begin)
-        return escaped
+        return len(self.outgrown)
+
+
+_OVER = 1 << 32  # what the compiled part adds to its count where a size is above the limit
 
 
 class _Compiled(Shaper):
     """The same, in one call."""
 
-    def __init__(
-        self,
-        headers: Sequence[torch.Tensor],
-        slots: Sequence[Slot],
-        buffer: Sequence[int],
-        by_segment: Sequence[Sequence[int]],
-    ) -> None:
-        super().__init__(headers, slots, buffer, by_segment)
+    def __init__(self, headers: Sequence[torch.Tensor], shapes: Shapes) -> None:
+        super().__init__(headers, shapes)
         library = compiled()
         assert library is not None
         self.call = library.lowtide_shape
-        self.tables = [
-            [
-                array(ITEM, [header_address(headers[i]) for i in inside]),
-                array(ITEM, [slots[i].where for i in inside]),
-                array(ITEM, [slots[i].rank for i in inside]),
-                array(ITEM, [buffer[i] for i in inside]),
-                array(ITEM, [headers[i].element_size() for i in inside]),
-            ]
-            for inside in by_segment
-        ]
-        self.at = [[t.buffer_info()[0] for t in tables] for tables in self.tables]
+        self.count = 0
         self.out = array(ITEM, [0] * max(len(headers), 1))
-        self.kept: Recent[int, tuple[Placement, array[int], array[int]]] = Recent(64)
+        self.shared = array(ITEM, [0, 0, 0, 0, shapes.buffers, _at(self.sizes), _at(self.high), _at(self.out)])
+        self.tell_places = struct.Struct("4q").pack_into
+        made = [self._segment(k) for k in range(len(shapes.by_segment))]
+        self.tables = [tables for tables, _, _ in made]
+        self.segments = [(tell, _at(control)) for _, tell, control in made]
+        self.controls = [control for _, _, control in made]
 
-    def place(self, placement: Placement) -> None:
-        """New places; all sizes are to be told anew."""
-        super().place(placement)
-        held = self.kept.get(id(placement))
-        if held is None or held[0] is not placement:
-            held = self.kept.put(
-                id(placement), (placement, array(ITEM, placement.offsets), array(ITEM, placement.capacity))
-            )
-        self.places = held  # while it is in use
-        self.fixed = [a.buffer_info()[0] for a in held[1:]]
-        self.told = [a.buffer_info()[0] for a in (self.sizes, self.high, self.out)]
-
-    def __call__(self, segment: int, layouts: list[int], start: int) -> list[int]:
-        """Shape a segment's headers. ``start``: where the block's bytes begin in the slab."""
-        inside = self.by_segment[segment]
-        given = array(ITEM, layouts)
-        headers, *tables = self.at[segment]
-        count = self.call(
-            len(inside), headers, given.buffer_info()[0], *tables, *self.fixed, start, *self.told
+    def _segment(self, k: int) -> tuple[list[array[int]], Callable[[tuple[Any, ...]], None], array[int]]:
+        shapes, a = self.shapes, self.shapes.arithmetic[k]
+        inside = shapes.by_segment[k]
+        values = array(ITEM, a.values)
+        code, rows, starts, wheres = (array(ITEM, x) for x in (a.code, a.rows, a.starts, a.wheres))
+        layouts = array(ITEM, bytes(8 * max(a.count, 1)))
+        of_headers = [
+            array(ITEM, [header_address(self.headers[i]) for i in inside]),
+            array(ITEM, [shapes.slots[i].where for i in inside]),
+            array(ITEM, [shapes.slots[i].rank for i in inside]),
+            array(ITEM, [shapes.buffer[i] for i in inside]),
+            array(ITEM, [self.headers[i].element_size() for i in inside]),
+        ]
+        control = array(
+            ITEM,
+            [_at(self.shared), _at(values), _at(code), len(a.code) // 3, a.first_result, _at(rows), _at(starts),
+             _at(wheres), len(a.starts), _at(layouts), len(inside), *map(_at, of_headers)],
         )  # fmt: skip
-        return [inside[k] for k in self.out[:count]] if count else []
+        tell = _teller(values, a.first_key, a.taken, len(shapes.symbols[k]))
+        return [values, code, rows, starts, wheres, layouts, *of_headers], tell, control
+
+    def place(self, where: Where, start: int) -> None:
+        """New places, and what is known of the sizes there; the block's bytes begin ``start`` bytes into the slab."""
+        self.where, self.start = where, start
+        self.tell_places(self.shared, 0, *where.addresses, start)
+
+    def escaped(self, segment: int) -> list[int]:
+        """The headers that did not fit when the segment was shaped last."""
+        inside = self.shapes.by_segment[segment]
+        return [inside[k] for k in self.out[: self.count]]
+
+    def __call__(self, segment: int, key: tuple[Any, ...], anew: bool = False) -> int:
+        """Shape a segment's headers. ``anew``: nothing is known of this run's sizes yet. Returns how many do not fit."""
+        tell, at = self.segments[segment]
+        tell(key)
+        found = self.call(at, anew)
+        if anew:
+            self.over = False
+        if not found:
+            self.count = 0
+            return 0
+        self.over = self.over or found >= _OVER
+        self.count = found % _OVER
+        return self.count
 
 
-def shaper(
-    headers: Sequence[torch.Tensor],
-    slots: Sequence[Slot],
-    buffer: Sequence[int],
-    by_segment: Sequence[Sequence[int]],
-    *,
-    native: bool = True,
-) -> Shaper:
+def _at(numbers: array[int]) -> int:
+    return numbers.buffer_info()[0]
+
+
+def _teller(values: array[int], first: int, taken: Sequence[int], count: int) -> Callable[[tuple[Any, ...]], None]:
+    """What writes the sizes that matter into the numbers of a segment."""
+    pack, at = struct.Struct(f"{len(taken)}q").pack_into, 8 * first
+    if len(taken) == count:
+        return lambda key: pack(values, at, *key)
+    return lambda key: pack(values, at, *[key[i] for i in taken])
+
+
+def shaper(headers: Sequence[torch.Tensor], shapes: Shapes, *, native: bool = True) -> Shaper:
     """The compiled one where there is one."""
     kind = _Compiled if native and headers and compiled() is not None else Shaper
-    return kind(headers, slots, buffer, by_segment)
+    return kind(headers, shapes)

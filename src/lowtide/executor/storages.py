@@ -14,7 +14,7 @@ import torch
 from lowtide.core.errors import BugError
 from lowtide.executor.emit import Slot
 from lowtide.runtime.calls import DTYPES
-from lowtide.torch_compat import storage_uses
+from lowtide.torch_compat import storage_counter
 
 
 class ManagedStorages:
@@ -66,7 +66,8 @@ class ManagedStorages:
 
 class Slab:
     """One allocation. ``base``: bytes as a tensor, which with ``storage`` are the only two references of our own beside the
-    headers."""
+    headers. ``uses()``: how many tensors and storage objects stand on it; ``alone`` without headers, ``calm`` when it was last
+    seen that all others are headers."""
 
     def __init__(self, nbytes: int, device: str) -> None:
         with torch.inference_mode(False):
@@ -74,8 +75,8 @@ class Slab:
         self.storage = self.base.untyped_storage()
         self.nbytes = nbytes
         self.start = self.base.data_ptr()
-        self.ours = 0
-        self.alone = storage_uses(self.base)
+        self.uses = storage_counter(self.storage)
+        self.alone = self.calm = self.uses()
 
     def holds(self, t: torch.Tensor) -> bool:
         """Whether a tensor's storage begins inside the slab. False for no tensor, and for tensors without bytes."""
@@ -87,10 +88,6 @@ class Slab:
     def has(self, header: torch.Tensor) -> bool:
         """Whether a header stands on this very storage."""
         return header.untyped_storage().data_ptr() == self.start
-
-    def guests(self) -> int:
-        """How many tensors stand on the slab, ``base`` aside. ``ours``: how many of them were headers when last counted."""
-        return storage_uses(self.base) - self.alone
 
 
 def device_of(slots: Sequence[Slot]) -> str:

@@ -12,7 +12,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,43 @@ _OURS = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
 _MISSES = 2  # calls in a row that allocate otherwise than planned, after which they are noted anew
 
 
+class Notes:
+    """What this thread allocates on the CPU while it is entered, once. ``lines``: which operator asks, for which user line.
+    ``count``: allocations so far.
+
+    Raises:
+        Unsupported: allocations cannot be noted here, for instance without a C++ compiler.
+    """
+
+    def __init__(self, lines: bool = True) -> None:
+        why = unavailable()
+        if why is not None:
+            raise Unsupported(why)
+        self.region, self.lines = Region(), lines
+        self.region.record(True)
+        self.marks: list[tuple[str, str]] = []
+        self.open = ExitStack()
+
+    def __enter__(self) -> Notes:
+        self.open.enter_context(self.region.active())
+        if self.lines:
+            self.open.enter_context(_marking(self.region, self.marks))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.open.close()
+        self.region.record(False)
+
+    @property
+    def count(self) -> int:
+        """How many allocations were noted."""
+        return sum(e.nbytes >= 0 for e in self.region.events())
+
+    def trace(self) -> MemoryTrace:
+        """The analysis."""
+        return trace_of(self.region.events(), self.marks)
+
+
 def trace_memory(function: Callable[[], Any], *, lines: bool = True) -> MemoryTrace:
     """Run ``function`` once and say what its CPU allocations need: live, planned, in a caching allocator (bytes).
 
@@ -38,21 +75,13 @@ def trace_memory(function: Callable[[], Any], *, lines: bool = True) -> MemoryTr
     Raises:
         Unsupported: allocations cannot be noted here, for instance without a C++ compiler.
     """
-    why = unavailable()
-    if why is not None:
-        raise Unsupported(why)
-    _, trace = _noted(function, lines)
-    return trace
+    return _noted(function, lines)[1]
 
 
 def _noted(function: Callable[[], Any], lines: bool) -> tuple[Any, MemoryTrace]:
-    region = Region()
-    region.record(True)
-    marks: list[tuple[str, str]] = []
-    with region.active(), _marking(region, marks) if lines else region.active():
+    with Notes(lines) as notes:
         result = function()
-    region.record(False)
-    return result, trace_of(region.events(), marks)
+    return result, notes.trace()
 
 
 @contextmanager

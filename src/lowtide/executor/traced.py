@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from lowtide.core.codec import VERSION
 from lowtide.core.units import format_bytes
 from lowtide.plan.pack import pack
-from lowtide.plan.problem import PackBuffer, PackProblem
+from lowtide.plan.problem import PackBuffer, PackProblem, PackResult
 
 ALIGNMENT = 64
 _NODES = 100_000  # of the search
@@ -37,7 +37,7 @@ class MemoryTrace:
     """One run of a region. Bytes over what was there before: ``peak_nbytes`` as it was allocated; ``lower_bound``: no placement
     needs less; ``planned_nbytes``: one slab for what ends within the region, and what is kept beside it; ``caching_nbytes``:
     what PyTorch's caching allocator would reserve for the same requests. ``holders``: what is alive at the peak, by user
-    line, largest first."""
+    line, largest first. ``placement``: of what ends within the region."""
 
     allocations: tuple[Allocation, ...]
     moments: int
@@ -49,6 +49,7 @@ class MemoryTrace:
     offsets: tuple[int, ...]
     slab_nbytes: int
     holders: tuple[tuple[str, int], ...]
+    placement: PackResult
 
     def to_json(self) -> dict[str, object]:
         """The version-1 JSON form."""
@@ -99,7 +100,7 @@ def analyse(allocations: Sequence[Allocation], moments: int) -> MemoryTrace:
     offsets = tuple(found.offsets.get(str(i), -1) for i in range(len(allocations)))
     return MemoryTrace(
         tuple(allocations), moments, peak, max(peak, found.lower_bound), planned, caching(allocations, moments),
-        sum(a.nbytes for a in kept), offsets, found.height, _holders(allocations, live),
+        sum(a.nbytes for a in kept), offsets, found.height, _holders(allocations, live), found,
     )  # fmt: skip
 
 

@@ -198,3 +198,30 @@ def test_arguments_that_do_not_fit_are_refused():
     with pytest.raises(UserError, match="float64"):
         call(torch.randn(4, 4).double())
     call(torch.randn(4, 4))
+
+
+@pytest.mark.spec("RT-15", "RT-31", "IR-65")
+def test_sizes_that_grow_and_shrink_from_turn_to_turn():
+    """In one run the same headers escape in one turn of a loop, and fit in the next."""
+
+    def turn(i: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+        kept = a[a > i % 3 - 1]
+        more = ((kept * 2 + 1).tanh() * kept).cumsum(0) - kept
+        return i + 1, a * 0.9 + (more * 0.1).sum()
+
+    def f(n: Tensor, x: Tensor) -> Tensor:
+        y = x * 1.5
+        return torch._higher_order_ops.while_loop(lambda i, a: i < n, turn, (n * 0, y))[1] + y
+
+    def eager(n: int, x: Tensor) -> Tensor:
+        i, a = torch.tensor(0), x * 1.5
+        for _ in range(n):
+            i, a = turn(i, a)
+        return a + x * 1.5
+
+    call = planned(f, torch.tensor(3), torch.randn(64), verify=True)
+    torch.manual_seed(5)
+    for n, scale in ((3, 0.01), (3, 0.01), (6, 3.0), (6, 3.0), (7, 1.0), (5, 0.1), (6, 5.0)):
+        x = torch.randn(64) * scale - scale
+        torch.testing.assert_close(call(torch.tensor(n), x), eager(n, x), rtol=0, atol=0)
+    assert call.told().escapes > 0

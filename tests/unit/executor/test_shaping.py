@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -9,9 +11,12 @@ torch = pytest.importorskip("torch")
 from hypothesis import given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
-from lowtide.executor.emit import Slot  # noqa: E402
+from lowtide.executor.arithmetic import arithmetic  # noqa: E402
+from lowtide.executor.emit import Slot, extent_text, size_text  # noqa: E402
 from lowtide.executor.placing import Placement  # noqa: E402
-from lowtide.executor.shaping import compiled, shaper  # noqa: E402
+from lowtide.executor.shaping import Shapes, compiled, shaper, where  # noqa: E402
+from lowtide.ir.graph import Layout  # noqa: E402
+from lowtide.ir.symbolic import Expr  # noqa: E402
 
 pytestmark = [
     pytest.mark.torch,
@@ -19,29 +24,74 @@ pytestmark = [
 ]
 
 
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 5), st.integers(0, 2), st.sampled_from(["f32", "i64", "bool"])),
-                min_size=1, max_size=6), st.integers(0, 3))  # fmt: skip
-@pytest.mark.spec("RT-13", "RT-19")
-def test_both_shape_alike(rows: list[tuple[int, int, int, str]], start: int):
+NAMES = ("a", "b", "flag")
+DIMS = st.recursive(
+    st.integers(0, 5) | st.sampled_from(NAMES[:2]).map(lambda n: Expr("sym", (n,))),
+    lambda inner: st.builds(
+        lambda op, xs: Expr(op, tuple(xs)), st.sampled_from(("+", "*", "max", "min")), st.lists(inner, min_size=2, max_size=3)
+    )
+    | st.builds(lambda op, x, n: Expr(op, (x, n)), st.sampled_from(("//", "%", "ceildiv", "pow")), inner, st.integers(1, 2)),
+    max_leaves=4,
+)  # fmt: skip
+LAYOUTS = st.builds(
+    lambda n, m, o, dtype: Layout(dtype, "cpu", (n, m), (m, 1), o),
+    DIMS, DIMS, st.integers(0, 2), st.sampled_from(("f32", "i64", "bool")),
+)  # fmt: skip
+
+
+def shapes_of(layouts: list[Layout]) -> Shapes:
+    """A block with one storage per layout, seen in whole and from its third element on."""
+    base = [(x, replace(x, offset=0)) for x in layouts]
+    rows = [pair for whole, start in base for pair in ((whole, whole), (whole, start))]
+    numbers = arithmetic(rows, NAMES)
+    lines = [", ".join([extent_text(w), *map(_text, (v.offset, *v.size, *v.stride))]) for w, v in rows]
+    names: dict[str, object] = {}
+    exec(f"def geometry(key):\n    k_a, k_b, k_flag = key\n    return [{', '.join(lines)}]", names)
+    pairs = enumerate(zip(rows, numbers.wheres, strict=True))
+    slots = [Slot(f"v{i}", f"v{i}", v.dtype, "cpu", 0, 2, at) for i, ((_, v), at) in pairs]
+    buffer = [i // 2 for i in range(len(rows))]
+    inside = (tuple(range(len(rows))),)
+    return Shapes(slots, buffer, inside, (NAMES,), (names["geometry"],), (numbers,), len(layouts))  # type: ignore[arg-type]
+
+
+def _text(d: object) -> str:
+    return str(d) if isinstance(d, int) else size_text(d)  # type: ignore[arg-type]
+
+
+KEYS = st.tuples(st.integers(0, 4), st.integers(0, 4))
+
+
+@given(st.lists(LAYOUTS, min_size=1, max_size=4), st.lists(KEYS, min_size=1, max_size=3), st.integers(0, 3))
+@pytest.mark.spec("RT-13", "RT-19", "RT-33")
+def test_both_shape_alike(layouts: list[Layout], keys: list[tuple[int, int]], start: int):
     kinds = {"f32": torch.float32, "i64": torch.int64, "bool": torch.bool}
-    layouts, slots = [], []
-    for i, (n, m, offset, dtype) in enumerate(rows):
-        slots.append(Slot(f"v{i}", f"v{i}", dtype, "cpu", 0, 2, len(layouts)))
-        nbytes = n * m * kinds[dtype].itemsize
-        layouts += [nbytes, offset, n, m, m, 1]
-    offsets = tuple(128 * i for i in range(len(rows)))
-    placement = Placement(offsets, tuple(64 + 64 * (i % 2) for i in range(len(rows))), 128 * len(rows), 0)
-    slab = torch.zeros(128 * len(rows) + 64 * start + 64, dtype=torch.uint8)
+    shapes = shapes_of(layouts)
+    count = len(layouts)
+    placement = Placement(
+        tuple(128 * i for i in range(count)), tuple(64 + 64 * (i % 2) for i in range(count)), 128 * count, 0
+    )
+    limit = [48] * count
+    slab = torch.zeros(128 * count + 64 * start + 64, dtype=torch.uint8)
     seen = []
     for native in (True, False):
-        headers = [torch.empty(0, dtype=kinds[s.dtype]).set_(slab.untyped_storage(), 0, (0,), (1,)) for s in slots]
-        shape = shaper(headers, slots, list(range(len(rows))), (tuple(range(len(rows))),), native=native)
-        shape.place(placement)
-        escaped = shape(0, layouts, 64 * start)
-        seen.append(
-            (escaped, [(h.shape, h.stride(), h.storage_offset(), h.is_contiguous()) for h in headers],
-             list(shape.sizes), list(shape.high))
-        )  # fmt: skip
-    assert seen[0] == seen[1]
-    for i, (n, m, _, dtype) in enumerate(rows):
-        assert (i in seen[0][0]) == (n * m * kinds[dtype].itemsize > 64 + 64 * (i % 2))
+        headers = [
+            torch.empty(0, dtype=kinds[s.dtype]).set_(slab.untyped_storage(), 0, (0,), (1,)) for s in shapes.slots
+        ]
+        shape = shaper(headers, shapes, native=native)
+        shape.place(where(placement, limit), 64 * start)
+        told = []
+        for n, (a, b) in enumerate(keys):
+            outgrown = shape(0, (a, b, 0.5), n == 0)
+            told += [outgrown, shape.escaped(0), shape.over, list(shape.sizes), list(shape.high)]
+            told += [(h.shape, h.stride(), h.storage_offset(), h.is_contiguous()) for h in headers]
+            for h, s, at in zip(headers, shapes.slots, (s.where for s in shapes.slots), strict=True):
+                nbytes = shapes.geometry[0]((a, b, 0.5))[at]
+                i = int(s.name[1:])
+                assert (i in shape.escaped(0)) == (nbytes > placement.capacity[i // 2])
+                assert i in shape.escaped(0) or h.numel() == 0 or h.untyped_storage().data_ptr() == slab.data_ptr()
+        assert shape.over == any(n > 48 for n in shape.high)
+        shape.need(0, 1 << 20)
+        assert shape.over
+        told += [shape.learned(), shape.over]
+        seen.append(told)
+    assert seen[0] == seen[1] and not seen[0][-1]
