@@ -17,16 +17,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from lowtide.codegen import shape
 from lowtide.codegen.cpp_ops import BUFFER, COMBINE, LANES, VALUE, constant, loaded, neutral, scalar, stored
-from lowtide.ir.graph import int_of
-from lowtide.ir.index import affine, bounds, uses
+from lowtide.codegen.cpp_text import Text, coefficient, index_of
+from lowtide.ir.graph import ITEMSIZE, int_of
+from lowtide.ir.index import affine, substitute, uses
 from lowtide.ir.loops import Instr, Loop, Stage
 from lowtide.ir.normal import normalise
-from lowtide.ir.symbolic import Dim
+from lowtide.ir.symbolic import symbol
 
-TILE = 128  # columns, the most
-RUN = 4096  # points whose sum is taken in f32
-ACROSS = 256  # points of a line that is read across memory
+TILE = 256  # columns, the most where their results are kept in arrays
+RUN = 4096  # points of a row whose sum is taken in f32, in lanes
+DEEP = 256  # points of a column whose sum is taken in f32
+ACROSS = 64  # points of the last range in a tile that is turned
 BLOCKS = 64  # partial results of a flat reduction
 _NAME = "KERNEL"
 # A truth value that is gathered over lanes: as wide as what it is about, since mixed widths do not vectorise well.
@@ -52,61 +55,17 @@ def kernel(loop: Loop) -> Kernel:
     return Kernel(name, text.replace(_NAME, name), tuple(writer.params), len(loop.dtypes))
 
 
-class _Writer:
+class _Writer(Text):
     """Writes one function; short-lived."""
 
     def __init__(self, loop: Loop) -> None:
-        self.loop = loop
-        self.params: list[int] = []
-        self.lines: list[str] = []
-        self.depth = 1
+        super().__init__(loop)
         self.outer = [int_of(n) for n in loop.outer]
-        self.shape = "flat" if not loop.outer else "columns" if _columns(loop) else "rows"
-        self.lasting = _lasting(loop)
-        self.extra = len(loop.dtypes) + loop.checks  # where what a part needs besides buffers begins
-
-    # -- text --------------------------------------------------------------------------------------------------------
-
-    def put(self, text: str) -> None:
-        self.lines.append("  " * self.depth + text)
-
-    def open(self, text: str) -> None:
-        self.put(f"{text} {{")
-        self.depth += 1
-
-    def close(self) -> None:
-        self.depth -= 1
-        self.put("}")
-
-    def number(self, n: int) -> str:
-        """A size or stride: 0 and 1 as they are, others as parameters."""
-        if n in (0, 1):
-            return str(n)
-        if n not in self.params:
-            self.params.append(n)
-        return f"p{self.params.index(n)}"
-
-    def dim(self, e: Dim, ranges: dict[str, int]) -> str:
-        """An index expression."""
-        if isinstance(e, int):
-            return f"-{self.number(-e)}" if e < 0 else self.number(e)
-        if e.op == "sym":
-            return str(e.args[0])
-        args = [a for a in e.args if not isinstance(a, str)]
-        if e.op == "+":
-            return f"({' + '.join(self.dim(a, ranges) for a in args)})"
-        if e.op == "*":
-            return f"{' * '.join(self.dim(a, ranges) for a in args)}"
-        if e.op in ("//", "%"):
-            lo, _ = bounds(args[0], ranges)
-            a, b = (self.dim(x, ranges) for x in args)
-            if lo is not None and lo >= 0:
-                return f"(({a}) {'/' if e.op == '//' else '%'} {b})"
-            return f"{'floor_div' if e.op == '//' else 'floor_mod'}((i64)({a}), (i64){b})"
-        text = self.dim(args[0], ranges)
-        for a in args[1:]:
-            text = f"{'greater' if e.op == 'max' else 'lesser'}<i64>({text}, {self.dim(a, ranges)})"
-        return text
+        self.shape = "flat" if not loop.outer else "columns" if shape.columns(loop) else "rows"
+        self.lasting = shape.lasting(loop)
+        self.kept, self.idle = shape.recomputed(loop) if self.shape == "rows" else ({}, set[int]())
+        self.keeps = frozenset(self.kept.values())
+        self.elements: dict[int, str] = {}  # loads that read an array instead of a buffer
 
     # -- the function ------------------------------------------------------------------------------------------------
 
@@ -126,26 +85,6 @@ class _Writer:
         listed = ", ".join(f"(void*){b}" for b in buffers) or "nullptr"
         tail = ["  return failed;", "}", ""] if self.loop.checks else ["}", ""]
         return "\n".join([*self.lines, *head, f"  void* const B[] = {{{listed}}};", *parts, *tail])
-
-    def begin(self, name: str) -> int:
-        """Open a part; what it needs to know of its parameters is filled in by ``end``."""
-        self.depth = 1
-        self.lines.append(f"static void {name}(const i64* P, void* const* B, i64 lo, i64 hi) {{")
-        for k, t in enumerate(self.loop.dtypes):
-            const = "const " if not any(True for _ in self.loop.stores(k)) else ""
-            self.put(f"{const}{BUFFER[t]}* b{k} = ({const}{BUFFER[t]}*)B[{k}];")
-        if self.loop.checks:
-            self.put("int32_t bad = 0;")
-        return len(self.lines)
-
-    def end(self, at: int) -> None:
-        """Close a part, and read the parameters that it uses at its top."""
-        used = [k for k in range(len(self.params)) if any(_mentions(x, f"p{k}") for x in self.lines[at:])]
-        if used:
-            self.lines.insert(at, "  const i64 " + ", ".join(f"p{k} = P[{k}]" for k in used) + ";")
-        if self.loop.checks:
-            self.lines.append(f"  if (bad) __atomic_store_n((int32_t*)B[{self.extra - 1}], 1, __ATOMIC_RELAXED);")
-        self.lines.append("}")
 
     # -- flat --------------------------------------------------------------------------------------------------------
 
@@ -178,19 +117,15 @@ class _Writer:
             elif stage.ordered:
                 self.serial(k, sizes)
                 driver.append(f"  {name}(P, B, 0, 1);")
+            elif (found := shape.turned(self.loop, k)) is not None:
+                units = self.turned(k, sizes, *found)
+                driver.append(f"  share({name}, P, B, {units}, {work});")
             else:
                 self.points(k, sizes)
                 units = work if len(sizes) == 1 else self.product(sizes[:-1])
                 driver.append(f"  share({name}, P, B, {units}, {work});")
             self.end(at)
         return driver
-
-    def driver_number(self, n: int) -> str:
-        text = self.number(n)
-        return f"P[{text[1:]}]" if text[0] == "p" else text
-
-    def product(self, sizes: Sequence[int]) -> str:
-        return " * ".join(self.driver_number(n) for n in sizes) or "1"
 
     def points(self, k: int, sizes: list[int]) -> None:
         """A stage without reductions, of which the part does units lo..hi."""
@@ -208,26 +143,67 @@ class _Writer:
             self.stage_body(k, done)
             self.close()
             return
-        low, high = "0", self.number(sizes[-1])
-        across = self.strided(k, f"r{last}")
-        if across:  # a run of each line in turn, so that what is read across lines is still in cache
-            self.open(f"for (i64 q = 0; q < {high}; q += {ACROSS})")
-            self.put(f"const i64 q_ = lesser<i64>(q + {ACROSS}, {high});")
-            low, high = "q", "q_"
         self.odometer("r", sizes[:-1])
         done = self.before(k, f"r{last}")
         self.simd(k, [])
-        self.open(f"for (i64 r{last} = {low}; r{last} < {high}; ++r{last})")
+        self.open(f"for (i64 r{last} = 0; r{last} < {self.number(sizes[-1])}; ++r{last})")
         self.stage_body(k, done)
         self.close()
         self.step("r", sizes[:-1])
-        if across:
-            self.close()
 
-    def strided(self, k: int, variable: str) -> bool:
-        """Whether a load of a stage walks across memory along a variable."""
-        found = [affine(x.index) for x in self.loop.stages[k].body if x.op == "load" and x.index is not None]
-        return any(f is not None and f[0].get(variable, 0) >= 16 for f in found)
+    def turned(self, k: int, sizes: list[int], t: int, loads: list[int]) -> str:
+        """A stage some of whose loads run through memory along range ``t`` and jump along the last: tile by tile, what
+        they read is turned into an array whose rows run along the last range. Gives the number of units.
+        """
+        last = len(sizes) - 1
+        ranges = self.loop.ranges(k)
+        copied = self.copied(k)
+        most = max(ITEMSIZE[self.loop.body[n].dtype] for n in loads)
+        tile = max(64, min(256, 512 // most))
+        others = [n for j, n in enumerate(sizes[:-1]) if j != t]
+        names = [f"r{j}" for j in range(last) if j != t]
+        tiles = f"(({self.number(sizes[t])} + {tile - 1}) / {tile})"
+        if copied is None:
+            for n in loads:
+                self.put(f"alignas(64) {BUFFER[self.loop.body[n].dtype]} turned{n}[{tile * ACROSS}];")
+        self.odometer("r", others, tiles, names)
+        self.put(f"const i64 t0 = tile * {tile}, t1 = lesser<i64>(t0 + {tile}, {self.number(sizes[t])});")
+        high = self.number(sizes[-1])
+        self.open(f"for (i64 q = 0; q < {high}; q += {ACROSS})")
+        self.put(f"const i64 q_ = lesser<i64>(q + {ACROSS}, {high});")
+        corner = {f"r{t}": symbol("t0"), f"r{last}": symbol("q")}
+        for n in loads:
+            x = self.loop.body[n]
+            at = self.dim(substitute(index_of(x), corner), ranges)
+            jump = self.number(coefficient(x, f"r{last}"))
+            if copied is not None:
+                to = self.dim(substitute(index_of(copied), corner), ranges)
+                into, row = f"b{copied.attr} + {to}", self.number(coefficient(copied, f"r{t}"))
+            else:
+                into, row = f"turned{n}", str(ACROSS)
+            self.put(f"turn(b{x.attr} + {at}, {jump}, q_ - q, t1 - t0, {into}, {row});")
+        if copied is None:
+            self.elements = {n: f"turned{n}[(r{t} - t0) * {ACROSS} + r{last} - q]" for n in loads}
+            self.open(f"for (i64 r{t} = t0; r{t} < t1; ++r{t})")
+            done = self.before(k, f"r{last}")
+            self.simd(k, [])
+            self.open(f"for (i64 r{last} = q; r{last} < q_; ++r{last})")
+            self.stage_body(k, done)
+            self.close()
+            self.close()
+            self.elements = {}
+        self.close()
+        self.step("r", others, tiles, names)
+        units = self.product(others)
+        return f"{units} * (({self.driver_number(sizes[t])} + {tile - 1}) / {tile})"
+
+    def copied(self, k: int) -> Instr | None:
+        """The store of a stage that does nothing but copy one buffer into rows of another."""
+        body = self.loop.stages[k].body
+        if [x.op for x in body] != ["load", "store"] or len(body[1].args) != 1:
+            return None
+        last = f"r{len(self.loop.stages[k].inner) - 1}"
+        return body[1] if affine(index_of(body[1])) is not None and coefficient(body[1], last) == 1 else None
 
     def serial(self, k: int, sizes: list[int]) -> None:
         """A stage whose points must come in order."""
@@ -325,26 +301,35 @@ class _Writer:
             self.put(f"const i64 left = {self.number(self.outer[last])} - tile * width;")
             self.put("const i64 from_ = tile * width, many = left < width ? left : width;")
             for n in self.lasting:
-                self.put(f"{VALUE[self.loop.body[n].dtype]} a{n}[{TILE}];")
+                wide = "double" if self.in_runs(n) else VALUE[self.loop.body[n].dtype]
+                self.put(f"{wide} a{n}[{TILE}];")
         else:
+            for n in sorted(self.keeps):
+                self.put(f"{VALUE[self.loop.body[n].dtype]} row{n}[{self.row_length(n)}];")
             self.odometer("i", self.outer)
         for k in range(len(self.loop.stages)):
             self.nested_stage(k)
         self.step("i", self.outer[:-1] if columns else self.outer, "tiles" if columns else None)
         self.end(at)
         units = self.product(self.outer[:-1] if columns else self.outer)
-        inner = max((_total(s) for s in self.loop.stages), default=1)
+        inner = max((shape.total(s) for s in self.loop.stages), default=1)
         work = f"{self.product(self.outer)} * {self.driver_number(inner)}"
         if not columns:
             return [f"  share({_NAME}_part, P, B, {units}, {work});"]
         across = self.driver_number(self.outer[last])
         given = "".join(f"(void*)b{k}, " for k in range(len(self.loop.dtypes)))
         given += "(void*)&failed, " if self.loop.checks else ""
+        most = TILE if self.lasting else across
         return [
-            f"  const i64 width = tile_width({across}, {units}, {work});",
+            f"  const i64 width = tile_width({most}, {across}, {units}, {work});",
             f"  void* const C[] = {{{given}(void*)&width}};",
             f"  share({_NAME}_part, P, C, {units} * (({across} + width - 1) / width), {work});",
         ]
+
+    def row_length(self, n: int) -> int:
+        """Length of the array that keeps an instruction's values along a row: one of few, so that texts stay equal."""
+        stage = next(s for s, lo in zip(self.loop.stages, self.loop.starts, strict=True) if lo <= n < lo + len(s.body))
+        return next(m for m in shape.KEPT if m >= int_of(stage.inner[0]))
 
     def nested_stage(self, k: int) -> None:
         """One stage at one outer point (rows), or at the columns of a tile."""
@@ -355,23 +340,33 @@ class _Writer:
         if reduces and not columns and not ordered:
             self.reduced(k, sizes, reduces, ("0", self.number(sizes[0]) if sizes else ""))
             return
+        runs = [n for n in reduces if columns and self.in_runs(n)]
         if columns:
             self.tile_accumulators([n for n in self.numbers(k) if self.loop.body[n].op in ("reduce", "scan")])
         else:
             self.accumulators(reduces)
             self.scans(k)
         done: frozenset[int] = frozenset()
+        chunked = _chunked(sizes) if runs else None
         for j, n in enumerate(sizes):
             if not columns and j == len(sizes) - 1 and not ordered:
                 done = self.before(k, f"r{j}")
                 self.simd(k, reduces)
-            self.open(f"for (i64 r{j} = 0; r{j} < {self.number(n)}; ++r{j})")
+            low, high = "0", self.number(n)
+            if chunked is not None and j == chunked[0]:
+                self.open(f"for (i64 q = 0; q < {high}; q += {chunked[1]})")
+                self.put(f"const i64 q_ = lesser<i64>(q + {chunked[1]}, {high});")
+                for m in runs:
+                    self.put(f"float s{m}[{TILE}];")
+                    self.put(f"for (i64 j = 0; j < many; ++j) s{m}[j] = 0;")
+                low, high = "q", "q_"
+            self.open(f"for (i64 r{j} = {low}; r{j} < {high}; ++r{j})")
         if columns:
             done = self.before(k, f"i{len(self.outer) - 1}")
             self.simd(k, [])
             self.open("for (i64 j = 0; j < many; ++j)")
             self.put(f"const i64 i{len(self.outer) - 1} = from_ + j;")
-            for n in _used(self.loop, k):
+            for n in shape.used(self.loop, k):
                 if n < self.loop.starts[k] and n in self.lasting:
                     self.put(f"const {VALUE[self.loop.body[n].dtype]} v{n} = a{n}[j];")
         self.stage_body(k, done)
@@ -380,31 +375,12 @@ class _Writer:
                 if n in self.lasting and self.loop.body[n].op != "reduce":
                     self.put(f"a{n}[j] = v{n};")
             self.close()
-        for _ in sizes:
+        for j in range(len(sizes) - 1, -1, -1):
             self.close()
-
-    def odometer(self, letter: str, sizes: Sequence[int], tiles: str | None = None) -> None:
-        """Open the loop over units lo..hi, with the variables of ``sizes`` at unit lo."""
-        counts = [self.number(n) for n in sizes] + ([tiles] if tiles else [])
-        names = [f"{letter}{k}" for k in range(len(sizes))] + (["tile"] if tiles else [])
-        for k, name in enumerate(names):
-            below = " * ".join(counts[k + 1 :])
-            text = f"lo / ({below})" if below else "lo"
-            self.put(f"i64 {name} = {text if k == 0 else f'{text} % {counts[k]}'};")
-        self.open("for (i64 u = lo; u < hi; ++u)")
-
-    def step(self, letter: str, sizes: Sequence[int], tiles: str | None = None) -> None:
-        """Go on to the next unit, and close the loop."""
-        counts = [self.number(n) for n in sizes] + ([tiles] if tiles else [])
-        names = [f"{letter}{k}" for k in range(len(sizes))] + (["tile"] if tiles else [])
-        text = ""
-        for k in range(len(names) - 1, -1, -1):
-            if k == 0:
-                text += f"++{names[0]};"
-            else:
-                text += f"if (++{names[k]} == {counts[k]}) {{ {names[k]} = 0; "
-        self.put(text + " }" * (len(names) - 1))
-        self.close()
+            if chunked is not None and j == chunked[0]:
+                for m in runs:
+                    self.put(f"for (i64 j = 0; j < many; ++j) a{m}[j] += s{m}[j];")
+                self.close()
 
     # -- reductions --------------------------------------------------------------------------------------------------
 
@@ -435,7 +411,14 @@ class _Writer:
                 continue
             if x.op == "scan":
                 self.put(f"{VALUE[x.dtype]} c{n}[{TILE}];")
+            start = "0" if self.in_runs(n) else start
             self.put(f"for (i64 j = 0; j < many; ++j) {'c' if x.op == 'scan' else 'a'}{n}[j] = {start};")
+
+    def in_runs(self, n: int) -> bool:
+        """Whether a column's sum is taken in f32 over runs of its points, and the runs' sums are added up in f64."""
+        x = self.loop.body[n]
+        stage = next(s for s, lo in zip(self.loop.stages, self.loop.starts, strict=True) if lo <= n < lo + len(s.body))
+        return x.op == "reduce" and x.attr == "sum" and x.dtype == "f32" and shape.total(stage) > DEEP
 
     def scans(self, k: int) -> None:
         for n in self.numbers(k):
@@ -474,22 +457,27 @@ class _Writer:
         """The instructions of a stage, without those that are ``done``."""
         ranges = self.loop.ranges(k)
         for n, x in zip(self.numbers(k), self.loop.stages[k].body, strict=True):
-            if n not in done:
+            if n in self.kept:
+                self.put(f"const {VALUE[x.dtype]} v{n} = row{self.kept[n]}[r0];")
+            elif n not in done and n not in self.idle:
                 self.instr(n, x, ranges, k)
+            if n in self.keeps:
+                self.put(f"row{n}[r0] = v{n};")
 
     def before(self, k: int, variable: str) -> frozenset[int]:
         """Write what does not change with the innermost variable, before its loop; the numbers of what was written."""
         written = {x.attr for x in self.loop.body if x.writes}
         fixed: set[int] = set()
         for n, x in zip(self.numbers(k), self.loop.stages[k].body, strict=True):
-            moves = x.index is not None and uses(x.index, (variable,))
+            moves = n in self.kept or n in self.keeps or (x.index is not None and uses(x.index, (variable,)))
             lasting = {a for a in x.needs if a < self.loop.starts[k]}
             if moves or x.acts or x.op in ("reduce", "scan") or (x.op == "load" and x.attr in written):
                 continue
             if (lasting and self.shape == "columns") or not all(a in fixed for a in x.needs if a not in lasting):
                 continue
             fixed.add(n)
-            self.instr(n, x, self.loop.ranges(k), k)
+            if n not in self.idle:
+                self.instr(n, x, self.loop.ranges(k), k)
         return frozenset(fixed)
 
     def instr(self, n: int, x: Instr, ranges: dict[str, int], k: int) -> None:
@@ -502,7 +490,7 @@ class _Writer:
             self.put(COMBINE[str(x.attr)].format(place, f"v{x.args[0]}"))
             self.put(f"const {kind} v{n} = {place};")
         elif x.op == "load":
-            element = f"b{x.attr}[{self.dim(x.index or 0, ranges)}]"
+            element = self.elements.get(n) or f"b{x.attr}[{self.dim(x.index or 0, ranges)}]"
             text = loaded(x.dtype, element)
             self.put(f"const {kind} v{n} = {f'v{x.args[0]} ? {text} : ({kind})0' if x.args else text};")
         elif x.writes:
@@ -529,7 +517,7 @@ class _Writer:
             stage = self.loop.stages[k]
             self.put(f"if ({at} < 0 || {test}({value}, {best})) {{ {best} = {value}; {at} = {self.position(stage)}; }}")
         elif columns:
-            self.put(COMBINE[str(x.attr)].format(f"a{n}[j]", value))
+            self.put(COMBINE[str(x.attr)].format(f"{'s' if self.in_runs(n) else 'a'}{n}[j]", value))
         else:
             self.put(LANES[str(x.attr)][1].format(f"v{n}", value))
             if self.flagged(n):
@@ -542,48 +530,11 @@ class _Writer:
         return text
 
 
-def _mentions(line: str, name: str) -> bool:
-    at = line.find(name)
-    while at >= 0:
-        after = line[at + len(name) : at + len(name) + 1]
-        before = line[at - 1 : at]
-        if not (after.isdigit() or before.isalnum() or before == "_"):
-            return True
-        at = line.find(name, at + 1)
-    return False
-
-
-def _total(stage: Stage) -> int:
-    out = 1
-    for n in stage.inner:
-        out *= int_of(n)
-    return out
-
-
-def _used(loop: Loop, k: int) -> list[int]:
-    return sorted({a for x in loop.stages[k].body for a in x.needs})
-
-
-def _lasting(loop: Loop) -> list[int]:
-    """Values that a later stage than their own uses."""
-    out: set[int] = set()
-    for k in range(len(loop.stages)):
-        out |= {a for a in _used(loop, k) if a < loop.starts[k]}
-    reduces = {n for n, x in enumerate(loop.body) if x.op == "reduce"}
-    return sorted(out | reduces)
-
-
-def _columns(loop: Loop) -> bool:
-    """Whether vectors should run along the last outer range: more accesses lie side by side there."""
-    across = f"i{len(loop.outer) - 1}"
-    score = 0
-    for s in loop.stages:
-        if s.inner and s.ordered and not any(x.op == "scan" for x in s.body):
-            return True
-        along = f"r{len(s.inner) - 1}"
-        for x in s.body:
-            if x.op in ("load", "store") and x.index is not None and s.inner:
-                found = affine(x.index)
-                if found is not None and across in found[0] and along in found[0]:  # rows and columns of a whole tensor
-                    score += (found[0][across] == 1) - (found[0][along] == 1)
-    return score > 0 or not any(s.inner for s in loop.stages)
+def _chunked(sizes: Sequence[int]) -> tuple[int, int]:
+    """The range that is cut into runs of at most about DEEP points, and how many of its points a run has."""
+    inside = 1
+    for j in range(len(sizes) - 1, -1, -1):
+        if inside * sizes[j] >= DEEP // 4 or j == 0:
+            return j, max(1, DEEP // inside)
+        inside *= sizes[j]
+    raise AssertionError("a sum over no range")

@@ -132,6 +132,48 @@ template <class T> FN T whole_power(T a, T b) {
 }
 template <class T> FN T greatest_of() { return T(~(uint64_t)0 >> (64 - 8 * sizeof(T) + (T(-1) < T(0)))); }
 
+// Matrices turned, N x N elements at a time in registers: interleaving row i with row i + N / 2, log2 N times.
+template <class T, int N> struct Vector { typedef T type __attribute__((vector_size(N * sizeof(T)), aligned(sizeof(T)), may_alias)); };
+template <class V> FN V low(V a, V b, Vector<char, 16>*) { return __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23); }
+template <class V> FN V high(V a, V b, Vector<char, 16>*) { return __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31); }
+template <class V> FN V low(V a, V b, Vector<char, 8>*) { return __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11); }
+template <class V> FN V high(V a, V b, Vector<char, 8>*) { return __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15); }
+template <class T, int N> static __attribute__((noinline)) void turn_square(const T* from, i64 jump, T* to, i64 row) {
+  typedef typename Vector<T, N>::type V;
+  Vector<char, N>* const lanes = nullptr;
+  V a[N], b[N];
+#pragma GCC unroll 16
+  for (int i = 0; i < N; ++i) a[i] = *(const V*)(from + i * jump);
+#pragma GCC unroll 4
+  for (int s = 1; s < N; s *= 2) {
+#pragma GCC unroll 8
+    for (int i = 0; i < N / 2; ++i) { b[2 * i] = low(a[i], a[i + N / 2], lanes); b[2 * i + 1] = high(a[i], a[i + N / 2], lanes); }
+#pragma GCC unroll 16
+    for (int i = 0; i < N; ++i) a[i] = b[i];
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < N; ++i) *(V*)(to + i * row) = a[i];
+}
+template <int bytes> struct Bits;
+template <> struct Bits<1> { typedef uint8_t type; };
+template <> struct Bits<2> { typedef uint16_t type; };
+template <> struct Bits<4> { typedef uint32_t type; };
+template <> struct Bits<8> { typedef uint64_t type; };
+// to[c * row + r] = from[r * jump + c] for r < rows, c < columns.
+template <class E> FN void turn(const E* from_, i64 jump, i64 rows, i64 columns, E* to_, i64 row) {
+  typedef typename Bits<sizeof(E)>::type T __attribute__((may_alias));
+  const int N = sizeof(E) == 8 ? 8 : 16;
+  const T* from = (const T*)from_;
+  T* to = (T*)to_;
+  i64 r = 0;
+  for (; r + N <= rows; r += N) {
+    i64 c = 0;
+    for (; c + N <= columns; c += N) turn_square<typename Bits<sizeof(E)>::type, N>(from + r * jump + c, jump, to + c * row + r, row);
+    for (; c < columns; ++c) for (i64 i = 0; i < N; ++i) to[c * row + r + i] = from[(r + i) * jump + c];
+  }
+  for (; r < rows; ++r) for (i64 c = 0; c < columns; ++c) to[c * row + r] = from[r * jump + c];
+}
+
 extern "C" int omp_get_num_threads(void);
 extern "C" int omp_get_thread_num(void);
 extern "C" int omp_get_max_threads(void);
@@ -141,7 +183,7 @@ typedef void (*Part)(const i64* P, void* const* B, i64 lo, i64 hi);
 // number of threads. Few units, or little work, stay on the calling thread.
 FN void share(Part part, const i64* P, void* const* B, i64 n, i64 work) {
   if (n <= 0) return;
-  if (n < 2 || work < 32768) { part(P, B, 0, n); return; }
+  if (n < 2 || work < 32768 || omp_get_max_threads() < 2) { part(P, B, 0, n); return; }
 #pragma omp parallel
   {
     const i64 k = omp_get_num_threads(), t = omp_get_thread_num();
@@ -150,10 +192,10 @@ FN void share(Part part, const i64* P, void* const* B, i64 n, i64 work) {
   }
 }
 
-// How many columns a tile has: as many as 128, fewer where the threads would be left with too few tiles.
-FN i64 tile_width(i64 columns, i64 others, i64 work) {
-  i64 width = 128;
-  const i64 wanted = work < 32768 ? 1 : 2 * (i64)omp_get_max_threads();
-  while (width > 16 && others * ((columns + width - 1) / width) < wanted) width /= 2;
+// How many columns a tile has: as many as ``most``, fewer where the threads would be left with too few tiles.
+FN i64 tile_width(i64 most, i64 columns, i64 others, i64 work) {
+  i64 width = most < columns ? most : columns / 16 * 16 + 16;
+  const i64 wanted = work < 32768 ? 1 : (most < columns ? 2 : 1) * (i64)omp_get_max_threads();
+  while (width > 16 && others * ((columns + width - 1) / width) < wanted) width = (width / 2 + 15) / 16 * 16;
   return width;
 }
