@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,15 +14,7 @@ import lowtide
 from lowtide.analysis import iteration_peak
 from lowtide.runtime.records import Call, records
 
-pytestmark = pytest.mark.torch
-
-
-@pytest.fixture(autouse=True)
-def fresh() -> Iterator[None]:
-    torch.compiler.reset()
-    torch.manual_seed(0)
-    yield
-    torch.compiler.reset()
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("fresh_compiler")]
 
 
 def step_of(model: nn.Module, x: Tensor, **given: Any) -> Callable[[], None]:

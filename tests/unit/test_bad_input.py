@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,15 +16,12 @@ from lowtide.core.errors import OptionError, OverBudget, UserError
 from lowtide.runtime.load import retained_nbytes
 from lowtide.runtime.records import records
 
-pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")]
+pytestmark = [
+    pytest.mark.torch,
+    pytest.mark.usefixtures("fresh_compiler"),
+    pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),
+]
 X = torch.linspace(-1, 1, 64).view(8, 8)
-
-
-@pytest.fixture(autouse=True)
-def fresh() -> Iterator[None]:
-    torch.compiler.reset()
-    yield
-    torch.compiler.reset()
 
 
 def f(x: torch.Tensor) -> torch.Tensor:

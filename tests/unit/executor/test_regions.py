@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,16 +20,13 @@ from lowtide.executor.placing import STRATEGIES  # noqa: E402
 from lowtide.executor.plans import Policy  # noqa: E402
 from lowtide.executor.run import Executor  # noqa: E402
 
-pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")]
+pytestmark = [
+    pytest.mark.torch,
+    pytest.mark.usefixtures("fresh_compiler"),
+    pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),
+]
 D = torch.export.Dim.DYNAMIC
 W = torch.randn(8, 8, generator=torch.Generator().manual_seed(3)) / 3
-
-
-@pytest.fixture(autouse=True)
-def fresh() -> Iterator[None]:
-    torch.compiler.reset()
-    yield
-    torch.compiler.reset()
 
 
 def body(x: Tensor, w: Tensor) -> Tensor:
