@@ -31,11 +31,10 @@ from lowtide.core.options import Options
 from lowtide.ir.graph import Graph, Origin
 from lowtide.lowering.lower import lower
 from lowtide.memory.lifetime import timeline
-from lowtide.pipeline import fuse, order_steps
+from lowtide.pipeline import inline_within, order_steps
 from lowtide.plan.choose import plan_memory
 from lowtide.plan.refine import refine
-from lowtide.schedule.fusion import Fused
-from lowtide.schedule.inline import inline
+from lowtide.schedule.fusion import Fused, fuse_loops
 from lowtide.schedule.json import dump, load
 from lowtide.schedule.schedule import OpFacts, Schedule, memory_graph, schedule
 
@@ -55,7 +54,7 @@ def read(path: Path) -> tuple[Graph, Mapping[str, OpFacts]]:
 
 def fused(graph: Graph, facts: Mapping[str, OpFacts]) -> Fused:
     """The graph as the pipeline would fuse it."""
-    return fuse(inline(lower(graph)), facts, LOOPS)
+    return fuse_loops(*inline_within(lower(graph), facts, LOOPS))
 
 
 def measure(path: Path) -> Row:
@@ -63,14 +62,13 @@ def measure(path: Path) -> Row:
     graph, facts = read(path)
     aten, _ = order_steps(schedule(graph, facts), LOOPS)
     clock = [time.process_time()]
-    lowered = inline(lower(graph))
+    lowered, apart = inline_within(lower(graph), facts, LOOPS)
     clock.append(time.process_time())
-    made = fuse(lowered, facts, LOOPS).lowered
+    made = fuse_loops(lowered, apart).lowered
     clock.append(time.process_time())
     scheduled = schedule(made.graph, facts, loops=made.loops)
     clock.append(time.process_time())
     ordered, found = order_steps(scheduled, LOOPS)
-    apart, _ = order_steps(schedule(lowered.graph, facts, loops=lowered.loops), LOOPS)
     bound = found.lower_bound if found is not None else None
     ordered, plan = refine(ordered, plan_memory(ordered, LOOPS, bound), LOOPS, bound)
     clock.append(time.process_time())

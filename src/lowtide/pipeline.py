@@ -33,7 +33,7 @@ from lowtide.ir.text import print_graph
 from lowtide.ir.verify import verify
 from lowtide.lowering.lower import lower
 from lowtide.memory import json as memory_json
-from lowtide.memory.lifetime import lifetimes
+from lowtide.memory.lifetime import lifetimes, timeline
 from lowtide.order.engine import OrderResult, reorder
 from lowtide.plan.choose import main_device, plan_memory
 from lowtide.plan.holders import holders
@@ -42,12 +42,13 @@ from lowtide.plan.refine import refine
 from lowtide.plan.replay import replay
 from lowtide.program import Program, Source
 from lowtide.runtime import kernels
-from lowtide.schedule.fusion import Fused, fuse_loops
-from lowtide.schedule.inline import inline
+from lowtide.schedule.fusion import fuse_loops
+from lowtide.schedule.inline import inline, lengthened
 from lowtide.schedule.schedule import OpFacts, Schedule, memory_graph, reordered, schedule
 from lowtide.schedule.text import print_schedule
 
 PROGRAM = "program"
+_ROUNDS = 6  # in which more and more is stored that would lift the peak if it were not
 Facts = Callable[[Graph], Mapping[str, OpFacts]]
 
 
@@ -104,10 +105,11 @@ def lower_graph(
     if native.compiler() is None:
         why = Reason("kernels of our own", "there is no C++ compiler, so ATen computes everything", "install g++")
         return Lowered(graph, {}, (why,)), facts(graph), ()
-    lowered = inline(lower(graph))
+    lowered = lower(graph)
     known = facts(lowered.graph)
+    lowered, steps = inline_within(lowered, known, options)
     if options.fuse:
-        fused = fuse(lowered, known, options)
+        fused = fuse_loops(lowered, steps, inplace=options.inplace)
         see("fusion", fused.text)
         lowered = fused.lowered
     made = kernel_sources([kernel(loop) for loop in lowered.loops.values()], 2)
@@ -115,10 +117,26 @@ def lower_graph(
     return lowered, known, made
 
 
-def fuse(lowered: Lowered, known: Mapping[str, OpFacts], options: Options) -> Fused:
-    """Fusion in the order of least peak: what does not lift the peak there does not lift it in the end."""
-    steps = schedule(lowered.graph, known, inplace=options.inplace, loops=lowered.loops)
-    return fuse_loops(lowered, order_steps(steps, options)[0], inplace=options.inplace)
+def inline_within(lowered: Lowered, known: Mapping[str, OpFacts], options: Options) -> tuple[Lowered, Schedule]:
+    """The graph with small loops in their readers, and its order of least peak, which is not above that of the graph as it
+    came. Fusion starts from that order: what does not lift the peak there does not lift it in the end."""
+
+    def ordered(x: Lowered) -> tuple[Schedule, int]:
+        steps, _ = order_steps(schedule(x.graph, known, inplace=options.inplace, loops=x.loops), options)
+        return steps, timeline(memory_graph(steps)).peak
+
+    apart, most = ordered(lowered)
+    stored: frozenset[str] = frozenset()
+    for _ in range(_ROUNDS):
+        found = inline(lowered, stored)
+        steps, peak = ordered(found)
+        if peak <= most:
+            return found, steps
+        more = lengthened(lowered, steps) - stored
+        if not more:
+            break
+        stored |= more
+    return lowered, apart
 
 
 def compile_built(graph: Graph, facts: Facts, options: Options) -> Compiled:

@@ -192,7 +192,8 @@ class _Work:
                     outlives[b] = True
             before = self.left[lo - 1] if lo else self.base
             extra = before - sum(size[b] for b in number.values() if not makers[b])
-        pairs = [[(number[r], number[w]) for r, w in n.pairs if r in number and w in number] for n in nodes]
+        ends = {s for s, b in number.items() if not outlives[b]}
+        pairs = [[(number[r], number[w]) for r, w in n.pairs if r in ends and w in number] for n in nodes]
         work = [n.workspace for n in nodes]
         return build([[] for _ in nodes], size, holds, makers, outlives, work, pairs, extra)
 

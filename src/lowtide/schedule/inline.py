@@ -4,32 +4,47 @@ Comes in: Lowered. Goes out: Lowered with fewer loops. Promised: values that a s
 anything changes stay; a read never moves past a change of what it reads; the order of operations stays that of the
 program.
 
-Whether it pays (``_worth``): one reader always gets what it reads, unless that would compute something heavy many times
-over; several readers get what is cheaper to compute again than to store and load.
+Whether it pays (``worth``): one reader always gets what it reads, unless that would compute something heavy many times
+over; several readers get what is cheaper to compute again than to store and load. What a producer reads lives until its
+last reader then; ``lengthened`` names those that hold something at the peak that way, to be stored after all.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import replace
 
 from lowtide.ir.graph import ITEMSIZE, Graph, Op, Section, Value, int_of, refs_in
 from lowtide.ir.lowered import LOOP, Lowered, loop_op, pruned
 from lowtide.ir.task import Task, weight
+from lowtide.memory.lifetime import lifetimes, timeline
 from lowtide.schedule.inlined import inlined
+from lowtide.schedule.schedule import Schedule, memory_graph
 
 LARGEST_BODY = 120  # instructions
 MOST_BUFFERS = 12
 AGAIN = 24  # the weight that may be computed a second time
 
 
-def inline(lowered: Lowered) -> Lowered:
-    """Put producers into their readers, in program order, as long as it pays."""
+def inline(lowered: Lowered, stored: Set[str] = frozenset()) -> Lowered:
+    """Put producers into their readers, in program order, as long as it pays. ``stored``: operations that stay."""
     work = _Work(lowered)
-    for name in [op.name for op in lowered.graph.ops if op.target == LOOP]:
+    for name in [op.name for op in lowered.graph.ops if op.target == LOOP and op.name not in stored]:
         work.try_inline(name)
     return work.result()
+
+
+def lengthened(lowered: Lowered, steps: Schedule) -> frozenset[str]:
+    """Operations of ``lowered`` that were put into their readers and read what is alive at the peak of ``steps``, the
+    schedule after that, and is needed later still."""
+    line = memory_graph(steps)
+    t = timeline(line).peak_step
+    held = {x.name for x in lifetimes(line) if x.first <= t < x.end - 1}
+    left = {s.op.name for s in steps.steps}
+    storage = {v.name: v.storage for v in lowered.graph.values}
+    gone = [op for op in lowered.graph.ops if op.target == LOOP and op.name not in left]
+    return frozenset(op.name for op in gone if any(storage[n] in held for n in op.reads))
 
 
 class _Work:

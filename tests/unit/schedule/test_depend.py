@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 
@@ -90,6 +92,16 @@ def made(reads: list[tuple[str, ...]]) -> Graph:
     ops = tuple(Op(f"t{k}", "aten.cat.default", tuple(map(Ref, r)), (), (f"t{k}",)) for k, r in enumerate(reads))
     values = tuple(Value(n, layout, n) for n in ("x", *(op.name for op in ops)))
     return Graph("g", values, (Section("inference", (Ref("x"),), ops, (Ref(ops[-1].name),)),))
+
+
+@pytest.mark.spec("SC-14")
+def test_operations_of_one_effect_keep_their_order_though_they_share_nothing() -> None:
+    graph = made([("x",), ("x",), ("x",)])
+    (section,) = graph.sections
+    ops = (replace(section.ops[0], effect="random"), section.ops[1], replace(section.ops[2], effect="random"))
+    found = dependencies(replace(graph, sections=(replace(section, ops=ops),)), replace(section, ops=ops))
+    assert found.before == {"t0": (), "t1": (), "t2": ("t0",)}
+    assert found.ordering["t2"] == {"t0"}
 
 
 @pytest.mark.spec("SC-21", "SC-22")

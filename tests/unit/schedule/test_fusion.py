@@ -204,9 +204,12 @@ def test_nothing_closes_a_circle() -> None:
     assert "must run between them" in found.refused[0].because
 
 
-@pytest.mark.spec("SC-33", "SC-37")
-def test_a_fusion_that_lifts_the_peak_is_refused() -> None:
-    """Two results of one input: in one pass both are alive while ``x`` is; apart, the first is gone before the second."""
+@pytest.mark.spec("SC-33", "SC-36", "SC-37")
+@pytest.mark.parametrize("beside", [1, 4096])
+def test_a_fusion_that_lifts_the_peak_is_refused(beside: int) -> None:
+    """Two results of one input: in one pass both are alive while ``x`` is; apart, the first is gone before the second.
+
+    ``beside``: rows of something that is there all the time; beside much else a small rise is one too."""
     ops = [
         (POINTWISE, ("x",), ("a",)),
         (ROWSUM, ("a",), ("s",)),
@@ -214,16 +217,50 @@ def test_a_fusion_that_lifts_the_peak_is_refused() -> None:
         (COLUMNSUM, ("b",), ("t",)),
         (COLUMNSUM, ("a",), ("u",)),
     ]
-    lowered = program({"x": (N, M), "a": (N, M), "s": (N,), "b": (N, M), "t": (M,), "u": (M,)}, ops, "s t u")
-    apart = Lowered(_moved(lowered.graph, (0, 1, 4, 2, 3)), lowered.loops)
+    shapes: dict[str, tuple[int, ...]] = {
+        "x": (N, M), "a": (N, M), "s": (N,), "b": (N, M), "t": (M,), "u": (M,), "z": (beside, M),
+    }  # fmt: skip
+    lowered = program(shapes, ops, "s t u z")
+    graph = _moved(lowered.graph, (0, 1, 4, 2, 3))
+    section = graph.sections[0]
+    z = Op("z", "aten.empty.memory_format", (), (), ("z",))
+    inputs = tuple(i for i in section.inputs if i != Ref("z"))
+    apart = Lowered(replace(graph, sections=(replace(section, inputs=inputs, ops=(z, *section.ops)),)), lowered.loops)
     found = fused(apart)
     assert peak(found.lowered) <= peak(apart)
     assert any("the peak would rise" in r.because for r in found.refused)
 
 
+@pytest.mark.spec("SC-25", "SC-26", "SC-18")
+def test_a_second_name_of_what_is_made_is_no_way_around() -> None:
+    """The reader of ``v``, a view of ``a``, wants other rows than the one that is made at its point."""
+    rows = f"""loop [{N}] in(f32) out(f32)
+  stage [{M}]
+    v0: f32 = load 0 [((i0*{M})+r0)]
+    v1: f32 = exp v0
+    v2: f32 = store 1 [((i0*{M})+r0)] v1
+"""
+    other = f"""loop [{N}] in(f32) out(f32)
+  stage [{M}]
+    v0: f32 = load 0 [r0]
+    v1: f32 = reduce sum v0
+  stage []
+    v2: f32 = store 1 [i0] v1
+"""
+    lowered = program({"x": (N, M), "a": (N, M), "v": (N, M), "s": (N,)}, [(rows, ("x",), ("a",))], "a s")
+    view = Op("v", "aten.alias.default", (Ref("a"),), (), ("v",), view=True)
+    last = loop_op(("v",), ("s",), (), Origin(), "last")
+    section = Section("inference", (Ref("x"),), (lowered.graph.ops[0], view, last), (Ref("a"), Ref("s")))
+    values = tuple(replace(v, storage="a") if v.name == "v" else v for v in lowered.graph.values)
+    graph = replace(lowered.graph, values=values, sections=(section,))
+    found = fused(Lowered(graph, {**lowered.loops, last.name: parse_loop(other)}))
+    assert kernels(found.lowered) == 2
+    assert "several names" in found.refused[0].because
+
+
 def _moved(graph: Graph, order: tuple[int, ...]) -> Graph:
-    s = graph.sections[0]
-    return replace(graph, sections=(replace(s, ops=tuple(s.ops[k] for k in order)),))
+    (section,) = graph.sections
+    return replace(graph, sections=(replace(section, ops=tuple(section.ops[k] for k in order)),))
 
 
 @pytest.mark.spec("SC-32")
