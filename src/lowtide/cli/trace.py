@@ -15,7 +15,7 @@ import sys
 import traceback
 from collections.abc import Callable, Generator
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -47,8 +47,8 @@ def trace(
     if not Path(script).is_file():
         raise FileError(script, "", "is not a file")
     notes = _noting(lines)
-    with _as_main(script, list(words or [])), _only(notes, script, function, nth) as seen:
-        _run(script)
+    with _as_main(script, list(words or [])), _only(notes, script, function, nth) as seen, _Running(script):
+        runpy.run_path(script, run_name="__main__")
     if function is not None and not notes.count:
         raise UserError(_never(function, nth, seen))
     if notes.count > _MOST:
@@ -80,16 +80,26 @@ def _as_main(script: str, words: list[str]) -> Generator[None]:
         sys.argv, sys.path[:] = before, path
 
 
-def _run(script: str) -> None:
-    try:
-        runpy.run_path(script, run_name="__main__")
-    except SystemExit as e:
-        if e.code not in (None, 0):
-            raise UserError(f"{script} ended with {e.code!r}") from None
-    except Exception as e:
-        frames = [f for f in traceback.extract_tb(e.__traceback__) if Path(f.filename).name == Path(script).name]
-        where = f" in line {frames[-1].lineno}" if frames else ""
-        raise UserError(f"{script} raised {type(e).__name__}{where}: {e}") from e
+class _Running:
+    """Whatever ends a script is the caller's to know, in one line."""
+
+    def __init__(self, script: str) -> None:
+        self.script = script
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, _: TracebackType | None) -> bool:
+        if isinstance(e, SystemExit):
+            if e.code not in (None, 0):
+                raise UserError(f"{self.script} ended with {e.code!r}") from None
+            return True
+        if isinstance(e, Exception):
+            name = Path(self.script).name
+            frames = [f for f in traceback.extract_tb(e.__traceback__) if Path(f.filename).name == name]
+            where = f" in line {frames[-1].lineno}" if frames else ""
+            raise UserError(f"{self.script} raised {type(e).__name__}{where}: {e}") from e
+        return False
 
 
 @contextlib.contextmanager

@@ -73,6 +73,11 @@ class Code:
 
 
 _PLAIN = Spelling()
+_INFIX = {
+    "add": "+", "sub": "-", "mul": "*", "truediv": "/", "floordiv": "//", "mod": "%",
+    "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!=",
+}  # fmt: skip
+_TO_THE_END = 1 << 62
 
 
 def emit(
@@ -285,8 +290,20 @@ class _Writer:
             call = f"{self._name(spelled.out or f'op:{spelled.facts.out}')}({args}{', ' if args else ''}"
             call += f"{spelled.facts.out_name}={results[0]})"
             return [f"run.poison({results[0]})", call] if self.verify and self._alone(op, results[0]) else [call]
-        call = f"{self._targets(op)}{self._name(spelled.plain or f'op:{op.target}')}({args})"
-        return [call, *self._after(line, spelled, results)]
+        text = self._short(op) or f"{self._name(spelled.plain or f'op:{op.target}')}({args})"
+        return [f"{self._targets(op)}{text}", *self._after(line, spelled, results)]
+
+    def _short(self, op: Op) -> str | None:
+        """What is said more quickly than by a call: a slice of everything, and picking along the first dimensions."""
+        if op.target == "aten.slice.Tensor" and not any(self._is_returned(o) for o in op.outputs if o is not None):
+            base, _, first, end, step = (*op.args, *(None, 0, None, None, 1)[len(op.args) :])
+            if first in (0, None) and (end is None or (isinstance(end, int) and end >= _TO_THE_END)) and step == 1:
+                return self._text(base)
+        if op.target == "aten.index.Tensor" and isinstance(op.args[1], tuple):
+            by = op.args[1]
+            if all(isinstance(a, Ref) and self.value[a.name].layout.size for a in by):  # a number would select instead
+                return f"{self._text(op.args[0])}[{', '.join(map(self._text, by))}]"
+        return None
 
     def _alone(self, op: Op, result: str) -> bool:
         """Nothing that the operation reads lies where its result will."""
@@ -326,9 +343,12 @@ class _Writer:
         args = ", ".join(map(self._text, op.args))
         if op.target == "number.assert":
             what, message = op.args
-            return [f"{self._name('number:assert')}({self._text(what)}, {self._text(message)})"]
+            return [f"{self._text(what)} or {self._name('number:assert')}({self._text(what)}, {self._text(message)})"]
         if op.target == "number.item":
             return [f"k_{line.binds[0].symbol} = {args}.item()"]
+        infix = _INFIX.get(op.target.removeprefix("operator."))
+        if infix is not None and len(op.args) == 2:
+            return [f"k_{line.binds[0].symbol} = {self._text(op.args[0])} {infix} {self._text(op.args[1])}"]
         return [f"k_{line.binds[0].symbol} = {self._name(f'number:{op.target}')}({args})"]
 
     def _inner(self, index: int, line: Line) -> str:

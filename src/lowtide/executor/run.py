@@ -83,12 +83,14 @@ class Executor:
             self.runs = runs = self.runs + 1
         if frame is None or frame.built is not self.plan.built or self.policy.verify:
             frame = self._ready(frame)
+        done = False
         try:
             results = frame.function(args, frame)
-        except BaseException:
-            _clear(sys.exc_info()[2])
-            self._finish(frame, False)
-            raise
+            done = True
+        finally:
+            if not done:
+                _clear(sys.exc_info()[2])
+                self._finish(frame, False)
         # What most runs come to: no blocks inside, nothing went wrong, and nobody but us on the slab.
         if frame.is_plain and runs & _LOOK:
             if frame.stirred:

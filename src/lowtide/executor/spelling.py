@@ -45,7 +45,7 @@ def spellings(block: Block, bindings: Mapping[str, int], copied: frozenset[str])
             known = facts.get(op.name, OpFacts())
             if len(op.outputs) != 1:
                 known = replace(known, out=None)
-            plain, into = _bindings(graph, op, known) if op in tried or op.view else ("", "")
+            plain, into = _bindings(graph, op, known) if op in tried or op.view else (_only_one(op), "")
             out[op.name] = Spelling(known, plain, into, op.name in copied, not trusted(op))
     return out
 
@@ -56,6 +56,13 @@ def depends_on_data(graph: Graph, op: Op) -> bool:
         return False
     masks = any(graph.value[r].layout.dtype in ("bool", "u8") for a in op.args[1:] for r in refs_in(a))
     return masks or not op.target.startswith("aten.index.")
+
+
+def _only_one(op: Op) -> str:
+    """The fast binding of an operator of torch's own that has a single form, so that there is no other to dispatch."""
+    space, name, *_ = op.target.split(".")
+    one = space == "aten" and set(getattr(torch.ops.aten, name).overloads()) <= {"default", "out"}
+    return f"torch:{name}" if one and _public(name) is not None else ""
 
 
 def _bindings(graph: Graph, op: Op, facts: OpFacts) -> tuple[str, str]:

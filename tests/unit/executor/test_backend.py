@@ -13,6 +13,7 @@ from running import chain, planned  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 import lowtide  # noqa: E402
+from lowtide.core.errors import Unsupported  # noqa: E402
 
 pytestmark = [
     pytest.mark.torch,
@@ -79,3 +80,18 @@ def test_under_inference_mode_and_without_in_turn():
         x = torch.randn(6)
         with torch.inference_mode(k % 2 == 1):
             assert torch.equal(call(x), chain(x[x > 0]).sum() + chain(x))
+
+
+@pytest.mark.spec("RT-32")
+def test_another_device_is_refused_with_the_reason_and_runs_as_captured():
+    def f(x: Tensor) -> Tensor:
+        y = x * 2
+        return torch.cond(y.sum() > 0, lambda a: (a * 2).sin(), lambda a: (a + 1).cos(), (y,)) + 1
+
+    x = torch.randn(6, device="meta")
+    with pytest.raises(Unsupported, match="meta"):
+        planned(f, x)
+    call = torch.compile(lambda x: chain(x) + 1, backend="lowtide")
+    assert call(x).device == x.device
+    (graph,) = lowtide.memory_analysis().graphs
+    assert graph.fallback is not None and "meta" in str(graph.fallback)

@@ -258,7 +258,7 @@ def test_an_exception_that_is_kept_holds_no_memory():
     kept: list[RuntimeError] = []
 
     def fail() -> None:
-        with Sabotage(call, 4):
+        with Sabotage(call, 3):
             try:
                 call(x)
             except RuntimeError as e:
