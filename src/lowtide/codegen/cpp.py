@@ -26,8 +26,10 @@ from lowtide.ir.loops import Instr, Loop, Stage
 from lowtide.ir.normal import normalise
 from lowtide.ir.symbolic import symbol
 
-TILE = 256  # columns, the most where their results are kept in arrays
+TILES = (1024, 512, 256, 128)  # columns, the most where their results are kept in arrays, which shall stay in cache
+KEPT_BYTES = 24_576  # of those arrays
 RUN = 4096  # points of a row whose sum is taken in f32, in lanes
+_SHORT = 16  # instructions of a body that is written several times
 DEEP = 256  # points of a column whose sum is taken in f32
 ACROSS = 64  # points of the last range in a tile that is turned
 BLOCKS = 64  # partial results of a flat reduction
@@ -65,6 +67,8 @@ class _Writer(Text):
         self.lasting = shape.lasting(loop)
         self.kept, self.idle = shape.recomputed(loop) if self.shape == "rows" else ({}, set[int]())
         self.keeps = frozenset(self.kept.values())
+        arrays = sum(12 if self.in_runs(n) else 8 for n in self.lasting)
+        self.tile = next((t for t in TILES if t * arrays <= KEPT_BYTES), TILES[-1])
         self.elements: dict[int, str] = {}  # loads that read an array instead of a buffer
 
     # -- the function ------------------------------------------------------------------------------------------------
@@ -302,13 +306,13 @@ class _Writer(Text):
             self.put("const i64 from_ = tile * width, many = left < width ? left : width;")
             for n in self.lasting:
                 wide = "double" if self.in_runs(n) else VALUE[self.loop.body[n].dtype]
-                self.put(f"{wide} a{n}[{TILE}];")
+                self.put(f"{wide} a{n}[{self.tile}];")
         else:
             for n in sorted(self.keeps):
                 self.put(f"{VALUE[self.loop.body[n].dtype]} row{n}[{self.row_length(n)}];")
             self.odometer("i", self.outer)
         for k in range(len(self.loop.stages)):
-            self.nested_stage(k)
+            (self.tile_stage if columns else self.nested_stage)(k)
         self.step("i", self.outer[:-1] if columns else self.outer, "tiles" if columns else None)
         self.end(at)
         units = self.product(self.outer[:-1] if columns else self.outer)
@@ -319,7 +323,7 @@ class _Writer(Text):
         across = self.driver_number(self.outer[last])
         given = "".join(f"(void*)b{k}, " for k in range(len(self.loop.dtypes)))
         given += "(void*)&failed, " if self.loop.checks else ""
-        most = TILE if self.lasting else across
+        most = self.tile if self.lasting else across
         return [
             f"  const i64 width = tile_width({most}, {across}, {units}, {work});",
             f"  void* const C[] = {{{given}(void*)&width}};",
@@ -332,55 +336,77 @@ class _Writer(Text):
         return next(m for m in shape.KEPT if m >= int_of(stage.inner[0]))
 
     def nested_stage(self, k: int) -> None:
-        """One stage at one outer point (rows), or at the columns of a tile."""
-        stage, columns = self.loop.stages[k], self.shape == "columns"
+        """One stage at one outer point."""
+        stage = self.loop.stages[k]
         sizes = [int_of(n) for n in stage.inner]
         reduces = [n for n in self.numbers(k) if self.loop.body[n].op == "reduce"]
-        ordered = stage.ordered
-        if reduces and not columns and not ordered:
+        if reduces and not stage.ordered:
             self.reduced(k, sizes, reduces, ("0", self.number(sizes[0]) if sizes else ""))
             return
-        runs = [n for n in reduces if columns and self.in_runs(n)]
-        if columns:
-            self.tile_accumulators([n for n in self.numbers(k) if self.loop.body[n].op in ("reduce", "scan")])
-        else:
-            self.accumulators(reduces)
-            self.scans(k)
+        self.accumulators(reduces)
+        self.scans(k)
         done: frozenset[int] = frozenset()
-        chunked = _chunked(sizes) if runs else None
         for j, n in enumerate(sizes):
-            if not columns and j == len(sizes) - 1 and not ordered:
+            if j == len(sizes) - 1 and not stage.ordered:
                 done = self.before(k, f"r{j}")
                 self.simd(k, reduces)
+            self.open(f"for (i64 r{j} = 0; r{j} < {self.number(n)}; ++r{j})")
+        self.stage_body(k, done)
+        for _ in sizes:
+            self.close()
+
+    def tile_stage(self, k: int) -> None:
+        """One stage at the columns of a tile. Sums in f32 are taken over runs of points, four points at a time."""
+        stage = self.loop.stages[k]
+        sizes = [int_of(n) for n in stage.inner]
+        self.tile_accumulators([n for n in self.numbers(k) if self.loop.body[n].op in ("reduce", "scan")])
+        runs = [n for n in self.numbers(k) if self.in_runs(n)]
+        at, run = _chunked(sizes) if runs else (-1, 0)
+        four = at >= 0 and at == len(sizes) - 1 and len(stage.body) <= _SHORT and not any(x.acts for x in stage.body)
+        for j, n in enumerate(sizes):
             low, high = "0", self.number(n)
-            if chunked is not None and j == chunked[0]:
-                self.open(f"for (i64 q = 0; q < {high}; q += {chunked[1]})")
-                self.put(f"const i64 q_ = lesser<i64>(q + {chunked[1]}, {high});")
+            if j == at:
+                self.open(f"for (i64 q = 0; q < {high}; q += {run})")
+                self.put(f"const i64 q_ = lesser<i64>(q + {run}, {high});")
                 for m in runs:
-                    self.put(f"float s{m}[{TILE}];")
+                    self.put(f"float s{m}[{self.tile}];")
                     self.put(f"for (i64 j = 0; j < many; ++j) s{m}[j] = 0;")
                 low, high = "q", "q_"
+            if j == at and four:
+                self.put("i64 f = q;")
+                self.open("for (; f + 4 <= q_; f += 4)")
+                self.tile_points(k, [f"f + {m}" for m in range(4)])
+                self.close()
+                low = "f"
             self.open(f"for (i64 r{j} = {low}; r{j} < {high}; ++r{j})")
-        if columns:
-            done = self.before(k, f"i{len(self.outer) - 1}")
-            self.simd(k, [])
-            self.open("for (i64 j = 0; j < many; ++j)")
-            self.put(f"const i64 i{len(self.outer) - 1} = from_ + j;")
-            for n in shape.used(self.loop, k):
-                if n < self.loop.starts[k] and n in self.lasting:
-                    self.put(f"const {VALUE[self.loop.body[n].dtype]} v{n} = a{n}[j];")
-        self.stage_body(k, done)
-        if columns:
-            for n in self.numbers(k):
-                if n in self.lasting and self.loop.body[n].op != "reduce":
-                    self.put(f"a{n}[j] = v{n};")
-            self.close()
+        self.tile_points(k, [])
         for j in range(len(sizes) - 1, -1, -1):
             self.close()
-            if chunked is not None and j == chunked[0]:
+            if j == at:
                 for m in runs:
                     self.put(f"for (i64 j = 0; j < many; ++j) a{m}[j] += s{m}[j];")
                 self.close()
+
+    def tile_points(self, k: int, points: Sequence[str]) -> None:
+        """The columns of a tile at one inner point, or at several ``points`` of the last inner range."""
+        done = self.before(k, f"i{len(self.outer) - 1}") if not points else frozenset[int]()
+        self.simd(k, [])
+        self.open("for (i64 j = 0; j < many; ++j)")
+        self.put(f"const i64 i{len(self.outer) - 1} = from_ + j;")
+        for n in shape.used(self.loop, k):
+            if n < self.loop.starts[k] and n in self.lasting:
+                self.put(f"const {VALUE[self.loop.body[n].dtype]} v{n} = a{n}[j];")
+        for p in points:
+            self.put("{")
+            self.put(f"const i64 r{len(self.loop.stages[k].inner) - 1} = {p};")
+            self.stage_body(k)
+            self.put("}")
+        if not points:
+            self.stage_body(k, done)
+        for n in self.numbers(k):
+            if n in self.lasting and self.loop.body[n].op != "reduce":
+                self.put(f"a{n}[j] = v{n};")
+        self.close()
 
     # -- reductions --------------------------------------------------------------------------------------------------
 
@@ -406,11 +432,11 @@ class _Writer(Text):
             value = self.loop.body[x.args[0]].dtype if self.arg(n) else x.dtype
             start = neutral(str(x.attr), value)
             if self.arg(n):
-                self.put(f"{VALUE[value]} best{n}[{TILE}];")
+                self.put(f"{VALUE[value]} best{n}[{self.tile}];")
                 self.put(f"for (i64 j = 0; j < many; ++j) {{ best{n}[j] = {start}; a{n}[j] = -1; }}")
                 continue
             if x.op == "scan":
-                self.put(f"{VALUE[x.dtype]} c{n}[{TILE}];")
+                self.put(f"{VALUE[x.dtype]} c{n}[{self.tile}];")
             start = "0" if self.in_runs(n) else start
             self.put(f"for (i64 j = 0; j < many; ++j) {'c' if x.op == 'scan' else 'a'}{n}[j] = {start};")
 

@@ -192,10 +192,10 @@ FN void share(Part part, const i64* P, void* const* B, i64 n, i64 work) {
   }
 }
 
-// How many columns a tile has: as many as ``most``, fewer where the threads would be left with too few tiles.
+// How many columns a tile has: at most about ``most``; as many tiles for each thread, where there are few.
 FN i64 tile_width(i64 most, i64 columns, i64 others, i64 work) {
-  i64 width = most < columns ? most : columns / 16 * 16 + 16;
-  const i64 wanted = work < 32768 ? 1 : (most < columns ? 2 : 1) * (i64)omp_get_max_threads();
-  while (width > 16 && others * ((columns + width - 1) / width) < wanted) width = (width / 2 + 15) / 16 * 16;
-  return width;
+  const i64 threads = work < 32768 ? 1 : omp_get_max_threads();
+  i64 tiles = most < columns ? (columns + most - 1) / most : 1;
+  if (others * tiles < 4 * threads && others < threads) tiles = (tiles + threads - 1) / threads * threads;
+  return ((columns + tiles - 1) / tiles + 15) / 16 * 16 + 16 * (columns == 0);
 }

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -116,3 +118,72 @@ def test_many_processes_at_once_build_one_library(cache):
     crowd = [subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE) for _ in range(4)]
     assert [p.communicate()[0].strip() for p in crowd] == [b"8"] * 4
     assert len(list(cache.glob("*.so"))) == 1
+
+
+def _wrapper(folder: Path, version: str, body: str) -> str:
+    """A compiler that calls the real one after some lines of shell."""
+    real = native.compiler()
+    path = folder / f"cxx-{len(list(folder.iterdir()))}"
+    path.write_text(
+        f'#!/bin/sh\nif [ "$1" = --version ]; then echo "{version}"; exit 0; fi\n{body}\nexec "{real}" "$@"\n'
+    )
+    path.chmod(0o755)
+    return str(path)
+
+
+@needs_compiler
+def test_another_compiler_or_processor_builds_anew(cache, tmp_path, monkeypatch):
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    made = [_wrapper(tools, "c++ 1.0", ":"), _wrapper(tools, "c++ 2.0", ":")]
+    paths = {native.build(SOURCE % 4, "t")}
+    for tool in made:
+        monkeypatch.setenv("CXX", tool)
+        paths.add(native.build(SOURCE % 4, "t"))
+    Path(made[1]).write_text(Path(made[1]).read_text().replace("2.0", "3.0"))
+    native._version.cache_clear()  # as a new process would
+    paths.add(native.build(SOURCE % 4, "t"))
+    monkeypatch.setattr(native, "_processor", lambda: "one of another kind")
+    paths.add(native.build(SOURCE % 4, "t"))
+    assert len(paths) == 5
+    native._version.cache_clear()
+
+
+@needs_compiler
+def test_a_killed_builder_leaves_no_lock_and_no_half_library(cache, tmp_path, monkeypatch):
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    begun, quick = tmp_path / "begun", tmp_path / "quick"
+    tool = _wrapper(tools, "c++ 1.0", f'if [ ! -e "{quick}" ]; then touch "{begun}"; exec sleep 60; fi')
+    monkeypatch.setenv("CXX", tool)
+    code = f"from lowtide.core import native; native.build({SOURCE % 8!r}, 't')"
+    builder = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+    for _ in range(600):
+        if begun.exists():
+            break
+        time.sleep(0.05)
+    assert begun.exists()
+    os.killpg(builder.pid, signal.SIGKILL)
+    builder.wait()
+    quick.touch()
+    assert not list(cache.glob("*.so"))
+    assert native.load(SOURCE % 8, "t").answer(1) == 9
+
+
+@needs_compiler
+@pytest.mark.parametrize("content", [b"", b"\x7fELF", b"half a file"])
+def test_a_cut_off_library_is_built_anew(cache, content):
+    path = native.build(SOURCE % 5, "t")
+    path.write_bytes(content)
+    assert native.load(SOURCE % 5, "t").answer(1) == 6
+
+
+@needs_compiler
+def test_a_disk_that_fills_while_the_compiler_writes_is_a_build_error(cache, tmp_path, monkeypatch):
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    said = "/usr/bin/ld: final link failed: No space left on device"
+    monkeypatch.setenv("CXX", _wrapper(tools, "c++ 1.0", f'echo "{said}" >&2; exit 1'))
+    with pytest.raises(BuildError, match="No space left on device"):
+        native.build(SOURCE % 6, "t")
+    assert not list(cache.glob("*.so")) and not list(cache.glob(".build-*"))
