@@ -16,6 +16,7 @@ import lowtide  # noqa: E402
 from conftest import suite  # noqa: E402
 from lowtide import plan_at_run_time  # noqa: E402
 from lowtide.core.errors import UserError  # noqa: E402
+from lowtide.executor.frame import Frame  # noqa: E402
 from lowtide.torch_compat import memory_events  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")]
@@ -201,8 +202,19 @@ def test_arguments_that_do_not_fit_are_refused():
 
 
 @pytest.mark.spec("RT-15", "RT-31", "IR-65")
-def test_sizes_that_grow_and_shrink_from_turn_to_turn():
-    """In one run the same headers escape in one turn of a loop, and fit in the next."""
+def test_sizes_that_grow_and_shrink_from_turn_to_turn(monkeypatch: pytest.MonkeyPatch):
+    """In one run the same headers escape in one turn of a loop, and fit in the next: then they stand on the slab again."""
+    plain, back = Frame.shape, [0]
+
+    def shape(frame: Frame, segment: int, key: tuple[Any, ...]) -> None:
+        earlier = bool(frame.escaped)
+        plain(frame, segment, key)
+        out = frame.shaper.escaped(segment)
+        for i in frame.loaded.by_segment[segment]:
+            assert frame.slab is None or frame.slab.has(frame.headers[i]) == (i not in out)
+        back[0] += earlier and not out
+
+    monkeypatch.setattr(Frame, "shape", shape)
 
     def turn(i: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
         kept = a[a > i % 3 - 1]
@@ -224,4 +236,4 @@ def test_sizes_that_grow_and_shrink_from_turn_to_turn():
     for n, scale in ((3, 0.01), (3, 0.01), (6, 3.0), (6, 3.0), (7, 1.0), (5, 0.1), (6, 5.0)):
         x = torch.randn(64) * scale - scale
         torch.testing.assert_close(call(torch.tensor(n), x), eager(n, x), rtol=0, atol=0)
-    assert call.told().escapes > 0
+    assert call.told().escapes > 0 and back[0] > 0
