@@ -250,7 +250,7 @@ def shapes(n: int, count: int) -> None:
         ]
         pools = plan_pools(rows) if n <= 300 else ()
         problem = PackProblem(tuple(PackBuffer(r.name, r.hint, (r.ranges.spans[0],)) for r in rows))
-        anew, twin = replanner(problem), replanner(problem, native=False)
+        anew, twin = replanner(problem, long=True), replanner(problem, native=False)
         elsewhere = [{"s0": draw.randint(1, 128), "s1": draw.randint(1, 128)} for _ in range(count)]
         for where, cases in (("hint", [hint]), ("elsewhere", elsewhere)):
             tree, again, ms, slow = list[float](), list[float](), list[float](), list[float]()

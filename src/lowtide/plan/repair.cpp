@@ -9,12 +9,15 @@
 
 namespace {
 
-// Rule and ranking: sections.ORDERS for the repair, replan._TRIES for placement anew (with parts of a thousand above the bound).
+// Rule and ranking: sections.ORDERS for the repair, replan._DESCENTS and _TRIES for placement anew (with
+// thousandths above the bound).
 constexpr const char *kOrders[] = {"0TOL", "1AS", "1FWS", "0HSO", "1THA", "0HLF", "0TWA", "2TS", "3HT"};
-constexpr const char *kTries[] = {"0TOL", "2WS", "1O", "0TWA", "0WL", "2FWS"};
-constexpr i64 kAbove[] = {0, 5, 10, 10, 10, 10};
+constexpr const char *kTries[] = {"0TWA", "2FWS", "0TOL", "2WS", "0WL", "1O"};
+constexpr i64 kAbove[] = {10, 10, 10, 10, 10, 10};
+constexpr const char *kDescents[] = {"0TOL", "0TWA", "0TOL"};
+constexpr i64 kDescentsAbove[] = {4, 6, 9};
 constexpr i64 kMostRows = 600, kNodesPerRow = 60, kRounds = 6;  // as in windows.py
-constexpr i64 kGreedy = 3, kClose = 200, kEnough = 100, kMeet = 60'000, kSpare = 200;  // as in replan.py
+constexpr i64 kGreedy = 2, kClose = 200, kMeet = 60'000, kMany = 600'000, kSpare = 200, kPatience = 4;  // as in replan.py
 
 i64 gcd_of(i64 a, i64 b) { return std::gcd(a, b); }
 
@@ -80,6 +83,45 @@ class Cliques {
         const int answer = search_within(in, budget, deadline, nodes, offsets.data());
         for (auto &x : offsets) x *= unit;
         return answer;
+    }
+
+    // Lowest offsets first, in the first order: what the exact search does until it has to go back. True where all end within
+    // a capacity in bytes; no obstacles.
+    bool descend(i64 capacity, std::vector<i64> &offsets) const {
+        const i64 n = buffers.size(), room = align_up(capacity, grain_) / unit;
+        std::vector<i64> least(n), left(sections_), open(n);
+        std::vector<std::uint8_t> late(n);  // too high for now: what is below it has to be placed first
+        std::iota(open.begin(), open.end(), 0);
+        std::sort(open.begin(), open.end(), [&](i64 a, i64 b) { return rank_[a] < rank_[b]; });
+        for (i64 i = 0; i < n; ++i)
+            for (i64 s = lo_[i]; s < hi_[i]; ++s) left[s] += size_[i];
+        auto fits = [&](i64 i) {
+            const i64 most = *std::max_element(left.begin() + lo_[i], left.begin() + hi_[i]);
+            return least[i] <= room - most && least[i] * unit + real_[i] <= capacity;
+        };
+        offsets.assign(n, 0);
+        i64 refused = 0;
+        while (!open.empty()) {
+            i64 place = -1;
+            for (std::size_t k = 0; k < open.size(); ++k)
+                if (!late[open[k]] && (place < 0 || least[open[k]] < least[open[place]])) place = k;
+            if (place < 0) return false;
+            const i64 i = open[place], top = least[i] + size_[i];
+            if (!fits(i)) {
+                if (++refused > n / kPatience) return false;
+                late[i] = 1;
+                continue;
+            }
+            offsets[i] = least[i] * unit;
+            for (i64 s = lo_[i]; s < hi_[i]; ++s) left[s] -= size_[i];
+            open.erase(open.begin() + place);
+            for (const i64 j : open) {
+                if (lo_[j] >= hi_[i] || lo_[i] >= hi_[j]) continue;
+                late[j] = 0;
+                if (least[j] < top) least[j] = align_up(top, alignment_[j]);
+            }
+        }
+        return true;
     }
 
   private:
@@ -263,7 +305,7 @@ class Repair {
     }
 };
 
-// plan.replan: the greedy orders in turn, then the exact search in one order at the bound and a little above it.
+// plan.replan: greedy orders, descents, then the exact search in one order after the other, a little above the bound.
 class Replan {
   public:
     Replan(const Flat &flat, i64 grain) : flat_(flat), grain_(grain), offsets_(flat.count), best_(flat.count) {
@@ -288,11 +330,15 @@ class Replan {
 
     void run(i64 budget, i64 *offsets) {
         Greedy greedy(flat_);
-        for (i64 name = 0; name < kGreedy && (height < 0 || height > close(budget)); ++name) {
-            greedy.place(order(name).data(), flat_.count, false, offsets_.data());
+        const bool single = flat_.segment_of[flat_.count] == flat_.count, able = single && budget > 0;
+        const i64 met = able ? meetings() : 0;
+        const bool searched = able && met <= kMeet;
+        for (i64 name = 0; name < (searched ? 1 : kGreedy) && (height < 0 || height > close()); ++name) {
+            greedy.place(order(name).data(), flat_.count, name == 1, offsets_.data());
             offer(name);
         }
-        if (height > close(budget) && budget > 0 && flat_.segment_of[flat_.count] == flat_.count && few()) dive(budget);
+        if (single && height > close()) descend(searched ? 1 : std::size(kDescents));
+        if (able && met <= kMany && height > close()) dive(budget);
         std::copy(best_.begin(), best_.end(), offsets);
     }
 
@@ -301,40 +347,56 @@ class Replan {
     i64 grain_;
     std::vector<i64> offsets_, best_, alive_;
 
-    i64 close(i64 budget) const { return bound + bound / (budget > 0 ? kClose : kEnough); }
+    i64 close() const { return bound + bound / kClose; }
 
-    // Whether few buffers meet; steps of the search are dear where many do.
-    bool few() const {
+    // Pairs of buffers alive at once; steps of the search are dear where there are many.
+    i64 meetings() const {
         std::vector<i64> born(alive_.size() + 1), died(alive_.size() + 1);
         for (i64 i = 0; i < flat_.count; ++i) ++born[flat_.first[i]], ++died[flat_.end[i]];
-        i64 alive = 0, meetings = 0;
+        i64 alive = 0, met = 0;
         for (std::size_t t = 0; t < born.size(); ++t) {
             alive -= died[t];
-            meetings += born[t] * alive + born[t] * (born[t] - 1) / 2;
+            met += born[t] * alive + born[t] * (born[t] - 1) / 2;
             alive += born[t];
         }
-        return meetings <= kMeet;
+        return met;
+    }
+
+    Rows rows() const {
+        Rows out;
+        for (i64 i = 0; i < flat_.count; ++i)
+            out.add(flat_.size[i], flat_.alignment[i], -1, flat_.first[flat_.segment_of[i]], flat_.end[flat_.segment_of[i]]);
+        return out;
+    }
+
+    i64 aim(i64 above) const { return std::max(align_up(bound, grain_), bound * (1000 + above) / 1000); }
+
+    void take(const Cliques &cliques, const std::vector<i64> &found, i64 name) {
+        std::fill(offsets_.begin(), offsets_.end(), 0);
+        for (std::size_t k = 0; k < found.size(); ++k) offsets_[cliques.buffers[k]] = found[k];
+        offer(name);
+    }
+
+    void descend(std::size_t many) {
+        std::vector<i64> found;
+        for (std::size_t t = 0; t < many && height > aim(kDescentsAbove[t]); ++t) {
+            Cliques cliques(rows(), grain_, kDescents + t, 1);
+            if (cliques.descend(aim(kDescentsAbove[t]), found)) return take(cliques, found, kGreedy);
+        }
     }
 
     void dive(i64 budget) {
-        Rows rows;
-        for (i64 i = 0; i < flat_.count; ++i)
-            rows.add(flat_.size[i], flat_.alignment[i], -1, flat_.first[flat_.segment_of[i]], flat_.end[flat_.segment_of[i]]);
         i64 share = flat_.count + flat_.count / 8 + kSpare;
         std::vector<i64> found;
         for (std::size_t turn = 0; nodes < budget; ++turn) {
             const std::size_t t = turn % std::size(kTries);
             if (turn && t == 0) share *= 2;
-            const i64 aim = std::max(align_up(bound, grain_), bound * (1000 + kAbove[t]) / 1000);
-            if (height <= aim) return;
-            Cliques cliques(rows, grain_, kTries + t, 1);
+            if (height <= aim(kAbove[t])) return;
+            Cliques cliques(rows(), grain_, kTries + t, 1);
             i64 spent = 0;
-            const int answer = cliques.decide(aim, std::min(share, budget - nodes), now() + 3600, &spent, found);
+            const int answer = cliques.decide(aim(kAbove[t]), std::min(share, budget - nodes), now() + 3600, &spent, found);
             nodes += spent;
-            if (answer != 1) continue;
-            std::fill(offsets_.begin(), offsets_.end(), 0);
-            for (std::size_t k = 0; k < found.size(); ++k) offsets_[cliques.buffers[k]] = found[k];
-            return offer(kGreedy);
+            if (answer == 1) return take(cliques, found, kGreedy + 1);
         }
     }
 
@@ -346,7 +408,7 @@ class Replan {
         height = top, packer = name, best_ = offsets_;
     }
 
-    // greedy.order_by, by number: size, breadth, area.
+    // greedy.order_by, by number: size, breadth.
     std::vector<i64> order(i64 name) const {
         std::vector<std::pair<i64, i64>> key(flat_.count);
         for (i64 i = 0; i < flat_.count; ++i) {
@@ -354,7 +416,6 @@ class Replan {
             const i64 first = a < z ? flat_.first[a] : 0, end = a < z ? flat_.end[z - 1] : 0, life = end - first;
             if (name == 0) key[i] = {-size, -life};
             if (name == 1) key[i] = {a < z ? -*std::max_element(alive_.begin() + first, alive_.begin() + end) : 0, -size};
-            if (name == 2) key[i] = {-size * life, -size};
         }
         std::vector<i64> out(flat_.count);
         std::iota(out.begin(), out.end(), 0);

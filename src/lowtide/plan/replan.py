@@ -3,8 +3,8 @@
 Comes in: a plain problem whose sizes are those of one shape. Goes out: a function from sizes (bytes, one per buffer) to a
 placement. Promised: correct for any sizes, zero included, because it is computed from them and not from a hint; the answers
 of the most recent size vectors are kept. This replaces an allocation tree over symbolic sizes, whose places are fixed by
-the hints that it was planned at. Greedy orders in turn, then the exact search at the bound or a little above it; in
-milliseconds where it is compiled (``repair.cpp``), in Python without that search.
+the hints that it was planned at. Greedy orders, then descents (the exact search's way down, without going back), then that
+search itself a little above the bound; in milliseconds where it is compiled (``repair.cpp``), in Python without the search.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from heapq import heapify, heappop, heappush
 from itertools import cycle
 
 from lowtide.core.errors import UserError
@@ -22,22 +23,28 @@ from lowtide.plan.flat import Flat, flatten, lower_bound, meetings
 from lowtide.plan.problem import PackProblem
 from lowtide.plan.reduce import linearise
 from lowtide.plan.search import search
-from lowtide.plan.sections import sections_of
+from lowtide.plan.sections import Sections, sections_of
 
-_ORDERS = ("size", "breadth", "area")  # asked in turn until one is close enough
-_CLOSE, _ENOUGH = 200, 100  # within a 200th of the bound nothing more is tried; a 100th where no search may follow
+_GREEDY = (
+    ("size", False),
+    ("breadth", True),
+)  # order, and whether the tightest hole is taken; one where a search follows
+_CLOSE = 200  # within a 200th of the bound nothing more is tried
 _NODES, _LEAST = 7, 6000  # of the search: per buffer, and at least
 _SPARE = 200  # nodes of each try, over one per buffer and an eighth
-_MEET = 60_000  # pairs of buffers alive at once; steps of the search are dear where there are more
-# Orders of the search that follow, and how many thousandths above the bound each aims: one alone misses some shapes.
+_MEET, _MANY = 60_000, 600_000  # pairs alive at once; with more the search is dear: the last resort, or left out
+_PATIENCE = 4  # a descent ends where more than a quarter of the buffers came too late
+# Descents and tries that follow: rule and order, how many thousandths above the bound each aims. One alone misses some shapes.
+_DESCENTS = (("lowest:TOL", 4), ("lowest:TWA", 6), ("lowest:TOL", 9))  # the first alone where a search follows
 _TRIES = (
-    ("lowest:TOL", 0), ("fullest:WS", 5), ("fewest:O", 10), ("lowest:TWA", 10), ("lowest:WL", 10), ("fullest:FWS", 10),
+    ("lowest:TWA", 10), ("fullest:FWS", 10), ("lowest:TOL", 10), ("fullest:WS", 10), ("lowest:WL", 10), ("fewest:O", 10),
 )  # fmt: skip
+_PACKERS = (*(name for name, _ in _GREEDY), "descent", "exact")
 
 
 @dataclass(frozen=True, slots=True)
 class Replanned:
-    """Offsets in the order of the problem's buffers; height and lower bound in bytes; which greedy order found it."""
+    """Offsets in the order of the problem's buffers; height and lower bound in bytes; what found it."""
 
     offsets: tuple[int, ...]
     height: int
@@ -46,13 +53,13 @@ class Replanned:
 
 
 def replanner(
-    problem: PackProblem, *, recent: int = 16, native: bool = True, nodes: int | None = None
+    problem: PackProblem, *, recent: int = 16, native: bool = True, long: bool = False, nodes: int | None = None
 ) -> Callable[[Sequence[int]], Replanned]:
     """A function that places the buffers of ``problem`` for other sizes.
 
     ``recent``: how many size vectors keep their answer; the least recently used one goes first. ``native``: use the compiled
-    functions where there is a compiler. ``nodes``: most steps of the search (None: 7 per buffer, 6000 at least; without a
-    compiler 0).
+    functions where there is a compiler. ``long``: in the build that is twice as fast and takes longer to make. ``nodes``: most
+    steps of the search (None: 7 per buffer, 6000 at least; without a compiler 0).
 
     Raises:
         UserError: the problem has windows or merges, whose extents would have to change with the sizes; or (from the
@@ -63,7 +70,7 @@ def replanner(
     shape = replace(problem, buffers=tuple(replace(b, size=max(b.size, 1)) for b in problem.buffers))
     flat = flatten(linearise(shape))
     owner = [i for i in range(flat.count) for _ in range(flat.segment_of[i], flat.segment_of[i + 1])]
-    library = compiled.library() if native else None
+    library = compiled.library(long=long) if native else None
     most = nodes if nodes is not None else max(_NODES * flat.count, _LEAST) if library is not None else 0
     simple = flat.plain and max(flat.fixed, default=-1) < 0
     quick = compiled.replanner(library, flat, owner) if library is not None and simple else None
@@ -79,7 +86,7 @@ def replanner(
             raise UserError(f"{flat.count} sizes of at least 0 bytes are expected")
         if quick is not None:
             offsets, (height, bound, packer, _) = quick(key, most)
-            found = Replanned(tuple(offsets), height, bound, (*_ORDERS, "exact")[packer])
+            found = Replanned(tuple(offsets), height, bound, _PACKERS[packer])
         else:
             found = _plan(replace(flat, size=list(key), high=[key[i] for i in owner]), near, most)
         kept[key] = found
@@ -93,16 +100,21 @@ def replanner(
 def _plan(flat: Flat, near: list[list[int]] | None, nodes: int) -> Replanned:
     """The twin of ``lowtide_replan``, for every problem. ``near``: who meets whom, where that is all that matters."""
     bound = lower_bound(flat)
+    close = bound + bound // _CLOSE
     best: Replanned | None = None
-    for name in _ORDERS:
+    met = meetings(flat) if nodes > 0 and near is not None else _MANY + 1
+    searched = met <= _MEET
+    for name, tight in _GREEDY[: 1 if searched else None]:
         order = greedy.order_by(flat, name)
-        offsets = greedy.place(flat, order) if near is None else _place(flat, near, order)
+        plain = near is not None and not tight
+        offsets = _place(flat, near or [], order) if plain else greedy.place(flat, order, best=tight)
         best = _better(flat, best, offsets, bound, name)
-        if best.height <= bound + bound // (_CLOSE if nodes > 0 else _ENOUGH):
+        if best.height <= close:
             return best
     assert best is not None
-    wanted = nodes > 0 and near is not None and meetings(flat) <= _MEET
-    return _dive(flat, best, nodes) if wanted else best
+    if near is not None:
+        best = _descents(flat, best, near, 1 if searched else len(_DESCENTS))
+    return _dive(flat, best, nodes) if met <= _MANY and best.height > close else best
 
 
 def _near(flat: Flat) -> list[list[int]]:
@@ -137,24 +149,82 @@ def _place(flat: Flat, near: list[list[int]], order: Sequence[int]) -> list[int]
     return offset
 
 
+def _aim(flat: Flat, bound: int, above: int) -> int:
+    return max(align_up(bound, flat.grain), bound * (1000 + above) // 1000)
+
+
+def _descents(flat: Flat, best: Replanned, near: list[list[int]], many: int) -> Replanned:
+    held = [i for i in range(flat.count) if flat.size[i]]
+    for name, above in _DESCENTS[:many]:
+        aim = _aim(flat, best.lower_bound, above)
+        if best.height <= aim:
+            break
+        sections = sections_of(_without_empty(flat, held), (name,))
+        row = {held[k]: r for r, k in enumerate(sections.buffers)}
+        found = _descend(sections, [[row[j] for j in near[held[k]] if j in row] for k in sections.buffers], aim)
+        if found is not None:
+            return _better(flat, best, _spread(flat, held, sections, found), best.lower_bound, "descent")
+    return best
+
+
+def _descend(sections: Sections, near: list[list[int]], capacity: int) -> list[int] | None:
+    """Lowest offsets first, in the first order, and never back; None where that leaves something too high. ``near``: rows
+    that meet each row. What is too high for now waits until something beside it is placed."""
+    rank, size, lo, hi = sections.ranks[0], sections.size, sections.lo, sections.hi
+    count, room, limits = len(size), sections.room(capacity), sections.limits(capacity)
+    left = [0] * sections.sections  # bytes that are still to be placed
+    for i in range(count):
+        for s in range(lo[i], hi[i]):
+            left[s] += size[i]
+    least, placed, late, refused = [0] * count, [False] * count, [False] * count, 0
+    heap = [(0, rank[i], i) for i in range(count)]
+    heapify(heap)
+    while heap:
+        at, _, i = heappop(heap)
+        if placed[i] or late[i] or at != least[i]:
+            continue
+        if at > limits[i] or at > room - max(left[lo[i] : hi[i]]):
+            refused += 1
+            if refused > count // _PATIENCE:
+                return None
+            late[i] = True
+            continue
+        placed[i], top = True, at + size[i]
+        for s in range(lo[i], hi[i]):
+            left[s] -= size[i]
+        for j in near[i]:
+            if placed[j] or (least[j] >= top and not late[j]):
+                continue
+            if least[j] < top:
+                least[j] = align_up(top, sections.alignment[j])
+            late[j] = False
+            heappush(heap, (least[j], rank[j], j))
+    return [x * sections.unit for x in least] if all(placed) else None
+
+
 def _dive(flat: Flat, best: Replanned, nodes: int) -> Replanned:
     """One order of the exact search after the other, with few nodes each."""
     bound, left = best.lower_bound, nodes
     held = [i for i in range(flat.count) if flat.size[i]]
     for turn, (name, above) in enumerate(cycle(_TRIES)):
         share = (flat.count + flat.count // 8 + _SPARE) << turn // len(_TRIES)
-        aim = max(align_up(bound, flat.grain), bound * (1000 + above) // 1000)
+        aim = _aim(flat, bound, above)
         if best.height <= aim or left <= 0:
             break
         sections = sections_of(_without_empty(flat, held), (name,))
         fits, rows, spent = search(sections, aim, min(share, left), math.inf)
         left -= spent
         if fits:
-            offsets = [0] * flat.count
-            for k, offset in zip(sections.buffers, rows, strict=True):
-                offsets[held[k]] = offset
-            return _better(flat, best, offsets, bound, "exact")
+            return _better(flat, best, _spread(flat, held, sections, rows), bound, "exact")
     return best
+
+
+def _spread(flat: Flat, held: list[int], sections: Sections, rows: Sequence[int]) -> list[int]:
+    """Offsets of rows as offsets of buffers."""
+    offsets = [0] * flat.count
+    for k, offset in zip(sections.buffers, rows, strict=True):
+        offsets[held[k]] = offset
+    return offsets
 
 
 def _without_empty(flat: Flat, held: list[int]) -> Flat:
