@@ -54,6 +54,7 @@ def sums(index: str, n: int = 4, m: int = 4) -> Loop:
 
 DOUBLED = flat(1, 1, (4, 4), "a = load 0 4*r0+r1; b = add a a; store 1 4*r0+r1 b")
 X = "load 0 4*i0+r0"
+CROSSED = "a = load 0 4*i0+2*r0+r1; b = load 1 4*i0+r0+2*r1; c = add a b; store 2 4*i0+2*r0+r1 c"
 SUM, LAST = ((4,), f"a = {X}; s = reduce sum a"), ((), "store 2 i0 s")
 FIRST = "n = index r0; c = const 3; k = lt n c"  # true at the first three points
 OTHER = "other outer points"
@@ -64,6 +65,8 @@ PAIRS: dict[str, Pair] = {
     "rows and their sums": Pair(task(rows(), "x", "y"), task(sums("4*i0+r0"), "y", "s"), "s"),
     "rows and their sums, kept": Pair(task(rows(), "x", "y"), task(sums("4*i0+r0"), "y", "s"), "y s"),
     "rows read by columns": Pair(task(rows(), "x", "y"), task(sums("4*r0+i0"), "y", "s"), "y s", OTHER),
+    "always the first row": Pair(task(rows(), "x", "y"), task(sums("r0"), "y", "s"), "y s", OTHER),
+    "every second row": Pair(task(rows(), "x", "y"), task(sums("8*i0+r0"), "y", "s"), "y s", OTHER),
     "another row": Pair(task(rows(), "x", "y"), task(sums("4*i0+r0+4"), "y", "s"), "y s", OTHER),
     "the sum of another row": Pair(
         task(sums("4*i0+r0"), "x", "s"), task(nest((4,), 1, 1, ((), "a = load 0 i0+1; store 1 i0 a")), "s", "t"), "s t", OTHER
@@ -117,6 +120,14 @@ PAIRS: dict[str, Pair] = {
         task(nest((4,), 1, 1, SUM, ((4,), f"b = {X}; d = sub b s; store 1 4*i0+r0 d")), "x", "y"),
         task(nest((4,), 2, 1, ((4,), f"a = {X}; b = load 1 4*i0+r0; c = mul a b; s = reduce sum c"), LAST), "x y", "s"),
         "y s",
+    ),
+    "rows, and what is left of them without their sums": Pair(
+        task(rows(), "x", "y"), task(nest((4,), 1, 1, SUM, ((4,), f"b = {X}; d = sub b s; store 1 4*i0+r0 d")), "y", "z"), "y z"
+    ),
+    "turned within a row": Pair(
+        task(nest((4,), 2, 1, ((2, 2), CROSSED)), "x w", "y"),
+        task(nest((4,), 2, 1, ((2, 2), CROSSED)), "x y", "z"),
+        "z",
     ),
     # a common space
     "other numbers of rows": Pair(task(rows(), "x", "y"), task(sums("4*i0+r0", n=3), "x", "s"), "y s", "other numbers of points"),
