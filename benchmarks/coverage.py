@@ -43,11 +43,11 @@ from lowtide.frontend.fx_import import import_graph
 from lowtide.frontend.partition import partition
 from lowtide.ir.lowered import LOOP, Lowered
 from lowtide.lowering.lower import lower
+from lowtide.pipeline import inline_within
 from lowtide.runtime import kernels
 from lowtide.runtime.probe import probe
 from lowtide.runtime.records import Record
 from lowtide.schedule.fusion import fuse_loops
-from lowtide.schedule.inline import inline
 from lowtide.torch_compat import boxed
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -155,8 +155,9 @@ class Case:
             graph, _ = import_graph(self.name, self.calls, kept=self.kept)
         except Unsupported:
             return []
-        low = inline(lower(graph))
-        self.lowered = fuse_loops(low, probe(low.graph)).lowered if OPTIONS.fuse else low
+        low = lower(graph)
+        low, steps = inline_within(low, probe(low.graph), OPTIONS)
+        self.lowered = fuse_loops(low, steps, inplace=OPTIONS.inplace).lowered if OPTIONS.fuse else low
         return [kernel(loop) for loop in self.lowered.loops.values()]
 
     def build(self) -> None:

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import math
 
-from lowtide.lowering.scalars import Number, Scalar, where
-from lowtide.lowering.table import pointwise
+from lowtide.ir.graph import Arg
+from lowtide.ir.index import add
+from lowtide.lowering.scalars import Number, Scalar, computed_in, where
+from lowtide.lowering.site import Refused, Site
+from lowtide.lowering.table import pointwise, register
 
 _SQRT_HALF = 1 / math.sqrt(2)
 _TANH_SCALE = math.sqrt(2 / math.pi)
@@ -96,3 +99,97 @@ pointwise(_softplus, "softplus.default")
 pointwise(_softplus_backward, "softplus_backward.default")
 pointwise(lambda x: x * x.of("exp").of("log1p").of("tanh"), "mish.default")
 pointwise(lambda g, mask, scale: g * mask * scale, "native_dropout_backward.default")
+pointwise(lambda x, alpha=1: where(x > 0, x, (x / alpha).of("expm1") * alpha), "celu.default")
+pointwise(lambda x, weight: where(x > 0, x, x * weight), "_prelu_kernel.default")
+
+
+def _mish_backward(g: Scalar, x: Scalar) -> Scalar:
+    t = x.of("exp").of("log1p").of("tanh")
+    t = where(x > 20, 1.0, t)  # exp(x) may be infinite, and log1p(exp(x)) is x
+    return g * (t + x * x.of("sigmoid") * (1 - t * t))
+
+
+def _log_sigmoid_backward(g: Scalar, x: Scalar, _buffer: Scalar) -> Scalar:
+    z = (-x.of("abs")).of("exp")
+    falling = x < 0
+    return g * (where(falling, x.same(1.0), 0.0) - where(falling, x.same(1.0), -1.0) * (z / (z + 1)))
+
+
+def _rrelu_backward(
+    g: Scalar, x: Scalar, noise: Scalar, lower: Number, upper: Number, training: bool, is_result: bool
+) -> Scalar:
+    if training and upper - lower > 1e-6:
+        return g * noise
+    return where(x > 0, g, g * ((lower + upper) / 2))
+
+
+pointwise(_mish_backward, "mish_backward.default")
+pointwise(_log_sigmoid_backward, "log_sigmoid_backward.default")
+pointwise(_rrelu_backward, "rrelu_with_noise_backward.default")
+
+
+@register("pointwise", "log_sigmoid_forward.default")
+def _log_sigmoid(site: Site, self: Arg) -> None:
+    shape = site.output() or site.output(1)
+    if shape is None:
+        return
+    n = site.loop()
+    at = n.stage(*site.size(shape))
+    x = n.load(self, at)
+    x = x.to(computed_in(x.dtype))
+    z = (-x.of("abs")).of("exp")
+    n.store(site.output(0), at, x.min(0) - z.of("log1p"))
+    if (kept := site.output(1)) is not None and site.size(kept) == site.size(self):
+        n.store(kept, at, z)
+    n.done()
+
+
+@register("pointwise", "_prelu_kernel_backward.default")
+def _prelu_backward(site: Site, grad_output: Arg, self: Arg, weight: Arg) -> None:
+    shape = site.output() or site.output(1)
+    if shape is None:
+        return
+    n = site.loop()
+    at = n.stage(*site.size(shape))
+    g, x, w = (v.to(computed_in(v.dtype)) for v in (n.spread(a, at) for a in (grad_output, self, weight)))
+    n.store(site.output(0), at, where(x > 0, g, g * w))
+    n.store(site.output(1), at, where(x > 0, 0, g * x))
+    n.done()
+
+
+def _halves(site: Site, x: Arg, dim: int) -> tuple[int, int]:
+    size = site.size(x)
+    if not size:
+        raise Refused("has no dimension")
+    d = dim % len(size)
+    return d, size[d] // 2
+
+
+@register("pointwise", "glu.default")
+def _glu(site: Site, self: Arg, dim: int = -1) -> None:
+    out = site.output()
+    if out is None:
+        return
+    d, half = _halves(site, self, dim)
+    n = site.loop()
+    at = list(n.stage(*site.size(out)))
+    a, b = n.load(self, at), n.load(self, [*at[:d], add(at[d], half), *at[d + 1 :]])
+    to = computed_in(a.dtype)
+    n.store(out, at, a.to(to) * b.to(to).of("sigmoid"))
+    n.done()
+
+
+@register("pointwise", "glu_backward.default")
+def _glu_backward(site: Site, grad_output: Arg, self: Arg, dim: int) -> None:
+    out = site.output()
+    if out is None:
+        return
+    d, half = _halves(site, self, dim)
+    n = site.loop()
+    at = list(n.stage(*site.size(grad_output)))
+    other = [*at[:d], add(at[d], half), *at[d + 1 :]]
+    g, a, b = (v.to(computed_in(v.dtype)) for v in (n.load(grad_output, at), n.load(self, at), n.load(self, other)))
+    s = b.of("sigmoid")
+    n.store(out, at, g * s)
+    n.store(out, other, g * a * s * (1 - s))
+    n.done()

@@ -19,15 +19,25 @@ from lowtide.lowering.site import Made, Refused, Site, refused
 from lowtide.lowering.table import plain_dtypes
 
 # What libraries do best, and what computes nothing.
-LIBRARY = frozenset(
-    f"aten.{name}"
-    for name in (
-        "mm.default", "bmm.default", "addmm.default", "baddbmm.default", "convolution.default",
-        "convolution_backward.default", "_scaled_dot_product_flash_attention_for_cpu.default",
-        "_scaled_dot_product_flash_attention_for_cpu_backward.default", "empty.memory_format", "empty_like.default",
-        "new_empty.default", "empty_strided.default",
+_LIBRARY = frozenset(
+    (
+        "mm", "bmm", "addmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "vdot", "convolution", "convolution_backward",
+        "_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention_for_cpu_backward",
+        "_trilinear", "_cdist_forward", "_cdist_backward", "cholesky", "cholesky_solve", "cholesky_inverse", "geqrf",
+        "ormqr", "orgqr", "lu_unpack", "triangular_solve", "sort", "topk", "kthvalue", "median", "nanmedian", "mode",
+        "_embedding_bag", "_embedding_bag_backward", "_ctc_loss", "_ctc_loss_backward", "empty", "empty_like",
+        "new_empty", "empty_strided", "new_empty_strided",
     )
 )  # fmt: skip
+_LIBRARY_KINDS = ("linalg_", "_linalg_", "_fft_")
+_OURS = ("aten.linalg_vector_norm.default", "aten.linalg_cross.default")
+
+
+def is_library(target: str) -> bool:
+    """Whether an operation is left to a library without a word: products, convolutions, attention, factorisations,
+    Fourier transforms, sorting; and memory that nobody fills."""
+    name = target.split(".")[1]
+    return target not in _OURS and (name in _LIBRARY or name.startswith(_LIBRARY_KINDS))
 
 
 def lower(graph: Graph) -> Lowered:
@@ -59,7 +69,7 @@ def lower(graph: Graph) -> Lowered:
 def _apply(site: Site, used: Set[str]) -> Reason | None:
     """Run the rule of an operation; why there is none, or why it refuses. None with nothing made: needs no loop."""
     op = site.op
-    if op.view or op.target in LIBRARY:
+    if op.view or is_library(op.target):
         return None
     record = RECORDS.get(op.target)
     if record is None:

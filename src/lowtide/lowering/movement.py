@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from lowtide.ir.graph import Arg, Ref, int_of
 from lowtide.ir.index import add, mul
 from lowtide.ir.symbolic import Dim
-from lowtide.lowering.scalars import Number, Scalar, computed_in, where
+from lowtide.lowering.scalars import FLOATS, Number, Scalar, computed_in, where
 from lowtide.lowering.site import Nest, Refused, Site
 from lowtide.lowering.table import pointwise, register
 
@@ -65,7 +65,7 @@ def constant(site: Site, n: Nest, value: Arg) -> Scalar:
     return n.const(computed_in(dtype), value).to(dtype)
 
 
-register("movement", "zeros.default", "zeros_like.default", "new_zeros.default")(_filled(0))
+register("movement", "zeros.default", "zeros_like.default", "new_zeros.default", "zero.default")(_filled(0))
 register("movement", "ones.default", "ones_like.default", "new_ones.default")(_filled(1))
 
 
@@ -88,9 +88,13 @@ def _fill(site: Site, self: Arg, value: Arg) -> None:
 @register("movement", "arange.default", "arange.start", "arange.start_step")
 def _arange(site: Site, *given: Arg, **_kwargs: Arg) -> None:
     start, _, step = (0, *given, 1) if len(given) == 1 else (*given, 1)[:3]
-    if not isinstance(start, int) or not isinstance(step, int):
-        raise Refused("counts in fractions")
-    fill_with(site, lambda n, at: n.index(add(mul(at[0], step), start)).to(site.dtype(Ref(str(site.op.outputs[0])))))
+    to = site.dtype(Ref(str(site.op.outputs[0])))
+    if isinstance(start, int) and isinstance(step, int):
+        fill_with(site, lambda n, at: n.index(add(mul(at[0], step), start)).to(to))
+    elif to in FLOATS and isinstance(start, int | float) and isinstance(step, int | float):
+        fill_with(site, lambda n, at: (n.index(at[0]).to("f64") * step + start).to(to))
+    else:
+        raise Refused("counts whole numbers in fractions")
 
 
 def _dim(dim: int, rank: int) -> int:

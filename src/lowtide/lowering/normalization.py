@@ -6,9 +6,9 @@ With x^ = (x - mean) * rstd over the m elements of a row, and h = grad * weight:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from lowtide.ir.graph import Arg
+from lowtide.ir.graph import Arg, Ref
 from lowtide.ir.index import add, floordiv, mul
 from lowtide.ir.symbolic import Dim
 from lowtide.lowering.reduction import Over, moments
@@ -70,14 +70,7 @@ def _layer_norm_backward(
                 h = h * n.load(weight, at[first:]).to(to)
             return h, (n.load(input, at).to(to) - m) * r
 
-        h, x = parts(over.stage())
-        sums = n.reduce("sum", h), n.reduce("sum", h * x)
-        n.stage()
-        a, b = (s / n.count(over.count, to) for s in sums)
-        at = over.stage()
-        h, x = parts(at)
-        n.store(dx, at, r * (h - a - x * b))
-        over.done()
+        _row_gradient(n, over, parts, r, dx, to)
     if site.output(1) is None and site.output(2) is None:
         return
     over = Over(site, input, range(first))
@@ -90,6 +83,20 @@ def _layer_norm_backward(
     n.store(site.output(1), n.rows, dw)
     n.store(site.output(2), n.rows, db)
     over.done()
+
+
+def _row_gradient(
+    n: Nest, over: Over | _Groups, parts: Callable[[list[Dim]], tuple[Scalar, Scalar]], rstd: Scalar, dx: Ref, to: str
+) -> None:
+    """dx of the rows of a normalisation, and the end of its loop. ``parts`` gives h and x^ at an index."""
+    h, x = parts(over.stage())
+    sums = n.reduce("sum", h), n.reduce("sum", h * x)
+    n.stage()
+    a, b = (s / n.count(over.count, to) for s in sums)
+    at = over.stage()
+    h, x = parts(at)
+    n.store(dx, at, rstd * (h - a - x * b))
+    n.done()
 
 
 def _channels(site: Site, x: Arg) -> list[int]:
@@ -138,6 +145,17 @@ def _functional(
     _batch_norm(site, input, weight, bias, (running_mean, running_var), True, momentum, eps, (1, 2, 3, 4))
 
 
+@register("normalization", "_batch_norm_with_update_functional.default")
+def _with_update(
+    site: Site, input: Arg, weight: Arg, bias: Arg, running_mean: Arg, running_var: Arg, momentum: float, eps: float
+) -> None:
+    if (reserve := site.output(3)) is not None:
+        n = site.loop()
+        n.store(reserve, n.stage(*site.size(reserve)), n.const("u8", 0))
+        n.done()
+    _batch_norm(site, input, weight, bias, (running_mean, running_var), True, momentum, eps, (1, 2, 4, 5))
+
+
 @register("normalization", "_native_batch_norm_legit.no_stats")
 def _no_stats(site: Site, input: Arg, weight: Arg, bias: Arg, training: bool, momentum: float, eps: float) -> None:
     _batch_norm(site, input, weight, bias, (None, None), True, momentum, eps, (1, 2, None, None))
@@ -147,10 +165,13 @@ def _no_stats(site: Site, input: Arg, weight: Arg, bias: Arg, training: bool, mo
 def _no_training(
     site: Site, input: Arg, weight: Arg, bias: Arg, running_mean: Arg, running_var: Arg, momentum: float, eps: float
 ) -> None:
-    if site.output(1) is not None or site.output(2) is not None:
-        raise Refused("is asked for statistics that it does not take")
     to = computed_in(site.dtype(input))
     n = site.loop()
+    for k in (1, 2):  # statistics that it does not take
+        if (kept := site.output(k)) is not None:
+            if site.size(kept) != (0,):
+                raise Refused("is asked for statistics that it does not take")
+            n.store(kept, n.stage(0), n.const(computed_in(site.dtype(kept)), 0))
     at = n.stage(*site.size(input))
     scale = (n.load(running_var, at[1:2]).to(to) + eps).of("rsqrt")
     x = (n.load(input, at).to(to) - n.load(running_mean, at[1:2]).to(to)) * scale
@@ -189,12 +210,24 @@ def _batch_norm_backward(
     over.done()
 
 
+@register("normalization", "batch_norm_backward.default")
+def _with_update_backward(
+    site: Site, grad_out: Arg, input: Arg, weight: Arg, running_mean: Arg, running_var: Arg, save_mean: Arg,
+    save_var: Arg, update: bool, eps: float, output_mask: Arg, reserve: Arg,
+) -> None:  # fmt: skip
+    _batch_norm_backward(
+        site, grad_out, input, weight, running_mean, running_var, save_mean, save_var, update, eps, output_mask
+    )
+
+
 class _Groups:
     """Rows are (sample, group), stages run over the group's channels and the pixels."""
 
     def __init__(self, site: Site, x: Arg, samples: int, channels: int, pixels: int, groups: int) -> None:
         self.site, self.each, self.pixels = site, channels // groups, pixels
         self.shape = site.size(x)
+        if 0 in self.shape:
+            raise Refused("normalises nothing")
         self.count = self.each * pixels
         self.nest = site.loop((samples, groups))
 
@@ -246,14 +279,7 @@ def _group_norm_backward(
                 h = h * n.load(weight, at[1:2]).to(to)
             return h, (n.load(input, at).to(to) - m) * r
 
-        h, x = parts(over.stage())
-        sums = n.reduce("sum", h), n.reduce("sum", h * x)
-        n.stage()
-        a, b = (s / n.count(over.count, to) for s in sums)
-        at = over.stage()
-        h, x = parts(at)
-        n.store(dx, at, r * (h - a - x * b))
-        n.done()
+        _row_gradient(n, over, parts, r, dx, to)
     if site.output(1) is None and site.output(2) is None:
         return
     over = Over(site, input, _channels(site, input))

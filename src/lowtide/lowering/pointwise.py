@@ -8,9 +8,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from lowtide.lowering.scalars import FLOATS, Number, Scalar, where
-from lowtide.lowering.site import Refused
-from lowtide.lowering.table import pointwise
+from lowtide.ir.graph import Arg
+from lowtide.ir.index import add, modulo
+from lowtide.lowering.scalars import FLOATS, Number, Scalar, computed_in, where
+from lowtide.lowering.site import Refused, Site
+from lowtide.lowering.table import pointwise, register
 
 Operand = Scalar | Number
 
@@ -130,6 +132,83 @@ def _logaddexp(x: Scalar, y: Scalar) -> Scalar:
 pointwise(_logaddexp, "logaddexp.default")
 
 
+def _logaddexp2(x: Scalar, y: Scalar) -> Scalar:
+    m = x.max(y)
+    same = x.of("abs").test("isinf") & x.equals(y)
+    return where(same, x, m + (-(x - y).of("abs")).of("exp2").of("log1p") * (1 / math.log(2)))
+
+
+pointwise(_logaddexp2, "logaddexp2.default")
+pointwise(lambda x, y: where(x.equals(0), y, where(x > 0, x.same(1), 0)), "heaviside.default")
+pointwise(lambda x, e: x * e.of("exp2"), "ldexp.Tensor")
+pointwise(lambda x: where(x.differs(x), x, where(x < 0, x.same(math.pi), 0)), "angle.default")
+pointwise(lambda x: x.equals(math.inf) if x.dtype in FLOATS else x.differs(x), "isposinf.default", computed="own")
+pointwise(lambda x: x.equals(-math.inf) if x.dtype in FLOATS else x.differs(x), "isneginf.default", computed="own")
+
+
+def _logit(x: Scalar, eps: float | None = None) -> Scalar:
+    if eps is not None:
+        x = where(x < eps, eps, where(x > 1 - eps, 1 - eps, x))
+    return (x / (1 - x)).of("log")
+
+
+def _logit_backward(g: Scalar, x: Scalar, eps: float | None = None) -> Scalar:
+    low, high = (0.0, 1.0) if eps is None else (eps, 1 - eps)
+    outside = (x < low) | (x > high)
+    return where(outside, 0.0 if eps is not None else math.nan, g / (x * (1 - x)))
+
+
+def _entropy(x: Scalar) -> Scalar:
+    return where(x.differs(x), x, where(x > 0, -x * x.of("log"), where(x.equals(0), x.same(0), -math.inf)))
+
+
+def _sinc(x: Scalar) -> Scalar:
+    y = x * math.pi
+    return where(x.equals(0), x.same(1), y.of("sin") / y)
+
+
+pointwise(_logit, "logit.default")
+pointwise(_logit_backward, "logit_backward.default")
+pointwise(_entropy, "special_entr.default")
+pointwise(_sinc, "sinc.default")
+
+
+@register("pointwise", "addr.default")
+def _addr(site: Site, self: Arg, vec1: Arg, vec2: Arg, *, beta: Number = 1, alpha: Number = 1) -> None:
+    out = site.output()
+    if out is None:
+        return
+    n = site.loop()
+    i, j = n.stage(*site.size(out))
+    to = site.dtype(out)
+    if to == "bool":
+        raise Refused("adds truth values")
+    given = (n.load(vec1, [i]), n.load(vec2, [j]), n.spread(self, [i, j]))
+    a, b, c = (v.to(to).to(computed_in(to)) for v in given)
+    v = _scaled(a, alpha) * b
+    n.store(out, (i, j), v if beta == 0 else _scaled(c, beta) + v)
+    n.done()
+
+
+@register("pointwise", "linalg_cross.default")
+def _cross(site: Site, self: Arg, other: Arg, *, dim: int = -1) -> None:
+    out = site.output()
+    if out is None:
+        return
+    size = site.size(out)
+    d = dim % len(size)
+    n = site.loop()
+    at = list(n.stage(*size))
+
+    def turned(x: Arg, by: int) -> Scalar:
+        place = [*at[:d], modulo(add(at[d], by), 3, n.b.ranges), *at[d + 1 :]]
+        v = n.spread(x, place)
+        return v.to(computed_in(v.dtype))
+
+    n.store(out, at, turned(self, 1) * turned(other, 2) - turned(self, 2) * turned(other, 1))
+    n.done()
+
+
 def _xlogy(x: Operand, y: Operand) -> Scalar:
     like = x if isinstance(x, Scalar) else y
     assert isinstance(like, Scalar)
@@ -204,15 +283,24 @@ pointwise(lambda x, a, b, value=1: x + _scaled(a * b, value), "addcmul.default")
 pointwise(lambda x, a, b, value=1: x + _scaled(a, value) / b, "addcdiv.default")
 
 
+_GREATEST = {"f64": 1.7976931348623157e308, "f32": 3.4028234663852886e38, "bf16": 3.3895313892515355e38, "f16": 65504.0}
+
+
+@register("pointwise", "nan_to_num.default")
 def _nan_to_num(
-    x: Scalar, nan: Number | None = None, posinf: Number | None = None, neginf: Number | None = None
-) -> Scalar:
-    if x.dtype != "f32":
-        raise Refused("replaces infinities of another dtype than f32")
-    greatest = 3.4028234663852886e38
-    y = where(x.differs(x), 0.0 if nan is None else nan, x)
-    y = where(x.equals(math.inf), greatest if posinf is None else posinf, y)
-    return where(x.equals(-math.inf), -greatest if neginf is None else neginf, y)
-
-
-pointwise(_nan_to_num, "nan_to_num.default")
+    site: Site, self: Arg, nan: Number | None = None, posinf: Number | None = None, neginf: Number | None = None
+) -> None:
+    out = site.output()
+    if out is None:
+        return
+    n = site.loop()
+    at = n.stage(*site.size(out))
+    x = n.load(self, at)
+    greatest = _GREATEST.get(x.dtype)
+    if greatest is not None:
+        x = x.to(computed_in(x.dtype))
+        y = where(x.differs(x), 0.0 if nan is None else nan, x)
+        y = where(x.equals(math.inf), greatest if posinf is None else posinf, y)
+        x = where(x.equals(-math.inf), -greatest if neginf is None else neginf, y)
+    n.store(out, at, x)
+    n.done()

@@ -171,8 +171,8 @@ def _gathered(site: Site, axes: Sequence[_Axis], share: Share) -> None:
     n.done()
 
 
-def scatter_planes(site: Site, grad_output: Arg, indices: Arg, rank: int) -> None:
-    """The gradient goes to the position in its plane that was noted for it."""
+def scatter_planes(site: Site, grad_output: Arg, indices: Arg, rank: int, *, add: bool = True) -> None:
+    """What was chosen goes back to the position in its plane that was noted for it."""
     out = site.output()
     if out is None:
         return
@@ -183,7 +183,7 @@ def scatter_planes(site: Site, grad_output: Arg, indices: Arg, rank: int) -> Non
         at = [*n.rows, *n.stage(*part[-rank:])]
         to = n.checked(n.load(indices, at), math.prod(plane))
         g = n.load(grad_output, at)
-        n.store(held, [*n.rows, *spread_out(to, plane)], g.to(computed_in(g.dtype)), add=True)
+        n.store(held, [*n.rows, *spread_out(to, plane)], g.to(computed_in(g.dtype)), add=add)
 
     zeros_and(site, range(lead), write)
 
@@ -348,6 +348,24 @@ def _adaptive_max_backward(rank: int) -> Callable[..., None]:
 
 register("pooling", "adaptive_max_pool2d_backward.default")(_adaptive_max_backward(2))
 register("pooling", "adaptive_max_pool3d_backward.default")(_adaptive_max_backward(3))
+
+
+register("pooling", "fractional_max_pool2d_backward.default")(
+    lambda site, grad_output, self, kernel_size, output_size, indices: scatter_planes(site, grad_output, indices, 2)
+)
+register("pooling", "fractional_max_pool3d_backward.default")(
+    lambda site, grad_output, self, kernel_size, output_size, indices: scatter_planes(site, grad_output, indices, 3)
+)
+
+
+@register("pooling", "max_unpool2d.default")
+def _unpool(site: Site, self: Arg, indices: Arg, output_size: Arg) -> None:
+    scatter_planes(site, self, indices, 2, add=False)
+
+
+@register("pooling", "max_unpool3d.default")
+def _unpool3d(site: Site, self: Arg, indices: Arg, output_size: Arg, stride: Arg, padding: Arg) -> None:
+    scatter_planes(site, self, indices, 3, add=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from lowtide.ir.graph import Arg, Ref
 from lowtide.ir.symbolic import Dim
 from lowtide.lowering.scalars import FLOATS, Scalar, computed_in, where
 from lowtide.lowering.site import Nest, Refused, Site
-from lowtide.lowering.table import register
+from lowtide.lowering.table import promoted, register
 
 
 def axes(dim: Arg, rank: int) -> tuple[int, ...]:
@@ -270,8 +270,6 @@ def softmax_rows(site: Site, x: Arg, dim: int, log: bool, *, safe: bool = False)
     out = site.output()
     if out is None:
         return
-    if not site.size(x):
-        raise Refused("has no dimension")
     to = computed_in(site.dtype(out))
     over = Over(site, x, axes(dim, _rank(site, x)))
     n = over.nest
@@ -308,8 +306,6 @@ def _softmax_backward(log: bool) -> Callable[..., None]:
         out = site.output()
         if out is None:
             return
-        if not site.size(output):
-            raise Refused("has no dimension")
         to = computed_in(site.dtype(output))
         over = Over(site, output, axes(dim, _rank(site, output)))
         n = over.nest
@@ -326,3 +322,70 @@ def _softmax_backward(log: bool) -> Callable[..., None]:
 
 register("reduction", "_softmax_backward_data.default")(_softmax_backward(False))
 register("reduction", "_log_softmax_backward_data.default")(_softmax_backward(True))
+
+
+@register("reduction", "norm.ScalarOpt_dim")
+def _norm_along(site: Site, self: Arg, p: float | None, dim: Arg, keepdim: bool = False) -> None:
+    _norm(site, self, 2 if p is None else p, dim, keepdim)
+
+
+@register("reduction", "aminmax.default")
+def _least_and_greatest(site: Site, self: Arg, *, dim: Arg = None, keepdim: bool = False) -> None:
+    dims = axes(dim, _rank(site, self))
+    _nonempty(site, self, dims)
+    over = Over(site, self, dims)
+    x = over.nest.load(self, over.stage())
+    x = x.to(computed_in(x.dtype))
+    least, most = over.nest.reduce("min", x), over.nest.reduce("max", x)
+    over.nest.stage()
+    over.result(site, 0, least)
+    over.result(site, 1, most)
+    over.done()
+
+
+@register("reduction", "count_nonzero.default", "count_nonzero.dim_IntList")
+def _count(site: Site, self: Arg, dim: Arg = None) -> None:
+    over = Over(site, self, axes(dim, _rank(site, self)))
+    x = over.nest.load(self, over.stage())
+    total = over.nest.reduce("sum", x.to(computed_in(x.dtype)).differs(0).to("i64"))
+    over.nest.stage()
+    over.result(site, 0, total)
+    over.done()
+
+
+@register("reduction", "nansum.default")
+def _sum_of_numbers(site: Site, self: Arg, dim: Arg = None, keepdim: bool = False, *, dtype: Arg = None) -> None:
+    to = computed_in(site.dtype(Ref(str(site.op.outputs[0]))))
+    over = Over(site, self, axes(dim, _rank(site, self)))
+    x = over.nest.load(self, over.stage()).to(to)
+    total = over.nest.reduce("sum", where(x.differs(x), 0, x))
+    over.nest.stage()
+    over.result(site, 0, total)
+    over.done()
+
+
+@register("reduction", "isin.Tensor_Tensor")
+def _among(site: Site, elements: Arg, test_elements: Arg, *, assume_unique: bool = False, invert: bool = False) -> None:
+    out = site.output()
+    if out is None:
+        return
+    n = site.loop(site.size(elements))
+    to = computed_in(promoted(site, (elements, test_elements)))
+    at = n.stage(*site.size(test_elements))
+    found = n.reduce("any", n.load(elements, n.rows).to(to).equals(n.load(test_elements, at).to(to)))
+    n.stage()
+    n.store(out, n.rows, ~found if invert else found)
+    n.done()
+
+
+@register("reduction", "trace.default")
+def _trace(site: Site, self: Arg) -> None:
+    out = site.output()
+    if out is None:
+        return
+    n, to = site.loop(), computed_in(site.dtype(out))
+    (k,) = n.stage(min(site.size(self)))
+    total = n.reduce("sum", n.load(self, [k, k]).to(to))
+    n.stage()
+    n.store(out, (), total)
+    n.done()

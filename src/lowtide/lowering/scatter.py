@@ -90,6 +90,8 @@ def _scatter(add: bool, source: Callable[[Site, Nest, Sequence[Dim], Arg], Scala
         d, own, inner = _shape(site, self, index, dim)
 
         def write(n: Nest, held: Ref) -> None:
+            if 0 in site.size(index):
+                return
             at = placed(n, own, n.stage(*inner))
             to = n.checked(n.load(index, at), site.size(self)[d])
             v = source(site, n, at, src)
@@ -178,6 +180,8 @@ def _by_index(
     many = math.prod(site.size(index))
 
     def write(n: Nest, held: Ref) -> None:
+        if not many:
+            return
         (k,) = n.stage(many)
         i = n.load(index, [k] if site.size(index) else [])
         size = site.size(self)[d]
@@ -321,3 +325,28 @@ def _unfold_backward(site: Site, grad_in: Arg, input_sizes: tuple[int, ...], dim
         n.store(held, [*at[:d], add(mul(w, step), k), *at[d + 1 :]], v.to(computed_in(v.dtype)), add=True)
 
     zeros_and(site, own, write)
+
+
+@register("scatter", "masked_scatter_backward.default")
+def _masked_scatter_backward(site: Site, grad_output: Arg, mask: Arg, sizes: tuple[int, ...]) -> None:
+    """The k-th element that the mask takes goes to position k; zeros where it takes no more."""
+    out = site.output()
+    if out is None:
+        return
+    size, whole = site.size(mask), site.size(out)
+    if site.size(grad_output) != size or not size or 0 in size or 0 in whole:
+        raise Refused("has a mask of another size")
+    counts = site.temporary("i64", size)
+    n = site.loop()
+    (k,) = n.stage(math.prod(size))
+    at = spread_out(k, size)
+    n.store(counts, at, n.scan("sum", n.load(mask, at).to("i64")))
+    n.done()
+    n = site.loop()
+    at = n.stage(*whole)
+    n.store(out, at, n.const(computed_in(site.dtype(out)), 0))
+    at = n.stage(*size)
+    here = n.load(mask, at)
+    to = n.checked(where(here, n.load(counts, at) - 1, 0), math.prod(whole))
+    n.store(out, spread_out(to, whole), n.load(grad_output, at), where=here)
+    n.done()

@@ -193,7 +193,7 @@ def _refined(first: Sequence[int], second: Sequence[int]) -> tuple[int, ...] | N
     x, y, out = list(reversed(first)), list(reversed(second)), list[int]()
     while x and y:
         small = min(x[-1], y[-1])
-        if x[-1] % small or y[-1] % small:
+        if not small or x[-1] % small or y[-1] % small:
             return None
         # from the innermost outwards: cut the larger one
         out.append(small)

@@ -400,7 +400,135 @@ def _scatter() -> Iterator[Call]:
     yield "aten.index_put.default", (t(3, 4, 5), [None, torch.tensor([0, -2, 1])], t(), True), {}
 
 
+def _rearranging() -> Iterator[Call]:
+    for d in (F32, BF16):
+        for size, pad in (((2, 3, 7), [2, 3]), ((2, 3, 6, 7), [1, 2, 3, 0]), ((1, 2, 4, 5, 6), [1, 2, 0, 1, 2, 3])):
+            r = len(pad) // 2
+            x = t(*size, dtype=d)
+            for kind in ("reflection", "replication"):
+                y = getattr(torch.ops.aten, f"{kind}_pad{r}d")(x, pad)
+                yield f"aten.{kind}_pad{r}d.default", (x, pad), {}
+                yield f"aten.{kind}_pad{r}d_backward.default", (t(*y.shape, dtype=d), x, pad), {}
+        x = t(4, 6, dtype=d)
+        yield "aten.roll.default", (x, [2, -1], [0, 1]), {}
+        yield "aten.roll.default", (x, [7]), {}
+        yield "aten.tril.default", (x, 1), {}
+        yield "aten.triu.default", (t(2, 4, 6, dtype=d), -1), {}
+        yield "aten.repeat.default", (x, [2, 3, 1]), {}
+        yield "aten.diagonal_copy.default", (t(3, 4, 5, dtype=d), 1, 0, 2), {}
+        yield "aten.diagonal_scatter.default", (t(3, 4, 5, dtype=d), t(4, 3, dtype=d), 1, 0, 2), {}
+        yield "aten.diagonal_backward.default", (t(4, 3, dtype=d), [3, 4, 5], 1, 0, 2), {}
+        yield "aten.diag_embed.default", (t(4, 3, dtype=d), -1, 0, 2), {}
+        yield "aten.block_diag.default", ([t(2, 3, dtype=d), t(4, dtype=d), t(dtype=d)],), {}
+        yield "aten.as_strided_scatter.default", (x, t(2, 3, dtype=d), [2, 3], [7, 2], 1), {}
+        yield "aten.expand_copy.default", (t(1, 3, dtype=d), [4, 2, 3]), {}
+        yield "aten.view_copy.default", (x, [3, 8]), {}
+        yield "aten.narrow_copy.default", (x, 1, 2, 3), {}
+        p = t(2, 3, 7, 8, dtype=d)
+        c = torch.ops.aten.im2col(p, [3, 2], [1, 2], [1, 1], [2, 1])
+        yield "aten.im2col.default", (p, [3, 2], [1, 2], [1, 1], [2, 1]), {}
+        yield "aten.col2im.default", (t(*c.shape, dtype=d), [7, 8], [3, 2], [1, 2], [1, 1], [2, 1]), {}
+    x = t(4, 6)
+    idx = torch.stack([torch.randperm(36)[:6].view(2, 3) for _ in range(2)]).view(1, 2, 2, 3)
+    yield "aten.max_unpool2d.default", (t(1, 2, 2, 3), idx, [6, 6]), {}
+    yield "aten.isin.Tensor_Tensor", (t(4, 5, dtype=I64), t(2, 2, dtype=I64)), {"invert": True}
+    yield "aten.count_nonzero.default", (t(4, 10, dtype=I64),), {}
+    yield "aten.eye.m", (3, 5), {}
+    yield "aten.zero.default", (x,), {}
+    yield "aten.tril.default", (t(4, 4, dtype=I64),), {}
+    yield "aten.nan_to_num.default", (t(24, dtype=F64, edge=True), 1.0), {}
+    m = t(4, 6, dtype=BOOL)
+    yield "aten.masked_scatter_backward.default", (x, m, [30]), {}
+    yield "aten.scatter.src", (t(5, 0), 1, torch.zeros(5, 0, dtype=I64), t(5, 0)), {}
+    yield (
+        "aten._batch_norm_with_update_functional.default",
+        (t(2, 3, 4), t(3), t(3), t(3), t(3, low=0.1), 0.1, 1e-5),
+        {},
+    )
+
+
+def _curves() -> Iterator[Call]:
+    for d in (F32, BF16):
+        yield "aten.mish_backward.default", (t(30, dtype=d), t(30, dtype=d, low=-30, high=30)), {}
+        yield "aten.log_sigmoid_forward.default", (t(30, dtype=d, low=-30, high=30),), {}
+        b = t(30, dtype=d)
+        yield "aten.log_sigmoid_backward.default", (t(30, dtype=d), b, torch.ops.aten.log_sigmoid_forward(b)[1]), {}
+        yield "aten.celu.default", (t(30, dtype=d), 1.5), {}
+        yield "aten._prelu_kernel.default", (t(3, 4, dtype=d), t(1, 4, dtype=d)), {}
+        yield "aten._prelu_kernel_backward.default", (t(3, 4, dtype=d), t(3, 4, dtype=d), t(1, 4, dtype=d)), {}
+        yield "aten.glu.default", (t(4, 6, dtype=d), 1), {}
+        yield "aten.glu_backward.default", (t(2, 6, dtype=d), t(4, 6, dtype=d), 0), {}
+        yield "aten.logaddexp2.default", (t(24, dtype=d, edge=True), t(24, dtype=d)), {}
+        yield "aten.heaviside.default", (torch.tensor([0.0, 1, -1, float("nan"), 0], dtype=d), t(5, dtype=d)), {}
+        yield "aten.ldexp.Tensor", (t(4, 6, dtype=d), t(6, dtype=d)), {}
+        yield "aten.angle.default", (t(24, dtype=d, edge=True),), {}
+        yield "aten.isposinf.default", (t(24, dtype=d, edge=True),), {}
+        yield "aten.isneginf.default", (t(24, dtype=d, edge=True),), {}
+        yield "aten.nan_to_num.default", (t(24, dtype=d, edge=True),), {}
+        u = t(24, dtype=d, low=0.01, high=0.99)
+        yield "aten.logit.default", (u,), {}
+        yield "aten.logit.default", (t(24, dtype=d), 0.1), {}
+        yield "aten.logit_backward.default", (t(24, dtype=d), u, 0.1), {}
+        yield "aten.logit_backward.default", (t(24, dtype=d), u), {}
+        yield "aten.special_entr.default", (t(24, dtype=d, edge=True),), {}
+        yield "aten.sinc.default", (t(24, dtype=d),), {}
+        yield "aten.addr.default", (t(3, 4, dtype=d), t(3, dtype=d), t(4, dtype=d)), {"beta": 0.5, "alpha": 2}
+        yield "aten.linalg_cross.default", (t(4, 3, dtype=d), t(4, 3, dtype=d)), {}
+
+
+def _losses() -> Iterator[Call]:
+    for d in (F32, BF16):
+        y = t(5, 6, dtype=d, low=0, high=1)
+        for red in (0, 1, 2):
+            x = t(5, 6, dtype=d, low=0.05, high=0.95)
+            g = t(5, 6, dtype=d) if red == 0 else t(dtype=d)
+            yield "aten.huber_loss.default", (t(5, 6, dtype=d), y, red, 0.7), {}
+            yield "aten.soft_margin_loss.default", (t(5, 6, dtype=d), y, red), {}
+            yield "aten.binary_cross_entropy.default", (x, y, t(6, dtype=d), red), {}
+            yield (
+                "aten.binary_cross_entropy_with_logits.default",
+                (t(5, 6, dtype=d), y, t(5, 6, dtype=d), t(6, dtype=d, low=0.1), red),
+                {},
+            )
+            yield "aten.mse_loss_backward.default", (g, x, y, red), {}
+            yield "aten.smooth_l1_loss_backward.default", (g, x, y, red, 0.3), {}
+            yield "aten.huber_loss_backward.default", (g, x, y, red, 0.3), {}
+            yield "aten.soft_margin_loss_backward.default", (g, x, y, red), {}
+            yield "aten.binary_cross_entropy_backward.default", (g, x, y, t(6, dtype=d), red), {}
+            sc = t(2, 5, 3, 4, dtype=d)
+            tg = torch.randint(0, 5, (2, 3, 4))
+            tg[0, 0, 0] = -100
+            w = t(5, dtype=d, low=0.1)
+            r = torch.ops.aten.nll_loss2d_forward(sc, tg, w, red, -100)
+            yield "aten.nll_loss2d_forward.default", (sc, tg, w, red, -100), {}
+            yield "aten.nll_loss2d_backward.default", (t(*r[0].shape, dtype=d), sc, tg, w, red, -100, r[1]), {}
+            yield (
+                "aten.nll_loss_forward.default",
+                (t(4, 6, dtype=d), torch.tensor([0, 5, 2, -100]), None, red, -100),
+                {},
+            )
+        yield "aten.nll_loss_forward.default", (t(6, dtype=d), torch.tensor(3), None, 1, -100), {}
+
+
+def _more_rows() -> Iterator[Call]:
+    for d in (F32,):
+        yield "aten._softmax.default", (t(dtype=d), 0, False), {}
+        yield "aten._softmax_backward_data.default", (t(dtype=d), t(dtype=d), 0, d), {}
+        yield "aten._log_softmax.default", (t(dtype=d), 0, False), {}
+        yield "aten.norm.ScalarOpt_dim", (t(4, 5, dtype=d), 3, [1], True), {}
+        yield "aten.aminmax.default", (t(40, dtype=d, edge=True),), {}
+        yield "aten.aminmax.default", (t(4, 10, dtype=d),), {"dim": 0, "keepdim": True}
+        yield "aten.count_nonzero.dim_IntList", (t(4, 10, dtype=d), [1]), {}
+        yield "aten.nansum.default", (t(4, 10, dtype=d, edge=True), [0]), {}
+        yield "aten.trace.default", (t(4, 10, dtype=d),), {}
+        x, mean, variance = t(2, 3, 4, dtype=d), t(3, dtype=d), t(3, low=0.1, dtype=d)
+        yield "aten._native_batch_norm_legit_no_training.default", (x, None, None, mean, variance, 0.1, 1e-5), {}
+        yield "aten.linspace.default", (-1.5, 3, 7), {"dtype": d}
+        yield "aten.arange.start_step", (0.5, 4, 0.3), {"dtype": d}
+
+
 SECTIONS = {
     "unary": _unary, "binary": _binary, "several": _several, "reductions": _reductions, "rows": _rows,
     "movement": _movement, "indexing": _indexing, "pooling": _pooling, "scatter": _scatter,
+    "rearranging": _rearranging, "curves": _curves, "losses": _losses, "more rows": _more_rows,
 }  # fmt: skip
