@@ -323,7 +323,7 @@ class _Writer(Text):
         across = self.driver_number(self.outer[last])
         given = "".join(f"(void*)b{k}, " for k in range(len(self.loop.dtypes)))
         given += "(void*)&failed, " if self.loop.checks else ""
-        most = self.tile if self.lasting else across
+        most = self.tile if self.lasting else 0
         return [
             f"  const i64 width = tile_width({most}, {across}, {units}, {work});",
             f"  void* const C[] = {{{given}(void*)&width}};",

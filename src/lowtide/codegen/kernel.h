@@ -192,9 +192,15 @@ FN void share(Part part, const i64* P, void* const* B, i64 n, i64 work) {
   }
 }
 
-// How many columns a tile has: at most about ``most``; as many tiles for each thread, where there are few.
+// How many columns a tile has: at most about ``most``; as many tiles for each thread, where there are few. Where nothing
+// limits them (0), as few tiles as the threads allow.
 FN i64 tile_width(i64 most, i64 columns, i64 others, i64 work) {
   const i64 threads = work < 32768 ? 1 : omp_get_max_threads();
+  if (most == 0) {
+    i64 width = columns / 16 * 16 + 16;
+    while (width > 16 && others * ((columns + width - 1) / width) < threads) width = (width / 2 + 15) / 16 * 16;
+    return width;
+  }
   i64 tiles = most < columns ? (columns + most - 1) / most : 1;
   if (others * tiles < 4 * threads && others < threads) tiles = (tiles + threads - 1) / threads * threads;
   return ((columns + tiles - 1) / tiles + 15) / 16 * 16 + 16 * (columns == 0);

@@ -146,3 +146,25 @@ def test_rows_are_added_where_an_index_says(width: int):
     rng = np.random.default_rng(0)
     buffers = [rng.integers(0, 9, 200), rng.normal(size=200 * width).astype("f4"), np.zeros(9 * width, "f4")]
     compare(b.build(), buffers, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.spec("IR-37")
+def test_running_results_along_rows_and_columns():
+    made: list[tuple[Loop, list[np.ndarray]]] = []
+    rng = np.random.default_rng(0)
+    for dtype in ("i32", "f32"):
+        for kind in ("sum", "prod", "max", "min"):
+            for stride in ((40, 1), (1, 30)):
+                b = LoopBuilder((30,))
+                b.inputs, b.outputs = [dtype], [dtype]
+                (r,) = b.stage((40,))
+                at = flatten((*b.rows, r), stride)
+                b.store(1, at, b.scan(kind, b.load(0, dtype, at)))
+                x = rng.integers(-9, 9, 1200).astype(NUMPY[dtype]) if dtype == "i32" else rng.normal(size=1200)
+                x = x.astype(NUMPY[dtype])
+                if dtype == "f32":
+                    x[37] = np.nan
+                made.append((b.build(), [x, np.zeros_like(x)]))
+    kernels.finish(kernels.start(kernel_sources([kernel(loop) for loop, _ in made], 2)))
+    for loop, buffers in made:
+        compare(loop, buffers, rtol=0 if loop.inputs == ("i32",) else 1e-5, atol=1e-6)
