@@ -17,7 +17,7 @@ constexpr i64 kAbove[] = {10, 10, 10, 10, 10, 10};
 constexpr const char *kDescents[] = {"0TOL", "0TWA", "0TOL"};
 constexpr i64 kDescentsAbove[] = {4, 6, 9};
 constexpr i64 kMostRows = 600, kNodesPerRow = 60, kRounds = 6;  // as in windows.py
-constexpr i64 kGreedy = 2, kClose = 200, kMeet = 60'000, kMany = 600'000, kSpare = 200, kPatience = 4;  // as in replan.py
+constexpr i64 kGreedy = 2, kClose = 200, kMeet = 60'000, kMany = 600'000, kSpare = 200;  // as in replan.py
 
 i64 gcd_of(i64 a, i64 b) { return std::gcd(a, b); }
 
@@ -90,7 +90,6 @@ class Cliques {
     bool descend(i64 capacity, std::vector<i64> &offsets) const {
         const i64 n = buffers.size(), room = align_up(capacity, grain_) / unit;
         std::vector<i64> least(n), left(sections_), open(n);
-        std::vector<std::uint8_t> late(n);  // too high for now: what is below it has to be placed first
         std::iota(open.begin(), open.end(), 0);
         std::sort(open.begin(), open.end(), [&](i64 a, i64 b) { return rank_[a] < rank_[b]; });
         for (i64 i = 0; i < n; ++i)
@@ -100,24 +99,17 @@ class Cliques {
             return least[i] <= room - most && least[i] * unit + real_[i] <= capacity;
         };
         offsets.assign(n, 0);
-        i64 refused = 0;
         while (!open.empty()) {
-            i64 place = -1;
-            for (std::size_t k = 0; k < open.size(); ++k)
-                if (!late[open[k]] && (place < 0 || least[open[k]] < least[open[place]])) place = k;
-            if (place < 0) return false;
+            std::size_t place = 0;
+            for (std::size_t k = 1; k < open.size(); ++k)
+                if (least[open[k]] < least[open[place]]) place = k;
             const i64 i = open[place], top = least[i] + size_[i];
-            if (!fits(i)) {
-                if (++refused > n / kPatience) return false;
-                late[i] = 1;
-                continue;
-            }
+            if (!fits(i)) return false;  // whatever is placed before it now lifts it by all that it takes out of the way
             offsets[i] = least[i] * unit;
             for (i64 s = lo_[i]; s < hi_[i]; ++s) left[s] -= size_[i];
             open.erase(open.begin() + place);
             for (const i64 j : open) {
                 if (lo_[j] >= hi_[i] || lo_[i] >= hi_[j]) continue;
-                late[j] = 0;
                 if (least[j] < top) least[j] = align_up(top, alignment_[j]);
             }
         }

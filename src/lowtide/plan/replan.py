@@ -33,7 +33,6 @@ _CLOSE = 200  # within a 200th of the bound nothing more is tried
 _NODES, _LEAST = 7, 6000  # of the search: per buffer, and at least
 _SPARE = 200  # nodes of each try, over one per buffer and an eighth
 _MEET, _MANY = 60_000, 600_000  # pairs alive at once; with more the search is dear: the last resort, or left out
-_PATIENCE = 4  # a descent ends where more than a quarter of the buffers came too late
 # Descents and tries that follow: rule and order, how many thousandths above the bound each aims. One alone misses some shapes.
 _DESCENTS = (("lowest:TOL", 4), ("lowest:TWA", 6), ("lowest:TOL", 9))  # the first alone where a search follows
 _TRIES = (
@@ -168,38 +167,31 @@ def _descents(flat: Flat, best: Replanned, near: list[list[int]], many: int) -> 
 
 
 def _descend(sections: Sections, near: list[list[int]], capacity: int) -> list[int] | None:
-    """Lowest offsets first, in the first order, and never back; None where that leaves something too high. ``near``: rows
-    that meet each row. What is too high for now waits until something beside it is placed."""
+    """Lowest offsets first, in the first order, and never back; None where that leaves something too high: whatever is
+    placed before it then lifts it by all that it takes out of the way. ``near``: rows that meet each row."""
     rank, size, lo, hi = sections.ranks[0], sections.size, sections.lo, sections.hi
     count, room, limits = len(size), sections.room(capacity), sections.limits(capacity)
     left = [0] * sections.sections  # bytes that are still to be placed
     for i in range(count):
         for s in range(lo[i], hi[i]):
             left[s] += size[i]
-    least, placed, late, refused = [0] * count, [False] * count, [False] * count, 0
+    least, placed = [0] * count, [False] * count
     heap = [(0, rank[i], i) for i in range(count)]
     heapify(heap)
     while heap:
         at, _, i = heappop(heap)
-        if placed[i] or late[i] or at != least[i]:
+        if placed[i] or at != least[i]:
             continue
         if at > limits[i] or at > room - max(left[lo[i] : hi[i]]):
-            refused += 1
-            if refused > count // _PATIENCE:
-                return None
-            late[i] = True
-            continue
+            return None
         placed[i], top = True, at + size[i]
         for s in range(lo[i], hi[i]):
             left[s] -= size[i]
         for j in near[i]:
-            if placed[j] or (least[j] >= top and not late[j]):
-                continue
-            if least[j] < top:
+            if not placed[j] and least[j] < top:
                 least[j] = align_up(top, sections.alignment[j])
-            late[j] = False
-            heappush(heap, (least[j], rank[j], j))
-    return [x * sections.unit for x in least] if all(placed) else None
+                heappush(heap, (least[j], rank[j], j))
+    return [x * sections.unit for x in least]
 
 
 def _dive(flat: Flat, best: Replanned, nodes: int) -> Replanned:
