@@ -152,7 +152,7 @@ class Stage:
     def ordered(self) -> bool:
         """Whether its points must come one after the other: a running reduction, or writes to elements that are added
         to or looked up, where several points may meet."""
-        return any(x.ordered for x in self.body)
+        return bool(self.inner) and any(x.ordered for x in self.body)
 
 
 @dataclass(frozen=True)
@@ -201,8 +201,8 @@ class Loop:
     @property
     def pointwise(self) -> bool:
         """One pass, nothing reduced: every point by itself."""
-        plain = not self.outer and len(self.stages) == 1 and not self.stages[0].ordered
-        return plain and all(x.op != "reduce" for x in self.body)
+        plain = all(x.op != "reduce" and not x.ordered for x in self.body)
+        return not self.outer and len(self.stages) == 1 and plain
 
     def ranges(self, stage: int) -> dict[str, int]:
         """Range of every variable that indices in a stage may name (static loops)."""

@@ -23,7 +23,7 @@ Names = Mapping[str, Dim]
 @lru_cache(maxsize=4096)
 def normalise(loop: Loop) -> Loop:
     """All of it, in the order in which it pays."""
-    return merge(reorder(drop_single(split(loop))))
+    return merge(reorder(settle(drop_single(split(loop)))))
 
 
 def reindexed(
@@ -120,6 +120,20 @@ def drop_single(loop: Loop) -> Loop:
     outer, rows = kept(_plain(loop.outer), "i")
     done = [kept(_plain(s.inner), "r") for s in loop.stages]
     return reindexed(loop, outer, rows, [d[0] for d in done], [d[1] for d in done])
+
+
+def settle(loop: Loop) -> Loop:
+    """Reductions over a single point are the value itself, and the position of an extreme there is 0."""
+    stages = tuple(s if s.inner else Stage((), tuple(map(_settled, s.body))) for s in loop.stages)
+    return loop if stages == loop.stages else Loop(loop.outer, stages, loop.inputs, loop.outputs)
+
+
+def _settled(x: Instr) -> Instr:
+    if x.op not in ("reduce", "scan"):
+        return x
+    if str(x.attr).startswith("arg"):
+        return Instr("const", x.dtype, attr="0")
+    return Instr("cast", x.dtype, x.args)
 
 
 def _strides(bodies: Sequence[Stage], names: Sequence[str]) -> dict[str, tuple[int, int, int]]:

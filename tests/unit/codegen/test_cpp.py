@@ -18,7 +18,7 @@ from lowtide.core import native
 from lowtide.ir.build import LoopBuilder
 from lowtide.ir.index import flatten
 from lowtide.ir.interpret import interpret
-from lowtide.ir.loops import Loop
+from lowtide.ir.loops import Loop, parse_loop
 from lowtide.runtime import kernels
 
 pytestmark = pytest.mark.skipif(native.compiler() is None, reason="needs a C++ compiler")
@@ -124,3 +124,15 @@ def test_an_index_out_of_range_is_reported_and_not_followed():
         assert f(numbers, *(x.ctypes.data for x in buffers)) == expected
         if not expected:
             np.testing.assert_array_equal(buffers[2], [0, 3, 1])
+
+
+@pytest.mark.spec("IR-31")
+def test_what_a_stage_of_one_point_loads_is_there_for_later_stages():
+    summed = "  stage []\n    v0: f32 = load 0 [0]\n    v1: f32 = reduce sum v0\n"
+    added = "  stage []\n    v2: i64 = load 1 [0]\n    v3: f32 = accumulate 2 [v2] v1\n"
+    used = "  stage []\n    v4: i64 = add v2 v2\n    v5: f32 = mul v0 v1\n    v6: f32 = store 2 [v4] v5\n"
+    loop = parse_loop(f"loop [] in(f32, i64) out(f32)\n{summed}{added}{used}")
+    kernels.finish(kernels.start(kernel_sources([kernel(loop)], 1)))
+    out = np.zeros(3, "f4")
+    call(loop, [np.full(1, 3, "f4"), np.full(1, 1, "i8"), out])
+    assert out.tolist() == [0, 3, 9]

@@ -131,3 +131,20 @@ def test_a_stage_of_one_point_reduces_to_its_value():
     v = b.const("f32", 2.0)
     assert b.reduce("sum", v) == v
     assert b.body[b.reduce("argmax", v)].attr == "0"
+
+
+def test_reductions_of_one_point_and_writes_that_cannot_meet_are_plain():
+    loop = parse_loop(
+        "loop [] in(bool, f32) out(f32)\n"
+        "  stage [1]\n    v0: bool = load 0 [r0]\n    v1: i64 = cast v0\n    v2: i64 = reduce sum v1\n"
+        "  stage [1]\n    v3: i64 = index [v2]\n    v4: f32 = load 1 [0]\n    v5: f32 = accumulate 2 [(v3+-1)] v4\n"
+    )
+    settled = normalise(loop)
+    assert not any(x.op == "reduce" for x in settled.body)
+    assert not any(s.ordered for s in settled.stages) and loop.stages[1].ordered
+    assert not settled.pointwise
+    for buffers in ([np.array([True]), np.float32([2.0]), np.float32([1.0])],):
+        expected = [b.copy() for b in buffers]
+        interpret(loop, expected)
+        interpret(settled, buffers)
+        assert buffers[2][0] == expected[2][0] == 3.0
