@@ -442,7 +442,7 @@ def page(found: dict[str, dict[str, Any]]) -> str:
         + ", ".join(f"{n} samples in {str(d).removeprefix('torch.')}" for d, n, _ in PLAN)
         + "; gradients in the floating ones.",
         "",
-        f"{len(found)} entries; {tried['forward']} samples forward, {tried['backward']} backward.",
+        f"{len(found)} of {len(op_db)} entries are in; {tried['forward']} samples forward, {tried['backward']} backward.",
         "",
         "| entries | forward | backward | meaning |",
         "|---|---|---|---|",
