@@ -49,7 +49,7 @@ class _Sections(ctypes.Structure):
 
 
 def library(*, long: bool = False) -> ctypes.CDLL | None:
-    """The loaded library, or None. ``long``: the build for searches of seconds, twice as fast and more than twice as long to make."""
+    """The loaded library, or None. ``long``: the build for searches of seconds; twice as fast, and it takes longer to make."""
     found = native.opened(LONG_SEARCH if long else SEARCH)[0]
     if found is not None:
         found.lowtide_place.restype = ctypes.c_int64
