@@ -26,7 +26,7 @@ from lowtide.executor.plans import Policy
 from lowtide.executor.run import Executor
 from lowtide.frontend.batch_norm import unfold_batch_norm
 from lowtide.frontend.convolution import channels_last
-from lowtide.frontend.copies import drop_copies
+from lowtide.frontend.copies import drop_copies, own_storages
 from lowtide.frontend.fx_import import import_graph
 from lowtide.frontend.loss import split_cross_entropy
 from lowtide.frontend.partition import partition
@@ -150,6 +150,7 @@ def simplify(gm: torch.fx.GraphModule) -> None:
     channels_last(gm)
     unfold_batch_norm(gm)
     drop_copies(gm)
+    own_storages(gm)
 
 
 def build_planned(

@@ -1,9 +1,13 @@
-"""Copies that copy nothing but bytes.
+"""Copies: those that copy nothing but bytes go, and those of a whole storage under a view become ones of the view.
 
 Comes in: a captured graph without mutation (but for ``copy_`` to its inputs at the end). Goes out: the same graph, changed
 in place. Dropout that is off, ``contiguous`` and ``to`` leave ``clone`` behind. Promised: one goes only where nobody can
 tell: its result has the strides of what it copies, which the graph itself computed, and neither it nor a view of it is
 returned, so nothing outside is given an alias that it did not have.
+
+To change a part of a tensor without touching it (``slice_scatter`` and its like), ATen copies the whole storage that it
+stands on. Promised: after ``own_storages`` no such operation reads a view whose size is known, so that what it copies is what
+its result needs.
 """
 
 from __future__ import annotations
@@ -13,9 +17,14 @@ import operator
 import torch
 from torch import fx
 
+from lowtide.frontend.made import call
 from lowtide.torch_compat import OpOverload, schema_views
 
 aten = torch.ops.aten
+_WHOLE = (
+    aten.copy.default, aten.slice_scatter.default, aten.select_scatter.default, aten.diagonal_scatter.default,
+    aten.as_strided_scatter.default,
+)  # fmt: skip
 
 
 def drop_copies(gm: fx.GraphModule) -> None:
@@ -28,6 +37,29 @@ def drop_copies(gm: fx.GraphModule) -> None:
         gm.graph.erase_node(node)
     if needless:
         gm.recompile()
+
+
+def own_storages(gm: fx.GraphModule) -> None:
+    """Where a part of a view is to be changed, a copy of the view to change instead."""
+    changed = False
+    for node in list(gm.graph.nodes):
+        view = node.args[0] if node.target in _WHOLE else None
+        if not isinstance(view, fx.Node) or _base(view) is None or not _static(view.meta["val"]):
+            continue
+        value = view.meta["val"]
+        with gm.graph.inserting_before(node):
+            form = {"dtype": value.dtype, "device": value.device}
+            own = call(gm.graph, node, aten.new_empty_strided.default, view, [*value.shape], [*value.stride()], **form)
+            if node.target is not aten.copy.default:  # that one changes all of it
+                own = call(gm.graph, node, aten.copy.default, own, view)
+        node.update_arg(0, own)
+        changed = True
+    if changed:
+        gm.recompile()
+
+
+def _static(value: torch.Tensor) -> bool:
+    return all(isinstance(n, int) for n in (*value.shape, *value.stride()))
 
 
 def _mutates(node: fx.Node) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from lowtide.frontend.copies import drop_copies
+from lowtide.frontend.copies import drop_copies, own_storages
 from lowtide.frontend.loss import shrink_cross_entropy
 from lowtide.frontend.redraw import unwrap_draws
 from lowtide.torch_compat import (
@@ -42,6 +42,7 @@ _BATCH_NORM = torch.ops.aten._native_batch_norm_legit_functional.default
 def partition(joint: fx.GraphModule, inputs: Any, **given: Any) -> tuple[fx.GraphModule, fx.GraphModule]:
     """Split ``joint``; ``given`` are the keyword arguments that AOTAutograd passes to a partition function."""
     drop_copies(joint)
+    own_storages(joint)
     _forget_running_statistics(joint)
     shrink_cross_entropy(joint)
     for node in joint.graph.nodes:

@@ -6,11 +6,11 @@ lifetimes, packers or the order engine, and is quadratic on purpose: for every s
 Clauses: ``missing`` (a storage has no place), ``twice`` (or two), ``undefined`` (read before it is written), ``freed``
 (read after its end), ``overwritten`` (its bytes belong to another storage by now), ``overlap`` (written over a live
 storage), ``inplace`` (takes over a storage that is not its to take, or in a way that its operation cannot), ``bounds``
-(outside its slab), ``misaligned``, ``callee`` (in a slab, but made by an operation that allocates by itself), ``held``
-(slab not held at the time, or kept for the next call with saved tensors in it and not on the CPU), ``device``, ``escape``
-(the caller would keep part of a slab, or keep what is freed), ``input`` (writes to what the caller owns), ``order`` (two
-operations that touch the same mutated bytes, or share an effect, changed places), ``section``, ``promise`` (the bytes held
-at some step differ from the plan's, or lie outside its bounds).
+(outside its slab), ``misaligned``, ``whole`` (in a slab that is copied with it), ``callee`` (in a slab, but made by an
+operation that allocates by itself), ``held`` (slab not held at the time, or kept for the next call with saved tensors in
+it and not on the CPU), ``device``, ``escape`` (the caller would keep part of a slab, or keep what is freed), ``input``
+(writes to what the caller owns), ``order`` (two operations that touch the same mutated bytes, or share an effect, changed
+places), ``section``, ``promise`` (the bytes held at some step differ from the plan's, or lie outside its bounds).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lowtide.core.errors import VerifyError
 from lowtide.ir.graph import Graph, Op, Ref
 from lowtide.ir.loops import Loop
 from lowtide.plan.plan import MemoryPlan, Place
-from lowtide.schedule.schedule import Schedule, Step
+from lowtide.schedule.schedule import Schedule, Step, copied_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,11 @@ def replay(schedule: Schedule, plan: MemoryPlan, *, alignment: int = 64) -> None
     moments = _moments(schedule)
     _check_places(graph, plan)
     _check_kept(plan, moments)
+    for storage in copied_whole(schedule):
+        if (place := plan.place.get(storage)) is not None and place.slab is not None:
+            raise VerifyError(
+                "whole", f"%{storage} lies in a slab, and an operation that reads it copies all of the slab"
+            )
     last_read = _last_reads(graph, moments)
     owner: dict[str, tuple[object, int, int]] = {}  # storage -> container, from, to: what it wrote and still owns
     container_of: dict[str, object] = {}

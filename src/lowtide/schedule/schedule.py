@@ -141,6 +141,23 @@ def _same_place(a: Value, b: Value) -> bool:
 CALL = "call:"
 
 
+# ATen changes a part of a copy of its first argument, and copies all of the storage under it.
+_OF_WHOLE_STORAGES = frozenset(
+    f"aten.{name}.default"
+    for name in ("copy", "slice_scatter", "select_scatter", "diagonal_scatter", "as_strided_scatter")
+)
+
+
+def copied_whole(schedule: Schedule) -> frozenset[str]:
+    """Storages that an operation copies whole, with whatever lies beside the tensor that it reads."""
+    found: set[str] = set()
+    for step in schedule.steps:
+        first = step.op.args[0] if step.op.args and step.loop is None else None
+        if step.op.target in _OF_WHOLE_STORAGES and isinstance(first, Ref):
+            found.add(schedule.graph.value[first.name].storage)
+    return frozenset(found)
+
+
 def memory_graph(schedule: Schedule) -> MemoryGraph:
     """What the order and plan engines see: storages as buffers, steps as nodes, and a ``call:`` node where a section ends.
 

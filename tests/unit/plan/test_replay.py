@@ -80,6 +80,7 @@ DAMAGES: list[tuple[str, str, Damage]] = [
     ("bounds", "before its start", lambda s, p: (s, with_place(p, "h", offset=-64))),
     ("bounds", "fewer bytes than its layout reaches", lambda s, p: (s, with_place(p, "h", nbytes=BYTES - 4))),
     (f"misaligned {APART}", "at an odd offset", lambda s, p: (s, with_place(with_slab(p, nbytes=1 << 20), "h", offset=4100))),
+    ("whole", "read by what copies all of its slab", lambda s, p: (of_target(s, "r", "aten.copy.default"), p)),
     ("callee", "no out= form", lambda s, p: (facts_of(s, "h", OpFacts()), p)),
     ("callee", "results are copied", lambda s, p: (facts_of(s, "h", replace(MATRIX, restride=(0,))), p)),
     ("held", "slab given back too early", lambda s, p: (s, with_slab(p, end=p.slabs[0].end - 1))),
@@ -107,6 +108,11 @@ DAMAGES: list[tuple[str, str, Damage]] = [
 
 def in_section(made: Schedule, name: str, section: int) -> Schedule:
     return replace(made, steps=tuple(replace(s, section=section) if s.op.name == name else s for s in made.steps))
+
+
+def of_target(made: Schedule, name: str, target: str) -> Schedule:
+    changed = [replace(s, op=replace(s.op, target=target)) if s.op.name == name else s for s in made.steps]
+    return replace(made, steps=tuple(changed))
 
 
 def facts_of(made: Schedule, name: str, facts: OpFacts) -> Schedule:

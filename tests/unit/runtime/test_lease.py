@@ -170,7 +170,7 @@ def test_what_a_hook_keeps_outlives_the_backward_of_its_own_iteration(slabs):
         loss.backward()
         del loss
         for p, want in zip(module.parameters(), wanted, strict=True):
-            torch.testing.assert_close(p.grad, want)
+            torch.testing.assert_close(p.grad, want, rtol=1e-4, atol=1e-4)
         assert kept and all(torch.equal(unpack(held), before) for held, before in kept), what
 
 
@@ -187,7 +187,7 @@ def test_the_ordinary_backward_overwrites_what_it_may():
             loss = compiled(x).sum()
         loss.backward()
         for p, want in zip(module.parameters(), wanted, strict=True):
-            torch.testing.assert_close(p.grad, want)
+            torch.testing.assert_close(p.grad, want, rtol=1e-4, atol=1e-4)
         return sum(len(r.planned) for r in records())
 
     forget()

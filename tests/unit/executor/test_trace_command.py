@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("torch")
-
 from lowtide.cli.main import BUG, OK, USER, main
 from lowtide.executor import hook, trace
 
