@@ -2,7 +2,8 @@
 
 Comes in: the text of a C++ source whose functions are ``extern "C"``. Goes out: a ``ctypes.CDLL``. Promised: the file
 in the cache is named by a hash of source, flags, compiler and processor, so a stale one is never loaded; it appears by
-an atomic rename, so a half-written one is never loaded either; processes that want the same library wait for one build.
+an atomic rename, so a half-written one is never loaded either; processes that want the same library wait for one build;
+what a killed process leaves behind goes with the next build.
 The cache is ``$LOWTIDE_CACHE_DIR``, else ``$XDG_CACHE_HOME/lowtide``, else ``~/.cache/lowtide``, private to the user.
 """
 
@@ -17,6 +18,8 @@ import stat
 import subprocess
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -123,14 +126,44 @@ def build(source: str, name: str, flags: tuple[str, ...] = FLAGS) -> Path:
 
 
 def _compile(tool: str, source: str, flags: tuple[str, ...], target: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as scratch:
-        code, made = Path(scratch) / "source.cpp", Path(scratch) / "made.so"
+    with _scratch(target.parent) as scratch:
+        code, made = scratch / "source.cpp", scratch / "made.so"
         code.write_text(source, encoding="utf-8")
         out = _run([tool, *flags, "-o", str(made), str(code)])
         if out.returncode != 0 or not made.exists():
             raise BuildError(f"{tool} failed ({out.returncode}) on {target.name}:\n{_tail(out.stdout)}")
         made.chmod(0o700)
         made.replace(target)
+
+
+@contextmanager
+def _scratch(cache: Path) -> Iterator[Path]:
+    """A folder for one build. Those of builds that were killed are removed first: nobody holds their lock any more.
+
+    Folders are made, locked and looked through under one lock, so that none is met between being made and being locked.
+    """
+    from filelock import FileLock, Timeout
+
+    with FileLock(str(cache / "building.lock")):
+        for left in cache.glob(".build-*"):
+            try:
+                with FileLock(str(left / "lock"), timeout=0):
+                    pass
+            except Timeout:
+                continue
+            shutil.rmtree(left, ignore_errors=True)
+        folder = tempfile.TemporaryDirectory(dir=cache, prefix=".build-", ignore_cleanup_errors=True)
+        held = FileLock(str(Path(folder.name) / "lock"))
+        try:
+            held.acquire()
+        except OSError:
+            folder.cleanup()
+            raise
+    try:
+        yield Path(folder.name)
+    finally:
+        held.release()
+        folder.cleanup()
 
 
 def load(source: str, name: str, flags: tuple[str, ...] = FLAGS) -> ctypes.CDLL:

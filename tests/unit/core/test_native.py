@@ -149,25 +149,47 @@ def test_another_compiler_or_processor_builds_anew(cache, tmp_path, monkeypatch)
     native._version.cache_clear()
 
 
-@needs_compiler
-def test_a_killed_builder_leaves_no_lock_and_no_half_library(cache, tmp_path, monkeypatch):
+def _begin_and_wait(cache: Path, tmp_path: Path, monkeypatch, number: int) -> tuple[subprocess.Popen[bytes], Path]:
+    """A process whose compiler hangs until the file that is returned is there."""
     tools = tmp_path / "tools"
     tools.mkdir()
     begun, quick = tmp_path / "begun", tmp_path / "quick"
-    tool = _wrapper(tools, "c++ 1.0", f'if [ ! -e "{quick}" ]; then touch "{begun}"; exec sleep 60; fi')
-    monkeypatch.setenv("CXX", tool)
-    code = f"from lowtide.core import native; native.build({SOURCE % 8!r}, 't')"
-    builder = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
-    for _ in range(600):
+    wait = f'if [ ! -e "{quick}" ]; then touch "{begun}"; while [ ! -e "{quick}" ]; do sleep 0.05; done; fi'
+    monkeypatch.setenv("CXX", _wrapper(tools, "c++ 1.0", wait))
+    code = f"from lowtide.core import native; native.build({SOURCE % number!r}, 't')"
+    environment = {**os.environ, "LOWTIDE_CACHE_DIR": str(cache)}
+    builder = subprocess.Popen([sys.executable, "-c", code], env=environment, start_new_session=True)
+    for _ in range(1200):
         if begun.exists():
             break
         time.sleep(0.05)
     assert begun.exists()
+    return builder, quick
+
+
+@needs_compiler
+def test_a_killed_builder_leaves_nothing_behind(cache, tmp_path, monkeypatch):
+    builder, quick = _begin_and_wait(cache, tmp_path, monkeypatch, 8)
     os.killpg(builder.pid, signal.SIGKILL)
     builder.wait()
     quick.touch()
     assert not list(cache.glob("*.so"))
+    assert len(list(cache.glob(".build-*"))) == 1  # nobody was there to remove it
+    assert native.load(SOURCE % 10, "t").answer(1) == 11  # any other build does
+    assert not list(cache.glob(".build-*"))
     assert native.load(SOURCE % 8, "t").answer(1) == 9
+
+
+@needs_compiler
+def test_the_folder_of_a_build_that_goes_on_is_left_alone(cache, tmp_path, monkeypatch):
+    builder, quick = _begin_and_wait(cache, tmp_path, monkeypatch, 11)
+    (at_work,) = cache.glob(".build-*")
+    monkeypatch.delenv("CXX")
+    assert native.load(SOURCE % 12, "t").answer(1) == 13
+    assert at_work.exists()
+    quick.touch()
+    assert builder.wait() == 0
+    assert len(list(cache.glob("*.so"))) == 2 and not list(cache.glob(".build-*"))
 
 
 @needs_compiler
