@@ -18,7 +18,7 @@ import stat
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
@@ -137,7 +137,7 @@ def _compile(tool: str, source: str, flags: tuple[str, ...], target: Path) -> No
 
 
 @contextmanager
-def _scratch(cache: Path) -> Iterator[Path]:
+def _scratch(cache: Path) -> Generator[Path, None, None]:
     """A folder for one build. Those of builds that were killed are removed first: nobody holds their lock any more.
 
     Folders are made, locked and looked through under one lock, so that none is met between being made and being locked.
