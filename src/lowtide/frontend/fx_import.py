@@ -40,6 +40,16 @@ PLANNED_DEVICES = ("cpu",)
 _UNDECLARED_VIEWS = {"aten._unsafe_view.default": 0}
 _RANDOM = torch.Tag.nondeterministic_seeded
 
+# Normalisations keep mean and deviation (results 1 and 2) in the type of their parameters where that is the wider one.
+# torch's meta functions say the type of the input instead (2.13), half of the bytes and nothing that can be tried alone.
+_STATISTICS = frozenset(
+    (
+        "native_layer_norm", "native_group_norm", "native_batch_norm", "_native_batch_norm_legit",
+        "_native_batch_norm_legit_functional", "_batch_norm_with_update", "_batch_norm_with_update_functional",
+    )
+)  # fmt: skip
+_NARROW = (torch.bfloat16, torch.float16)
+
 
 class Importer:
     """Builds one Graph; used once. ``unbacked``: sizes may depend on data."""
@@ -53,6 +63,7 @@ class Importer:
         self.env: dict[fx.Node, Arg] = {}
         self.saved: dict[str, Arg] = {}
         self.taken: set[str] = set()
+        self.wide: dict[str, torch.dtype] = {}  # storages whose type is not the one that their fake tensors say
 
     def section(self, name: str, gm: fx.GraphModule, kept: int | None) -> Section:
         """``kept``: how many of the returned positions the caller gets; the rest is saved for the next section."""
@@ -83,24 +94,31 @@ class Importer:
         self.taken.add(name)
         return name
 
-    def _define(self, node: fx.Node, val: torch.Tensor, storage: str | None, suffix: str = "") -> Ref:
+    def _define(
+        self, node: fx.Node, val: torch.Tensor, storage: str | None, suffix: str = "", dtype: torch.dtype | None = None
+    ) -> Ref:
+        """``dtype``: the real one, where ``val`` says another; its views say so too."""
+        dtype = self.wide.get(storage or "", dtype)
         if type(val).__name__ != "FakeTensor" or val.layout is not torch.strided or val.is_quantized:
-            kind = type(val).__name__ if val.layout is torch.strided else str(val.layout)
-            raise Unsupported(Reason(f"{node}", f"{kind} values are not planned", origin_of(node).file or None))
+            what = type(val).__name__ if val.layout is torch.strided else str(val.layout)
+            raise Unsupported(Reason(f"{node}", f"{what} values are not planned", origin_of(node).file or None))
         if val.device.type not in PLANNED_DEVICES:
             raise Unsupported(
                 Reason(f"{node}", f"lies on {val.device}; only {', '.join(PLANNED_DEVICES)} is planned so far")
             )
         if not self.unbacked and unbacked(val):
             raise Unsupported(Reason(f"{node.target}", f"the size of its result depends on data ({origin_of(node)})"))
-        if val.dtype not in DTYPES:
-            raise Unsupported(Reason(f"{node}", f"has the dtype {val.dtype}, of which we know no layout"))
+        kind = val.dtype if dtype is None else dtype
+        if kind not in DTYPES:
+            raise Unsupported(Reason(f"{node}", f"has the dtype {kind}, of which we know no layout"))
         name = self._name(node.name + suffix)
         size, stride = tuple(map(dim_of, val.size())), tuple(map(dim_of, val.stride()))
         offset = dim_of(val.storage_offset())
         for d in (*size, *stride, offset):
             self.symbols.update(dict.fromkeys(sorted(symbols_of(d))))
-        layout = Layout(DTYPES[val.dtype], str(val.device), size, stride, offset)
+        if dtype is not None:
+            self.wide[storage or name] = dtype
+        layout = Layout(DTYPES[kind], str(val.device), size, stride, offset)
         self.values[name] = Value(name, layout, storage or name, origin_of(node))
         return Ref(name)
 
@@ -196,8 +214,11 @@ class Importer:
             return (ref.name,), "one"
         if isinstance(val, tuple | list):
             used = {u.args[1] for u in node.users if u.target is operator.getitem}
+            wide = _statistics_dtype(node)
             refs = tuple(
-                self._define(node, v, storage(i), f"_{i}") if isinstance(v, torch.Tensor) and i in used else None
+                self._define(node, v, storage(i), f"_{i}", wide if i in (1, 2) else None)
+                if isinstance(v, torch.Tensor) and i in used
+                else None
                 for i, v in enumerate(val)
             )
             self.env[node] = refs
@@ -225,6 +246,18 @@ class Importer:
         if isinstance(a, torch.memory_format):
             return Atom("format", str(a).removeprefix("torch."))
         raise Unsupported(Reason(f"{node.target}", f"takes a {type(a).__name__} argument ({origin_of(node)})"))
+
+
+def _statistics_dtype(node: fx.Node) -> torch.dtype | None:
+    """The type of a normalisation's mean and deviation where it is not the input's, else None."""
+    target = node.target
+    if not isinstance(target, OpOverload) or target.namespace != "aten":
+        return None
+    if target.overloadpacket.__name__ not in _STATISTICS:
+        return None
+    given = [a.meta.get("val") for a in node.args if isinstance(a, fx.Node)]
+    types = [x.dtype for x in given if isinstance(x, torch.Tensor)]
+    return torch.float32 if types and types[0] in _NARROW and torch.float32 in types[1:] else None
 
 
 def origin_of(node: fx.Node) -> Origin:
