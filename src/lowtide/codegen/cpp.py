@@ -67,6 +67,7 @@ class _Writer(Text):
         self.lasting = shape.lasting(loop)
         self.kept, self.idle = shape.recomputed(loop) if self.shape == "rows" else ({}, set[int]())
         self.keeps = frozenset(self.kept.values())
+        self.folds = shape.folds(loop)  # and the stage of each
         arrays = sum(12 if self.in_runs(n) else 8 for n in self.lasting)
         self.tile = next((t for t in TILES if t * arrays <= KEPT_BYTES), TILES[-1])
         self.elements: dict[int, str] = {}  # loads that read an array instead of a buffer
@@ -342,6 +343,9 @@ class _Writer(Text):
         reduces = [n for n in self.numbers(k) if self.loop.body[n].op == "reduce"]
         if reduces and not stage.ordered:
             self.reduced(k, sizes, reduces, ("0", self.number(sizes[0]) if sizes else ""))
+            for j, n in enumerate(self.folds, self.extra):
+                kind = VALUE[self.loop.body[n].dtype]
+                self.put(f"{kind}* const f{n} = ({kind}*)B[{j}];")
             return
         self.accumulators(reduces)
         self.scans(k)
@@ -349,6 +353,8 @@ class _Writer(Text):
         for j, n in enumerate(sizes):
             if j == len(sizes) - 1 and not stage.ordered:
                 done = self.before(k, f"r{j}")
+        if self.folds:
+            return self.folded()
                 self.simd(k, reduces)
             self.open(f"for (i64 r{j} = 0; r{j} < {self.number(n)}; ++r{j})")
         self.stage_body(k, done)
@@ -364,6 +370,68 @@ class _Writer(Text):
         at, run = _chunked(sizes) if runs else (-1, 0)
         four = at >= 0 and at == len(sizes) - 1 and len(stage.body) <= _SHORT and not any(x.acts for x in stage.body)
         for j, n in enumerate(sizes):
+    def folded(self) -> list[str]:
+        """Sums over the outer points: each block of those sums up what is its own, in order, and the blocks' sums are added
+        up in f64, in order; gives the lines of the driver."""
+        rows = self.product(self.outer)
+        inner = max(shape.total(self.loop.stages[k]) for k in self.folds.values())
+        sizes = {n: [int_of(m) for m in self.loop.stages[k].inner] for n, k in self.folds.items()}
+        kind = {n: VALUE[self.loop.body[n].dtype] for n in self.folds}
+        at = self.begin(f"{_NAME}_block")
+        self.put(f"const i64 blocks = *(const i64*)B[{self.extra + len(sizes)}];")
+        self.put(f"const i64 rows = {self.product_here(self.outer)};")
+        self.open("for (i64 u = lo; u < hi; ++u)")
+        self.put(f"void* C[{self.extra + len(sizes)}];")
+        self.put(f"for (int k = 0; k < {self.extra}; ++k) C[k] = B[k];")
+        for j, n in enumerate(self.folds, self.extra):
+            many = self.product_here(sizes[n])
+            self.put(f"{kind[n]}* const f{n} = ({kind[n]}*)B[{j}] + u * ({many});")
+            self.put(f"for (i64 c = 0; c < {many}; ++c) f{n}[c] = 0;")
+            self.put(f"C[{j}] = f{n};")
+        self.put(f"{_NAME}_part(P, C, rows * u / blocks, rows * (u + 1) / blocks);")
+        self.close()
+        self.end(at)
+        driver: list[str] = []
+        nbytes = " + ".join(f"{self.product(sizes[n])} * sizeof({kind[n]})" for n in self.folds)
+        driver.append(f"  const i64 blocks = fold_blocks({rows}, {nbytes});")
+        for n in self.folds:
+            many = self.product(sizes[n])
+            driver.append(
+                f"  {kind[n]}* const f{n} = ({kind[n]}*)__builtin_alloca(blocks * {many} * sizeof({kind[n]}));"
+            )
+        given = "".join(f"(void*)b{k}, " for k in range(len(self.loop.dtypes)))
+        given += "(void*)&failed, " if self.loop.checks else ""
+        given += "".join(f"(void*)f{n}, " for n in self.folds)
+        driver.append(f"  void* const C[] = {{{given}(void*)&blocks}};")
+        driver.append(f"  share({_NAME}_block, P, C, blocks, {rows} * {self.driver_number(inner)});")
+        for j, n in enumerate(self.folds, self.extra):
+            driver.append(self.combined_folds(j, n, sizes[n]))
+        return driver
+
+    def combined_folds(self, slot: int, n: int, sizes: list[int]) -> str:
+        """The part that adds up the blocks' sums of one fold; gives the driver's line that calls it."""
+        x = self.loop.body[n]
+        kind = VALUE[x.dtype]
+        wide = "double" if x.dtype == "f32" else kind
+        many = self.product_here(sizes)
+        at = self.begin(f"{_NAME}_sum{n}")
+        self.put(f"const i64 blocks = *(const i64*)B[{self.extra + len(self.folds)}];")
+        self.put(f"const {kind}* const f{n} = (const {kind}*)B[{slot}];")
+        self.open(f"for (i64 c = lo; c < hi; c += {DEEP})")
+        self.put(f"const i64 m = lesser<i64>({DEEP}, hi - c);")
+        self.put(f"{wide} s[{DEEP}] = {{}};")
+        self.put(f"for (i64 u = 0; u < blocks; ++u) for (i64 j = 0; j < m; ++j) s[j] += f{n}[u * ({many}) + c + j];")
+        self.open("for (i64 j = 0; j < m; ++j)")
+        for k in range(len(sizes)):
+            below = " * ".join(self.number(m) for m in sizes[k + 1 :])
+            whole = f"(c + j) / ({below})" if below else "(c + j)"
+            self.put(f"const i64 r{k} = {whole if k == 0 else f'{whole} % {self.number(sizes[k])}'};")
+        self.put(f"b{x.attr}[{self.dim(index_of(x), self.loop.ranges(self.folds[n]))}] = ({kind})s[j];")
+        self.close()
+        self.close()
+        self.end(at)
+        return f"  share({_NAME}_sum{n}, P, C, {self.product(sizes)}, blocks * {self.product(sizes)});"
+
             low, high = "0", self.number(n)
             if j == at:
                 self.open(f"for (i64 q = 0; q < {high}; q += {run})")
@@ -564,3 +632,5 @@ def _chunked(sizes: Sequence[int]) -> tuple[int, int]:
             return j, max(1, DEEP // inside)
         inside *= sizes[j]
     raise AssertionError("a sum over no range")
+        elif x.op == "fold":
+            self.put(f"f{n}[{self.position(self.loop.stages[k])}] += v{x.args[0]};")

@@ -97,6 +97,10 @@ class Text:
         """A product of sizes in the function itself."""
         return " * ".join(self.driver_number(n) for n in sizes) or "1"
 
+    def product_here(self, sizes: Sequence[int]) -> str:
+        """A product of sizes in a part."""
+        return " * ".join(self.number(n) for n in sizes) or "1"
+
     def odometer(
         self, letter: str, sizes: Sequence[int], tiles: str | None = None, names: Sequence[str] | None = None
     ) -> None:

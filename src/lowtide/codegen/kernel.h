@@ -205,3 +205,13 @@ FN i64 tile_width(i64 most, i64 columns, i64 others, i64 work) {
   if (others * tiles < 4 * threads && others < threads) tiles = (tiles + threads - 1) / threads * threads;
   return ((columns + tiles - 1) / tiles + 15) / 16 * 16 + 16 * (columns == 0);
 }
+
+// Into how many blocks outer points are cut over which sums of ``nbytes`` are taken: some 16 points each, a few blocks
+// where there are few points, and no more than whose sums fit in a second cache. It follows from the sizes alone, and so
+// does the order in which is summed.
+FN i64 fold_blocks(i64 rows, i64 nbytes) {
+  const i64 most = (1 << 18) / (nbytes > 0 ? nbytes : 1);
+  i64 k = rows / 16 < 8 ? (rows < 8 ? rows : 8) : rows / 16;
+  k = k < most ? k : most;
+  return k < 1 ? 1 : k > 256 ? 256 : k;
+}

@@ -43,6 +43,12 @@ def lasting(loop: Loop) -> list[int]:
     return sorted(out | reduces)
 
 
+def folds(loop: Loop) -> dict[int, int]:
+    """Instructions that sum over outer points, and the stage of each."""
+    starts = zip(loop.starts, loop.stages, strict=True)
+    return {n: k for k, (lo, s) in enumerate(starts) for n, x in enumerate(s.body, lo) if x.op == "fold"}
+
+
 def columns(loop: Loop) -> bool:
     """Whether vectors should run along the last outer range: more accesses lie side by side there."""
     across = f"i{len(loop.outer) - 1}"
@@ -56,6 +62,8 @@ def columns(loop: Loop) -> bool:
                 found = affine(x.index)
                 if found is not None and across in found[0] and along in found[0]:  # rows and columns of a whole tensor
                     score += (found[0][across] == 1) - (found[0][along] == 1)
+    if folds(loop):
+        return False
     return score > 0 or not any(s.inner for s in loop.stages)
 
 

@@ -134,7 +134,7 @@ class LoopBuilder:
 
 def compact(loop: Loop) -> tuple[Loop, tuple[int, ...]]:
     """The loop without the inputs that it neither reads nor writes, and which inputs it has left."""
-    touched = {x.attr for x in loop.body if x.op in ("load", "store", "accumulate")}
+    touched = {x.attr for x in loop.body if x.touches}
     kept = tuple(k for k in range(len(loop.inputs)) if k in touched)
     if len(kept) == len(loop.inputs):
         return loop, kept
@@ -146,14 +146,10 @@ def rebuffered(loop: Loop, inputs: Sequence[str], to: Mapping[int, int]) -> Loop
     shift = len(inputs) - len(loop.inputs)
     whole = {k: k + shift for k in range(len(loop.inputs), len(loop.dtypes))} | dict(to)
     stages = tuple(
-        Stage(s.inner, tuple(replace(x, attr=whole[int(x.attr)]) if _on_buffer(x) else x for x in s.body))  # type: ignore[arg-type]
+        Stage(s.inner, tuple(replace(x, attr=whole[int(x.attr)]) if x.touches else x for x in s.body))  # type: ignore[arg-type]
         for s in loop.stages
     )
     return Loop(loop.outer, stages, tuple(inputs), loop.outputs)
-
-
-def _on_buffer(x: Instr) -> bool:
-    return x.op in ("load", "store", "accumulate")
 
 
 def constant_text(dtype: str, value: float | bool) -> str:

@@ -86,7 +86,7 @@ def _run(
     buffers: Sequence[Array],
 ) -> Array:  # fmt: skip
     a = [values[k] for k in x.args]
-    if x.op in ("load", "store", "accumulate"):
+    if x.touches:
         return _memory(x, a, _index(x.index, grid, values), shape, buffers[int(str(x.attr))])
     if x.op == "check":
         if not np.all(a[0]):
@@ -141,7 +141,11 @@ def _memory(x: Instr, a: list[Array], at: Array, shape: tuple[int, ...], buffer:
     given = np.broadcast_to(a[0], shape)[guard]
     if x.dtype == "bf16":
         given = (given.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
-    if x.op == "store":
+    if x.op == "fold":
+        total = np.zeros(len(buffer), np.float64 if buffer.dtype.kind == "f" else buffer.dtype)
+        np.add.at(total, at, given.reshape(shape))
+        buffer[at] = total[at].astype(buffer.dtype)
+    elif x.op == "store":
         buffer[at[guard]] = given.astype(buffer.dtype)
     else:
         np.add.at(buffer, at[guard], given.astype(buffer.dtype))

@@ -16,7 +16,7 @@ earlier ones of its own stage, and of earlier stages the reductions and whatever
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -91,9 +91,9 @@ TEST = frozenset(["isnan", "isinf"])
 REDUCE = frozenset(["sum", "prod", "min", "max", "any", "xor", "argmax", "argmin"])
 SCAN = frozenset(["sum", "prod", "max", "min"])
 FLOATS = frozenset(["f16", "bf16", "f32", "f64"])
-_OTHERS = frozenset(
-    ["load", "store", "accumulate", "check", "const", "index", "cast", "bitcast", "where", "reduce", "scan"]
-)
+ACCESSES = ("load", "store", "accumulate", "fold")
+FOLDED = 1 << 13  # elements that the folds of one loop fill: their partial results lie on a stack
+_OTHERS = frozenset([*ACCESSES, "check", "const", "index", "cast", "bitcast", "where", "reduce", "scan"])
 OPS = UNARY | BINARY | COMPARE | TEST | _OTHERS
 
 
@@ -101,11 +101,12 @@ OPS = UNARY | BINARY | COMPARE | TEST | _OTHERS
 class Instr:
     """One scalar operation.
 
-    dtype: of its result; what ``store`` and ``accumulate`` write has the buffer's. args: numbers of the instructions
-    it uses. index: the element of ``load store accumulate``, the value of ``index``. attr: the buffer's number, the
-    constant as text, or the kind of ``reduce`` and ``scan``. A ``load`` with an argument happens only where that is
+    dtype: of its result; what ``store``, ``accumulate`` and ``fold`` write has the buffer's. args: numbers of the
+    instructions it uses. index: the element of ``load store accumulate fold``, the value of ``index``. attr: the buffer's
+    number, the constant as text, or the kind of ``reduce`` and ``scan``. A ``load`` with an argument happens only where that is
     true, and gives 0 elsewhere; a ``store`` or ``accumulate`` with a second one likewise. ``check``: the kernel reports a
-    failure where its argument is false at any point.
+    failure where its argument is false at any point. ``fold``: the element of an output that nothing else touches, another
+    one at each inner point, is the sum of the argument over all outer points; it is there once the loop is done.
     """
 
     op: str
@@ -124,9 +125,14 @@ class Instr:
     @property
     def writes(self) -> bool:
         """Whether it changes a buffer."""
-        return self.op in ("store", "accumulate")
+        return self.op in ("store", "accumulate", "fold")
 
     @property
+    @property
+    def touches(self) -> bool:
+        """Whether it reads or changes a buffer, whose number is its ``attr``."""
+        return self.op in ACCESSES
+
     def ordered(self) -> bool:
         """Whether several points may meet in it, so that they must come one after the other."""
         return self.op in ("scan", "accumulate") or (self.writes and _looks_up(self.index))
@@ -214,7 +220,7 @@ class Loop:
         n = 0
         for k, s in enumerate(self.stages):
             for x in s.body:
-                if x.attr == slot and x.op in ("load", "store", "accumulate"):
+                if x.attr == slot and x.touches:
                     yield k, n, x
                 n += 1
 
@@ -279,7 +285,7 @@ def parse_loop(text: str) -> Loop:
         x = _LINE.fullmatch(line)
         if x is None or not stages or int(x[1]) != n:
             raise VerifyError("syntax", f"{line!r} is not instruction {n} of a stage")
-        slot = x[3] in ("load", "store", "accumulate")
+        slot = x[3] in ACCESSES
         attr = None if x[4] is None else int(x[4]) if slot else x[4]
         index = None if x[5] is None else parse_dim(x[5])
         stages[-1][1].append(Instr(x[3], x[2], tuple(int(a[1:]) for a in x[6].split()), index, attr))
@@ -325,7 +331,7 @@ def _check_instr(loop: Loop, x: Instr, n: int, k: int) -> None:
         raise fail("instruction", f"there is no operation {x.op!r}")
     if x.dtype not in ITEMSIZE:
         raise fail("dtype", f"{x.dtype!r} is no dtype")
-    if x.op in ("load", "store", "accumulate"):
+    if x.touches:
         if not isinstance(x.attr, int) or not 0 <= x.attr < len(loop.dtypes) or x.index is None:
             raise fail("buffer", f"{x.op} takes the number of a buffer and an index")
         if loop.dtypes[x.attr] != x.dtype:
@@ -341,6 +347,8 @@ def _check_instr(loop: Loop, x: Instr, n: int, k: int) -> None:
     if half and x.op not in ("load", "store", "cast", "const", "where", "bitcast"):
         raise fail("dtype", f"{x.op} does not compute in {min(half)}; cast to f32 first")
     if (x.op in BINARY or x.op in UNARY) and set(given) != {x.dtype}:
+    if x.op == "fold":
+        _check_fold(loop, x, fail)
         raise fail("dtype", f"{x.op} of {given} gives no {x.dtype}")
     if x.op in COMPARE and (x.dtype != "bool" or given[0] != given[1]):
         raise fail("dtype", f"{x.op} compares {given} to {x.dtype}")
@@ -365,6 +373,16 @@ def _renamed(index: Dim | None, at: Mapping[int, int]) -> Dim | None:
         name = str(index.args[0])
         return Expr("sym", (f"v{at[int(name[1:])]}",)) if name[0] == "v" else index
     return Expr(index.op, tuple(a if isinstance(a, str) else _some(_renamed(a, at)) for a in index.args))
+
+def _check_fold(loop: Loop, x: Instr, fail: Callable[[str, str], VerifyError]) -> None:
+    slot = int(str(x.attr))
+    if slot < len(loop.inputs) or sum(y.touches and y.attr == slot for y in loop.body) > 1:
+        raise fail("buffer", "fold fills an output that nothing else touches")
+    if x.dtype not in ("f32", "f64", "i32", "i64"):
+        raise fail("dtype", f"fold does not sum in {x.dtype}")
+    if not loop.outer or any(s[0] != "r" for s in symbols_of(x.index or 0)):
+        raise fail("index", "fold sums over outer points, so its element is the same at all of them")
+
 
 
 def _some(index: Dim | None) -> Dim:

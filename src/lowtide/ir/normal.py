@@ -141,7 +141,7 @@ def _strides(bodies: Sequence[Stage], names: Sequence[str]) -> dict[str, tuple[i
     out = {name: [0, 0, 0] for name in names}
     for s in bodies:
         for x in s.body:
-            if x.op not in ("load", "store", "accumulate") or x.index is None:
+            if not x.touches or x.index is None:
                 continue
             found = affine(x.index)
             coefficients = found[0] if found is not None else _within(x.index, names)

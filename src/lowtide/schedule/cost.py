@@ -55,7 +55,7 @@ def loop_cost(loop: Loop, machine: Machine = Machine()) -> Cost:
         operations += points * sum(10 if x.op in HEAVY else 1 for x in s.body if x.op not in _FREE)
         seen: set[tuple[int, bool, object]] = set()
         for x in s.body:
-            if x.op not in ("load", "store", "accumulate") or (int(str(x.attr)), x.writes, x.index) in seen:
+            if not x.touches or (int(str(x.attr)), x.writes, x.index) in seen:
                 continue
             seen.add((int(str(x.attr)), x.writes, x.index))
             slot = int(str(x.attr))

@@ -70,7 +70,7 @@ class _Inliner:
             b.stage(stage.inner)
             for x in stage.body:
                 moved = renumbered(x, at)
-                if x.op not in ("load", "store", "accumulate"):
+                if not x.touches:
                     at[n] = b.emit(moved)
                 elif (slot := slots[int(str(x.attr))]) >= 0:
                     at[n] = b.emit(Instr(moved.op, moved.dtype, moved.args, moved.index, slot))

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from lowtide.ir.build import LoopBuilder, compact
 from lowtide.ir.graph import int_of
 from lowtide.ir.index import Ranges, add, affine, bounds, divisions, mul, unflatten
-from lowtide.ir.loops import Instr, Loop, Stage, renumbered
+from lowtide.ir.loops import FOLDED, Instr, Loop, Stage, renumbered
 from lowtide.ir.normal import normalise, reindexed
 from lowtide.ir.symbolic import Dim, symbol
 from lowtide.ir.task import Task
@@ -38,16 +38,15 @@ def joined(a: Task, b: Task, needed: Set[str]) -> Task | str:
     a, b = _normal(a), _normal(b)
     if len(a.loop.body) + len(b.loop.body) > LARGEST_BODY:
         return f"together they have more than {LARGEST_BODY} instructions"
-    met = _met(a, b)
+    met = _met_as_they_are_or_folded(a, b)
     if isinstance(met, str):
         return met
     a, b = met
-    why = _unsafe(a, b)
-    if why is not None:
-        return why
     made = _Joiner(a, b).run(needed)
     if len(made.given) + len(made.makes) > MOST_BUFFERS:
         return f"together they touch more than {MOST_BUFFERS} buffers"
+    if sum(math.prod(map(int_of, s.inner)) for s in made.loop.stages for x in s.body if x.op == "fold") > FOLDED:
+        return f"together they sum up more than {FOLDED} columns"
     if streams(made.loop) > max(MOST_STREAMS, streams(a.loop), streams(b.loop)):
         return f"one pass would walk through more than {MOST_STREAMS} buffers at once"
     return made
@@ -57,7 +56,7 @@ def streams(loop: Loop) -> int:
     """The most large buffers that one stage walks through."""
     most = 0
     for k, s in enumerate(loop.stages):
-        touched = {x.attr for x in s.body if _touches(x) and elements(loop, k, s, x) >= LARGE}
+        touched = {x.attr for x in s.body if x.touches and elements(loop, k, s, x) >= LARGE}
         most = max(most, len(touched))
     return most
 
@@ -72,6 +71,97 @@ def _values(t: Task) -> tuple[str, ...]:
 
 
 # -- a common space --------------------------------------------------------------------------------------------------
+
+
+def _met_as_they_are_or_folded(a: Task, b: Task) -> tuple[Task, Task] | str:
+    """Both over the same outer ranges, one after the other, sums of columns row by row where that is what it takes."""
+    why = _met_safely(a, b)
+    if not isinstance(why, str):
+        return why
+    for t, other in ((b, a), (a, b)):
+        if not _sums_columns(t.loop) or across(other.loop) or not _long(other.loop):
+            continue
+        found = by_rows(t)
+        if isinstance(found, Task):
+            found = _met_safely(a, found) if t is b else _met_safely(found, b)
+        if not isinstance(found, str):
+            return found
+        why = found
+    return why
+
+
+def _met_safely(a: Task, b: Task) -> tuple[Task, Task] | str:
+    """Both over the same outer ranges, where the second then reads nothing that the first has not stored yet."""
+    met = _met(a, b)
+    return met if isinstance(met, str) else _unsafe(*met) or met
+
+
+def _sums_columns(loop: Loop) -> bool:
+    """Whether it reduces, over outer points that lie side by side in most of what belongs to an outer and an inner one."""
+    score = 0
+    for s in loop.stages:
+        for x in s.body:
+            found = affine(x.index) if x.op == "load" and x.index is not None else None
+            if found is not None and {n[0] for n in found[0]} == {"i", "r"}:
+                score += (found[0].get(f"i{len(loop.outer) - 1}") == 1) - (found[0].get(f"r{len(s.inner) - 1}") == 1)
+    return score > 0 and any(x.op == "reduce" for x in loop.body)
+
+
+def _long(loop: Loop) -> bool:
+    """Whether its stages run over rows of their own, or over points that rows can be made of."""
+    return not loop.outer or any(s.inner for s in loop.stages)
+
+
+def by_rows(t: Task) -> Task | str:
+    """Sums of columns as a pass over rows that leaves them behind: what was the sum of an outer point is a fold. A text
+    says why not."""
+    outer = tuple(map(int_of, t.loop.outer))
+    rows: tuple[int, ...] | None = None
+    kept: dict[int, int] = {}
+    points: dict[str, Dim] = {f"i{k}": symbol(f"r{k}") for k in range(len(outer))}
+    body: list[Instr] = []
+    summed: dict[int, int] = {}
+    n = -1
+    for s in t.loop.stages:
+        inner = tuple(map(int_of, s.inner))
+        if inner and rows is not None and inner != rows:
+            return "the columns are summed over different rows"
+        rows = inner or rows
+        for x in s.body:
+            n += 1
+            if x.op == "reduce":
+                if x.attr != "sum" or not inner:
+                    return f"there is no partial {x.attr} of columns"
+                summed[n] = kept[x.args[0]]
+            elif any(a in summed for a in x.needs):
+                if x.op != "store" or inner or len(x.args) != 1 or x.dtype != body[summed[x.args[0]]].dtype:
+                    return "the sums of columns are used again before they are stored"
+                body.append(Instr("fold", x.dtype, (summed[x.args[0]],), x.index, x.attr))
+            elif x.acts or x.ordered or x.op == "scan":
+                return "it does more with the columns than summing them"
+            else:
+                kept[n] = len(body)
+                body.append(renumbered(x, kept))
+    folds = [x for x in body if x.op == "fold"]
+    if rows is None or not folds:
+        return "it sums no columns"
+    if any(x.dtype not in ("f32", "f64", "i32", "i64") for x in folds):
+        return "the sums of columns are not in f32, f64, i32 or i64"
+    if math.prod(outer) * len(folds) > FOLDED:
+        return f"there are more than {FOLDED} columns to sum"
+    if any(not _one_each(x.index, outer) for x in folds):
+        return "the sums of columns do not lie in places of their own"
+    loop = Loop(rows, (Stage(outer, tuple(body)),), t.loop.inputs, t.loop.outputs)
+    points |= {f"r{k}": symbol(f"i{k}") for k in range(len(rows))}
+    return _normal(replace(t, loop=reindexed(loop, rows, points, [outer], [{}])))
+
+
+def _one_each(index: Dim | None, sizes: tuple[int, ...]) -> bool:
+    """Whether an index names another element at each point of the outer ranges ``sizes``."""
+    found = None if index is None else affine(index)
+    if found is None or any(n[0] != "i" for n in found[0]):
+        return False
+    return unflatten(0, sizes, tuple(found[0].get(f"i{k}", 0) for k in range(len(sizes))), {}) is not None
 
 
 def _met(a: Task, b: Task) -> tuple[Task, Task] | str:
@@ -251,11 +341,9 @@ def _own_place(a: Task, b: Task, name: str) -> bool:
     """Whether every outer point reads and changes one element of its own."""
     touched = [x for _, x in (*a.loop.reads(a.given.index(name)), *b.loop.stores(b.given.index(name)))]
     touched += [x for _, x in b.loop.reads(b.given.index(name))]
-    found = None if touched[0].index is None else affine(touched[0].index)
-    if found is None or any(x.index != touched[0].index for x in touched) or any(n[0] != "i" for n in found[0]):
+    if any(x.index != touched[0].index for x in touched):
         return False
-    sizes = tuple(map(int_of, a.loop.outer))
-    return unflatten(0, sizes, tuple(found[0].get(f"i{k}", 0) for k in range(len(sizes))), {}) is not None
+    return _one_each(touched[0].index, tuple(map(int_of, a.loop.outer)))
 
 
 def _stored_before(a: Loop, out: int, b: Loop, k: int, read: Instr) -> bool:
@@ -348,7 +436,7 @@ class _Joiner:
             items: list[tuple[int, Instr]] = []
             for x in s.body:
                 y = renumbered(x, at)
-                items.append((n, replace(y, attr=slots[int(str(x.attr))]) if _touches(y) else y))
+                items.append((n, replace(y, attr=slots[int(str(x.attr))]) if y.touches else y))
                 n += 1
             out.append(_Place(s.inner, items))
         return out
@@ -371,7 +459,7 @@ class _Joiner:
                     k = self.home[n]
                     free = not self.places[k].inner and not place.inner
                     first = max(first, k if free else k + 1)
-            if _touches(x):
+            if x.touches:
                 first = max(first, self._behind(place, x))
         if not place.ordered:
             for k in range(first, len(self.places)):
@@ -383,7 +471,7 @@ class _Joiner:
         """The first stage in which an access may stand, for what others do with its buffer."""
         for k in range(len(self.places) - 1, -1, -1):
             p = self.places[k]
-            others = [y for _, y in p.items if _touches(y) and y.attr == x.attr and (y.writes or x.writes)]
+            others = [y for _, y in p.items if y.touches and y.attr == x.attr and (y.writes or x.writes)]
             if not others:
                 continue
             plain = all(y.op == "store" and len(y.args) == 1 and y.index == x.index for y in others)
@@ -406,7 +494,7 @@ class _Joiner:
         makes = tuple(n for n in self.makes if self.slot[n] not in dead)
         to = {k: j for j, k in enumerate(kept)}
         stages = tuple(
-            Stage(s.inner, tuple(replace(x, attr=to[int(str(x.attr))]) if _touches(x) else x for x in s.body))
+            Stage(s.inner, tuple(replace(x, attr=to[int(str(x.attr))]) if x.touches else x for x in s.body))
             for s in loop.stages
         )
         loop, left = compact(Loop(loop.outer, stages, loop.inputs, tuple(self.kinds[self.slot[n]] for n in makes)))
@@ -439,7 +527,7 @@ class _Joiner:
     ) -> None:
         """One instruction; ``known``: what lies in elements that this stage, or one without ranges, has stored or loaded, of
         buffers that change."""
-        if not _touches(x) or x.attr not in self.written:
+        if not x.touches or x.attr not in self.written:
             at[n] = b.emit(x)
             return
         key = (x.attr, x.index)
@@ -455,7 +543,3 @@ class _Joiner:
                 known[key] = x.args[0]
         elif not x.args:
             known[key] = at[n]
-
-
-def _touches(x: Instr) -> bool:
-    return x.op in ("load", "store", "accumulate")

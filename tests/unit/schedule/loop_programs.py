@@ -17,7 +17,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from lowtide.ir.build import LoopBuilder
-from lowtide.ir.graph import Graph, Layout, Op, Origin, Ref, Section, Value, refs_in
+from lowtide.ir.graph import Graph, Layout, Op, Origin, Ref, Section, Value, int_of, refs_in
 from lowtide.ir.index import add, mul
 from lowtide.ir.interpret import NUMPY, interpret
 from lowtide.ir.loops import Instr, Loop, Stage
@@ -317,6 +317,11 @@ def one_by_one(seed: int) -> Run:
 
     def run(loop: Loop, buffers: Sequence[Any]) -> None:
         rng = np.random.default_rng(seed)
+        for stage in loop.stages:
+            for x, point in (
+                (x, p) for x in stage.body if x.op == "fold" for p in np.ndindex(*map(int_of, stage.inner))
+            ):
+                buffers[int(str(x.attr))][_place(x.index, {f"r{d}": r for d, r in enumerate(point)}, {})] = 0
         for point in _shuffled(loop.outer, rng):
             at: dict[str, int] = {f"i{k}": i for k, i in enumerate(point)}
             values: dict[int, int] = {}
@@ -360,7 +365,7 @@ def _stage(
 def _value(x: Instr, values: Mapping[int, int], at: Mapping[str, int], buffers: Sequence[Any]) -> Any:
     a = [values[k] for k in x.args]
     index = None if x.index is None else _place(x.index, at, values)
-    if x.op in ("load", "store", "accumulate"):
+    if x.touches:
         held = buffers[int(str(x.attr))]
         if x.op == "load":
             return int(held[index]) if not a or a[0] else 0

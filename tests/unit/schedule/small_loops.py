@@ -40,7 +40,7 @@ def _instr(words: list[str], at: dict[str, int]) -> Instr:
     op, *rest = words
     if op == "load":
         return Instr(op, "i64", tuple(at[w] for w in rest[2:]), _index(rest[1], at), int(rest[0]))
-    if op in ("store", "accumulate"):
+    if op in ("store", "accumulate", "fold"):
         return Instr(op, "i64", tuple(at[w] for w in rest[2:]), _index(rest[1], at), int(rest[0]))
     if op in ("reduce", "scan"):
         return Instr(op, "i64", (at[rest[1]],), None, rest[0])

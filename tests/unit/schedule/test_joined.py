@@ -56,6 +56,8 @@ DOUBLED = flat(1, 1, (4, 4), "a = load 0 4*r0+r1; b = add a a; store 1 4*r0+r1 b
 X = "load 0 4*i0+r0"
 CROSSED = "a = load 0 4*i0+2*r0+r1; b = load 1 4*i0+r0+2*r1; c = add a b; store 2 4*i0+2*r0+r1 c"
 SUM, LAST = ((4,), f"a = {X}; s = reduce sum a"), ((), "store 2 i0 s")
+Y = "load 0 4*r0+i0"  # down a column
+COLUMN = ((4,), f"a = {Y}; s = reduce sum a")
 FIRST = "n = index r0; c = const 3; k = lt n c"  # true at the first three points
 OTHER = "other outer points"
 ELSEWHERE = "at other points"
@@ -64,7 +66,9 @@ PAIRS: dict[str, Pair] = {
     # what is read was stored at the same outer point
     "rows and their sums": Pair(task(rows(), "x", "y"), task(sums("4*i0+r0"), "y", "s"), "s"),
     "rows and their sums, kept": Pair(task(rows(), "x", "y"), task(sums("4*i0+r0"), "y", "s"), "y s"),
-    "rows read by columns": Pair(task(rows(), "x", "y"), task(sums("4*r0+i0"), "y", "s"), "y s", OTHER),
+    "rows read by columns": Pair(
+        task(rows(), "x", "y"), task(nest((4,), 1, 1, ((4,), "a = load 0 4*r0+i0; store 1 4*i0+r0 a")), "y", "z"), "y z", OTHER
+    ),
     "always the first row": Pair(task(rows(), "x", "y"), task(sums("r0"), "y", "s"), "y s", OTHER),
     "every second row": Pair(task(rows(), "x", "y"), task(sums("8*i0+r0"), "y", "s"), "y s", OTHER),
     "another row": Pair(task(rows(), "x", "y"), task(sums("4*i0+r0+4"), "y", "s"), "y s", OTHER),
@@ -161,6 +165,57 @@ PAIRS: dict[str, Pair] = {
         task(sums("4*i0+r0"), "q", "s"),
         "s",
         "not pointwise",
+    ),
+    # sums of columns, row by row
+    "rows and the sums of their columns": Pair(task(rows(), "x", "y"), task(sums("4*r0+i0"), "y", "s"), "s"),
+    "elements and the sums of their columns": Pair(task(DOUBLED, "x", "y"), task(sums("4*r0+i0"), "y", "s"), "y s"),
+    "sums of columns and what walks with them": Pair(task(sums("4*r0+i0"), "x", "s"), task(rows(), "x", "y"), "y s"),
+    "sums of columns of another tensor": Pair(task(rows(), "x", "y"), task(sums("4*r0+i0"), "x", "s"), "y s"),
+    "sums of the columns of rows in between": Pair(
+        task(rows(n=2), "x", "y"), task(sums("8*r0+i0", n=8, m=2), "y", "s"), "y s", OTHER
+    ),
+    "sums of columns of other rows": Pair(task(rows(), "x", "y"), task(sums("4*r0+i0+4"), "y", "s"), "y s", OTHER),
+    "sums of columns that are read at once": Pair(
+        task(nest((4,), 1, 2, ((4,), f"a = {X}; b = add a a; store 1 4*i0+r0 b; fold 2 r0 b")), "x", "y s"),
+        task(nest((4,), 2, 1, ((4,), "a = load 0 4*i0+r0; b = load 1 r0; c = add a b; store 2 4*i0+r0 c")), "x s", "z"),
+        "y s z",
+        OTHER,
+    ),
+    "sums of columns that start from something": Pair(
+        task(rows(), "x", "y"),
+        task(nest((4,), 2, 1, COLUMN, ((), "b = load 1 i0; c = add s b; store 2 i0 c")), "y z", "s"),
+        "y s",
+        "used again before they are stored",
+    ),
+    "sums of columns around their means": Pair(
+        task(rows(), "x", "y"),
+        task(nest((4,), 1, 1, COLUMN, ((4,), f"b = {Y}; c = sub b s; d = reduce sum c"), ((), "store 1 i0 d")), "y", "s"),
+        "y s",
+        "used again before they are stored",
+    ),
+    "the greatest of columns": Pair(
+        task(rows(), "x", "y"),
+        task(nest((4,), 1, 1, ((4,), f"a = {Y}; s = reduce max a"), ((), "store 1 i0 s")), "y", "s"),
+        "y s",
+        "no partial max",
+    ),
+    "sums of columns in one place": Pair(
+        task(rows(), "x", "y"),
+        task(nest((4,), 1, 1, COLUMN, ((), "store 1 0 s")), "y", "s"),
+        "y s",
+        "places of their own",
+    ),
+    "sums of columns and a part of them": Pair(
+        task(rows(), "x", "y"),
+        task(nest((4,), 1, 2, COLUMN, ((2,), f"b = {Y}; t = reduce sum b"), ((), "store 1 i0 s; store 2 i0 t")), "y", "s t"),
+        "y s t",
+        "over different rows",
+    ),
+    "columns, copied and summed": Pair(
+        task(rows(), "x", "y"),
+        task(nest((4,), 1, 2, ((4,), f"a = {Y}; store 2 4*r0+i0 a; s = reduce sum a"), ((), "store 1 i0 s")), "y", "s z"),
+        "y s z",
+        "more with the columns than summing",
     ),
     # what changes
     "changed at its own points": Pair(

@@ -1,0 +1,127 @@
+"""Sums over outer points in a pass over them: against the oracle and exact sums, whatever the number of threads."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lowtide.codegen.cpp import kernel
+from lowtide.codegen.cpp_source import kernel_sources
+from lowtide.core import native
+from lowtide.core.errors import VerifyError
+from lowtide.ir.interpret import NUMPY, interpret
+from lowtide.ir.loops import Loop, check_loop, parse_loop
+from lowtide.runtime import kernels
+
+pytestmark = pytest.mark.skipif(native.compiler() is None, reason="needs a C++ compiler")
+
+
+def call(loop: Loop, *buffers: np.ndarray) -> None:
+    k = kernel(loop)
+    kernels.finish(kernels.start(kernel_sources([k], 1)))
+    f = kernels.function(k.name, k.buffers)
+    f(kernels.numbers(",".join(map(str, k.params))), *(b.ctypes.data for b in buffers))
+
+
+def gradients(rows: int, width: int, dtype: str = "f32") -> Loop:
+    """Of a normalisation of rows: that of its operand, and, summed over the rows, those of its weight and bias."""
+    return parse_loop(f"""loop [{rows}] in({dtype}, {dtype}, {dtype}) out({dtype}, {dtype}, {dtype})
+  stage [{width}]
+    v0: {dtype} = load 0 [((i0*{width})+r0)]
+    v1: {dtype} = load 1 [((i0*{width})+r0)]
+    v2: {dtype} = mul v0 v1
+    v3: {dtype} = reduce sum v2
+    v4: {dtype} = fold 4 [r0] v2
+    v5: {dtype} = fold 5 [r0] v0
+  stage [{width}]
+    v6: {dtype} = load 0 [((i0*{width})+r0)]
+    v7: {dtype} = load 2 [r0]
+    v8: {dtype} = mul v6 v7
+    v9: {dtype} = sub v8 v3
+    v10: {dtype} = store 3 [((i0*{width})+r0)] v9
+""")
+
+
+@pytest.mark.spec("IR-33", "IR-34", "SC-52")
+@pytest.mark.parametrize("dtype", ["f32", "f64", "i64", "i32"])
+@pytest.mark.parametrize(("rows", "width"), [(2, 5), (7, 16), (9, 1), (40, 300), (1000, 96), (129, 2730)])
+def test_sums_over_rows_beside_what_is_made_of_each(dtype: str, rows: int, width: int):
+    rng = np.random.default_rng(0)
+    whole = dtype[0] == "i"
+
+    def data(n: int) -> np.ndarray:
+        return (rng.integers(-9, 9, n) if whole else rng.normal(size=n)).astype(NUMPY[dtype])
+
+    n = rows * width
+    given = [data(n), data(n), data(width)]
+    loop = gradients(rows, width, dtype)
+    check_loop(loop)
+    made = [np.full(k, 77, NUMPY[dtype]) for k in (n, width, width)]
+    want = [*given, *(x.copy() for x in made)]
+    interpret(loop, want)
+    call(loop, *given, *made)
+    for x, y in zip(want[3:], made, strict=True):
+        if whole:
+            np.testing.assert_array_equal(x, y)
+        else:
+            np.testing.assert_allclose(x, y, rtol=1e-4, atol=2e-4)
+    exact = given[0].astype("f8").reshape(rows, width)
+    assert (np.abs(made[2] - exact.sum(0)) <= 40 * 2.0**-23 * np.abs(exact).sum(0)).all()
+
+
+@pytest.mark.spec("IR-33")
+def test_elements_in_other_places_than_the_points_of_a_row():
+    """Twelve heads of five, stored turned, over two outer ranges; one of the sums over part of what the rows hold."""
+    loop = parse_loop("""loop [30, 7] in(f32) out(f32, f64)
+  stage [12, 5]
+    v0: f32 = load 0 [((i0*420)+(i1*60)+(r0*5)+r1)]
+    v1: f32 = fold 1 [((r1*12)+r0)] v0
+  stage [4]
+    v2: f32 = load 0 [((i0*420)+(i1*60)+r0+3)]
+    v3: f64 = cast v2
+    v4: f64 = fold 2 [((r0*2)+1)] v3
+""")
+    check_loop(loop)
+    x = np.random.default_rng(0).normal(size=30 * 7 * 60).astype("f4")
+    a, b = np.full(60, 7, "f4"), np.full(9, 7, "f8")
+    call(loop, x, a, b)
+    grid = x.reshape(210, 60).astype("f8")
+    np.testing.assert_allclose(a.reshape(5, 12), grid.sum(0).reshape(12, 5).T, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(b[1::2], grid.sum(0)[3:7], rtol=1e-4, atol=1e-4)
+    assert (b[::2] == 7).all()
+
+
+@pytest.mark.spec("IR-32")
+def test_the_number_of_threads_does_not_show():
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    rows, width = 777, 200
+    given = [rng.normal(size=n).astype("f4") for n in (rows * width, rows * width, width)]
+    results: list[bytes] = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            made = [np.zeros(n, "f4") for n in (rows * width, width, width)]
+            call(gradients(rows, width), *given, *made)
+            results.append(b"".join(x.tobytes() for x in made))
+    finally:
+        torch.set_num_threads(before)
+    assert len(set(results)) == 1
+
+
+@pytest.mark.spec("IR-29")
+@pytest.mark.parametrize(
+    ("old", "new", "clause"),
+    [
+        ("fold 4", "fold 1", "buffer"),
+        ("fold 5 [r0]", "fold 4 [r0]", "buffer"),
+        ("fold 4 [r0]", "fold 4 [((i0*8)+r0)]", "index"),
+        ("loop [3]", "loop []", "index"),
+        ("f32", "f16", "dtype"),
+    ],
+)
+def test_what_is_no_fold(old: str, new: str, clause: str):
+    text = str(gradients(3, 8)).replace(old, new)
+    with pytest.raises(VerifyError, match=clause):
+        check_loop(parse_loop(text))
