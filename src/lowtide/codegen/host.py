@@ -270,7 +270,7 @@ class _Section:
         places = [self.plan.place[o] for o in op.outputs if o is not None and o in self.plan.place]
         if len(places) == 1 and len(op.outputs) == 1:
             place, result = places[0], str(op.outputs[0])
-            if place.how == OVER:
+            if place.how == OVER and self.graph.nbytes[str(place.over)] == place.nbytes:
                 return self._over(op, step, args, place, result)
             if place.slab is not None and step.facts.out is not None:
                 return self._into(step, args, result)

@@ -2,7 +2,8 @@
 
 Comes in: a schedule, its MemoryGraph and lifetimes. Goes out: ``Chain`` values, and for a group of them offsets and a
 height in bytes. Promised: a chain says whether it may lie in a slab; every storage of a group has an offset, equal along a
-handover that was taken; the height is the portfolio's (``plan.pack``), with a budget of search steps, not of time.
+handover that was taken; what a smaller member leaves of the one before it is free for others from the next step on; the height is
+the portfolio's (``plan.pack``), with a budget of search steps, not of time.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ _EMERGENCY = 60.0  # seconds; never reached but on a machine that stands still
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """Storages that continue in one another's bytes: one thing to place, alive in ``[first, end)``.
+    """Storages that continue in one another's bytes, none larger than the one before it: one thing to place, alive in
+    ``[first, end)``, of ``nbytes`` at first.
 
     eligible: may lie in a slab. free: members (by name) that need not continue where the one before them lies, since
     their operation can write into any given memory.
@@ -41,7 +43,8 @@ class Chain:
 
 
 def chains_of(schedule: Schedule, graph: MemoryGraph, alive: Sequence[Lifetime]) -> tuple[Chain, ...]:
-    """The chains of ``alive``, in order of birth."""
+    """The chains of ``alive``, in order of birth. One that may not lie in a slab ends where a member would take but a part
+    of the one before it: the rest of an allocation of its own cannot be given back."""
     steps = {o: step for step in schedule.steps for o in step.op.outputs if o is not None}
     writes = {name for name, step in steps.items() if step.placed}
     alone = copied_whole(schedule)  # in a slab, all of the slab would be copied
@@ -50,13 +53,28 @@ def chains_of(schedule: Schedule, graph: MemoryGraph, alive: Sequence[Lifetime])
     for a in sorted(alive, key=lambda x: x.first):
         root[a.name] = root[a.takes_over] if a.takes_over is not None else a.name
         chains.setdefault(root[a.name], []).append(a)
-    out: list[Chain] = []
-    for name, members in chains.items():
+
+    def chain(members: Sequence[Lifetime]) -> Chain:
+        name = members[0].name
         ours = name in writes and not graph.buffer[name].input
         ours = ours and members[0].nbytes > 0 and not any(m.escapes or m.name in alone for m in members)
         free = frozenset(m.name for m in members[1:] if m.name in writes)
-        out.append(Chain(tuple(members), members[0].nbytes, members[0].first, max(m.end for m in members), ours, free))
-    return tuple(out)
+        return Chain(tuple(members), members[0].nbytes, members[0].first, max(m.end for m in members), ours, free)
+
+    out: list[Chain] = []
+    for members in chains.values():
+        whole = chain(members)
+        out += [whole] if whole.eligible else map(chain, _of_one_size(members))
+    return tuple(sorted(out, key=lambda c: c.first))
+
+
+def _of_one_size(members: Sequence[Lifetime]) -> list[list[Lifetime]]:
+    out: list[list[Lifetime]] = []
+    for m in members:
+        if not out or m.nbytes != out[-1][-1].nbytes:
+            out.append([])
+        out[-1].append(m)
+    return out
 
 
 def pack_chains(chains: Sequence[Chain], alignment: int, *, packed: bool = True) -> tuple[dict[str, int], int]:
@@ -66,7 +84,7 @@ def pack_chains(chains: Sequence[Chain], alignment: int, *, packed: bool = True)
     a storage begin somewhere else than where the one before it lies.
     """
     whole = PackProblem(
-        tuple(_buffer(c.members[0].name, c.nbytes, c.first, c.end, alignment) for c in chains),
+        tuple(_buffer(c.members, alignment) for c in chains),
     )
     if not packed:
         return {}, lower_bound(flatten(whole))
@@ -85,8 +103,19 @@ def _packed(problem: PackProblem) -> PackResult:
     return pack(problem, seconds=_EMERGENCY, nodes=nodes, packers=_PACKERS)
 
 
-def _buffer(name: str, nbytes: int, first: int, end: int, alignment: int) -> PackBuffer:
-    return PackBuffer(name, align_up(nbytes, alignment), ((first, end),), alignment)
+def _buffer(members: Sequence[Lifetime], alignment: int) -> PackBuffer:
+    """A run of handovers as one buffer, which shrinks where its members do."""
+    spans: list[tuple[int, int, int]] = []
+    for m in members:
+        nbytes = align_up(m.nbytes, alignment)
+        if spans and spans[-1][2] == nbytes:
+            spans[-1] = spans[-1][0], m.end, nbytes
+        else:  # the step in which one hands over to the other is the larger one's
+            spans.append((spans[-1][1] if spans else m.first, m.end, nbytes))
+    spans = [s for s in spans if s[0] < s[1]]
+    windows = tuple((0, nbytes) for _, _, nbytes in spans) if len(spans) > 1 else ()
+    intervals = tuple((first, end) for first, end, _ in spans)
+    return PackBuffer(members[0].name, spans[0][2], intervals, alignment, windows=windows)
 
 
 def _pieces(
@@ -104,7 +133,7 @@ def _pieces(
             runs[-1].append(m)
         for before, run in zip([None, *runs], runs, strict=False):
             name = run[0].name
-            parts.append(_buffer(name, run[0].nbytes, run[0].first, run[-1].end, alignment))
+            parts.append(_buffer(run, alignment))
             piece_of.update((m.name, name) for m in run)
             if before is not None:
                 pairs.append((before[0].name, name))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lowtide.core.options import Options
@@ -54,7 +54,8 @@ def plan_memory(schedule: Schedule, options: Options, lower_bound: int | None = 
     best, considered = _best(chains, ways, _Setting(device, base, tuple(cuts), options))
     alignment = ALIGNMENT[device.split(":")[0]]
     workspace = max((n.workspace for n in graph.nodes if n.device == device), default=0)
-    others = {x.storage: x for x in (_fresh(a) for a in alive if a.device != device)}
+    size = {a.name: a.nbytes for a in alive}
+    others = {a.name: _fresh(a, size) for a in alive if a.device != device}
     ordered = tuple((best.places | others)[a.name] for a in alive)
     return MemoryPlan(
         device, ordered, best.slabs, best.live,
@@ -164,19 +165,27 @@ def _lay_out(
             inside[slab].append(i)
             where.update((m.name, (slab, offset)) for m in chains[i].members)
     places: dict[str, Place] = {}
+    size = {m.name: m.nbytes for c in chains for m in c.members}
+    apart: list[Lifetime] = []
     for m in (m for c in chains for m in c.members):
         slab, offset = where.get(m.name, (None, 0))
-        moved = packed and m.takes_over is not None and offset != where.get(m.takes_over, (None, 0))[1]
-        over = None if moved else m.takes_over
+        over = m.takes_over
+        if over is not None and slab is None and size[over] != m.nbytes:
+            over, apart = None, [*apart, m]  # what it leaves would stay with it
+        elif packed and over is not None and (slab, offset) != where.get(over, (None, 0)):
+            over = None
         how = OVER if over is not None else SLAB if slab is not None else FRESH
         places[m.name] = Place(m.name, m.nbytes, m.first, m.end, how, over, slab, offset, m.escapes)
-    kept, live = _keep(tuple(slabs), _held(at.base, chains, inside, slabs), at)
+    held = _held(at.base, chains, inside, slabs)
+    for m in apart:
+        held[m.first] += m.nbytes
+    kept, live = _keep(tuple(slabs), held, at)
     return _Layout(name, places, kept, live)
 
 
-def _fresh(a: Lifetime) -> Place:
-    how = FRESH if a.takes_over is None else OVER
-    return Place(a.name, a.nbytes, a.first, a.end, how, a.takes_over, escapes=a.escapes)
+def _fresh(a: Lifetime, size: Mapping[str, int]) -> Place:
+    over = a.takes_over if a.takes_over is not None and size[a.takes_over] == a.nbytes else None
+    return Place(a.name, a.nbytes, a.first, a.end, FRESH if over is None else OVER, over, escapes=a.escapes)
 
 
 def _held(
@@ -186,8 +195,9 @@ def _held(
     change = [0] * (len(base) + 1)
     for group, slab in zip(groups, slabs, strict=True):
         for i in group:
-            change[chains[i].first] -= chains[i].nbytes
-            change[chains[i].end] += chains[i].nbytes
+            for m in chains[i].members:
+                change[m.first + (m.takes_over is not None)] -= m.nbytes
+                change[m.end] += m.nbytes
         change[slab.first] += slab.nbytes
         change[slab.end] -= slab.nbytes
     out: list[int] = []

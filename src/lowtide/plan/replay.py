@@ -18,8 +18,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lowtide.core.errors import VerifyError
-from lowtide.ir.graph import Graph, Op, Ref
-from lowtide.ir.loops import Loop
+from lowtide.ir.graph import ITEMSIZE, Graph, Layout, Op, Ref
+from lowtide.ir.index import affine
+from lowtide.ir.loops import Instr, Loop, Stage
 from lowtide.plan.plan import MemoryPlan, Place
 from lowtide.schedule.schedule import Schedule, Step, copied_whole
 
@@ -164,7 +165,9 @@ def _check_write(
         allowed = (place.over, storage) in step.inplace and last_read.get(place.over, -1) == t and place.over in owner
         if not allowed or place.over in gone or not _can_take_over(graph, step, place.over, storage):
             raise VerifyError("inplace", f"%{storage} may not take over %{place.over} in step {t} ({step.op.origin})")
-        container, low, _ = owner[place.over]
+        container, low, top = owner[place.over]
+        if low + place.nbytes < top and not isinstance(container, int):
+            raise VerifyError("inplace", f"%{storage} takes part of %{place.over}, whose allocation ends as a whole")
     elif place.slab is not None:
         container, low = place.slab, place.offset
         if step.facts.out is None or step.facts.restride or (len(step.op.outputs) != 1 and step.loop is None):
@@ -200,7 +203,7 @@ def _check_write(
 def _can_take_over(graph: Graph, step: Step, dying: str, storage: str) -> bool:
     """Element on element: one result, and an operation that can put it there: pointwise by ``out``, or the overwriting
     form whose first operand is the only one on the dying bytes (or which is pointwise). No operand stands differently
-    on those bytes."""
+    on those bytes; what a smaller result leaves of them may be read in any way, where the call writes by ``out``."""
     op, facts = step.op, step.facts
     if step.loop is not None:
         return _loop_can_take_over(graph, op, step.loop, dying, storage)
@@ -210,22 +213,33 @@ def _can_take_over(graph: Graph, step: Step, dying: str, storage: str) -> bool:
     writes = (facts.pointwise and facts.out is not None) or (
         facts.overwrite is not None and first in reads and (facts.pointwise or reads == [first])
     )
-    alike = all(graph.value[r].layout == wanted for r in reads) and graph.nbytes[dying] == graph.nbytes[storage]
-    return writes and alike and not facts.restride and len(op.outputs) == 1 and not op.mutates
+    if facts.restride or len(op.outputs) != 1 or op.mutates:
+        return False
+    if graph.nbytes[dying] == graph.nbytes[storage]:
+        return writes and all(graph.value[r].layout == wanted for r in reads)
+    below = [r for r in reads if _first_byte(graph, r) < graph.nbytes[storage]]
+    alike = all(graph.value[r].layout == wanted for r in below)
+    smaller = graph.nbytes[dying] > graph.nbytes[storage]
+    return smaller and alike and facts.out is not None and (facts.pointwise or not below)
+
+
+def _first_byte(graph: Graph, name: str) -> int:
+    layout = graph.value[name].layout
+    return int(str(layout.offset)) * ITEMSIZE[layout.dtype]
 
 
 def _loop_can_take_over(graph: Graph, op: Op, loop: Loop, dying: str, storage: str) -> bool:
-    """One store fills the result, and nothing else touches it up to the end of that stage; every load from the dying bytes
-    is of the element that its own point stores, over the same ranges, and stands before the store; both begin where their
-    storage begins. (Outer points are independent, so later stages touch what their own point has stored.)"""
+    """One store fills the result, and nothing else touches it up to the end of that stage; every load from the bytes that it
+    lies on is of the element that its own point stores, over the same ranges, and stands before the store; both begin
+    where their storage begins. (Outer points are independent, so later stages touch what their own point has stored.)"""
     operands = [a.name for a in op.args if isinstance(a, Ref)]
     buffers = [*operands, *(o for o in op.outputs if o is not None)]
     on = {k for k, n in enumerate(buffers) if graph.value[n].storage == dying}
     into = {k for k, n in enumerate(buffers) if n == storage}
-    alike = {(graph.value[buffers[k]].layout.dtype, graph.value[buffers[k]].layout.offset) for k in on | into}
-    if len(alike) != 1 or {d for _, d in alike} != {0} or dying in (graph.value[m].storage for m in op.mutates):
+    layout = graph.value[storage].layout
+    if graph.nbytes[dying] < graph.nbytes[storage] or not on or len(into) != 1 or layout.offset != 0:
         return False
-    if graph.nbytes[dying] != graph.nbytes[storage] or not on or len(into) != 1:
+    if dying in (graph.value[m].storage for m in op.mutates):
         return False
     accesses = ("load", "store", "accumulate", "fold")
     touching = [(k, x) for k, s in enumerate(loop.stages) for x in s.body if x.op in accesses and x.attr in into]
@@ -244,10 +258,30 @@ def _loop_can_take_over(graph: Graph, op: Op, loop: Loop, dying: str, storage: s
     for s in loop.stages:
         for x in s.body:
             written = written or x is store
+            if x.op != "load" or x.attr not in on:
+                continue
+            read = graph.value[buffers[int(str(x.attr))]].layout
+            if _first_read(loop, s, x, read) >= graph.nbytes[storage]:
+                continue
             late = written or s.inner != loop.stages[at].inner or str(x.index) != str(store.index)
-            if x.op == "load" and x.attr in on and late:
+            if late or (read.dtype, read.offset) != (layout.dtype, 0):
                 return False
     return True
+
+
+def _first_read(loop: Loop, stage: Stage, load: Instr, layout: Layout) -> int:
+    """The first byte of its storage that a load may touch, as far as its index is a sum of multiples of variables."""
+    found = affine(load.index) if load.index is not None else None
+    if found is None:
+        return 0
+    ranges = {f"i{k}": int(str(n)) for k, n in enumerate(loop.outer)}
+    ranges |= {f"r{k}": int(str(n)) for k, n in enumerate(stage.inner)}
+    low = found[1] + int(str(layout.offset))
+    for name, factor in found[0].items():
+        if name not in ranges:
+            return 0
+        low += min(0, factor * (ranges[name] - 1))
+    return low * ITEMSIZE[layout.dtype]
 
 
 def _check_returned(

@@ -28,7 +28,7 @@ from lowtide.schedule.cost import Machine, loop_cost
 from lowtide.schedule.depend import accesses, dependencies, needed_operations
 from lowtide.schedule.inplace import loop_pairs
 from lowtide.schedule.joined import joined
-from lowtide.schedule.schedule import Schedule
+from lowtide.schedule.schedule import Schedule, slabbed
 
 _GAIN = 0.5e-6  # seconds that a fusion saves at least
 _AT_PEAK = 8  # how often a byte that goes counts where it is part of the peak
@@ -99,6 +99,7 @@ class _Work:
 
     def __init__(self, lowered: Lowered, scheduled: Schedule, inplace: bool, machine: Machine) -> None:
         self.lowered, self.graph, self.machine, self.inplace = lowered, lowered.graph, machine, inplace
+        self.slabbed = slabbed(scheduled)
         self.storage = {v.name: v.storage for v in self.graph.values}
         self.notes: list[str] = []
         self.refused: dict[tuple[str, str], Reason] = {}
@@ -333,7 +334,7 @@ class _Work:
     def fused_node(self, b: str, task: Task) -> _Node:
         op = loop_op(task.given, task.makes, task.changes, self.node[b].op.origin, b)
         read, changed, made = accesses(op, self.storage)
-        pairs = loop_pairs(self.graph, op, task.loop) if self.inplace else ()
+        pairs = loop_pairs(self.graph, op, task.loop, self.slabbed) if self.inplace else ()
         return _Node(op, task, read, changed, made, pairs, 0)
 
     def put(self, a: str, b: str, node: _Node, placed: Sequence[Sequence[str]]) -> str:

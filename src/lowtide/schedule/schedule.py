@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from lowtide.core.reason import Reason
-from lowtide.ir.graph import Graph, Op, Ref, Value
+from lowtide.ir.graph import Graph, Op, Ref
 from lowtide.ir.loops import Loop
 from lowtide.memory.graph import Buffer, MemoryGraph, Node
-from lowtide.schedule.inplace import loop_pairs
+from lowtide.schedule.inplace import call_pairs, loop_pairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,46 +96,34 @@ def schedule(
                 continue
             loop = given.get(op.name)
             known = facts.get(op.name, OpFacts()) if loop is None else OpFacts(out=op.target)
-            if not inplace:
-                pairs = ()
-            else:
-                pairs = _inplace_pairs(graph, op, known) if loop is None else loop_pairs(graph, op, loop)
-            steps.append(Step(op, i, known, pairs, loop))
+            steps.append(Step(op, i, known, loop=loop))
             if known.note is not None:
                 notes.append(known.note)
-    return Schedule(graph, tuple(steps), tuple(notes))
+    found = Schedule(graph, tuple(steps), tuple(notes))
+    if not inplace:
+        return found
+    inside = slabbed(found)
+    return replace(found, steps=tuple(replace(s, inplace=_inplace_pairs(graph, s, inside)) for s in steps))
 
 
-def _inplace_pairs(graph: Graph, op: Op, facts: OpFacts) -> tuple[tuple[str, str], ...]:
-    """Operands whose storage the one result may take over if it dies here: same extent, element on element.
+def slabbed(schedule: Schedule) -> frozenset[str]:
+    """Storages that may lie in a slab: written into given memory, not the caller's to keep, not copied with the slab."""
+    made = {o for s in schedule.steps if s.placed for o in s.op.outputs if o is not None}
+    return frozenset(made - _returned(schedule.graph) - copied_whole(schedule))
 
-    By ``out``, any operand of a pointwise operation; by ``overwrite``, the first operand, which nothing else may touch
-    unless the operation is pointwise.
-    """
-    if len(op.outputs) != 1 or op.outputs[0] is None or op.mutates or facts.restride:
+
+def _inplace_pairs(graph: Graph, step: Step, inside: frozenset[str]) -> tuple[tuple[str, str], ...]:
+    """Operands whose storage a result may take over if it dies here."""
+    op, facts = step.op, step.facts
+    if step.loop is not None:
+        return loop_pairs(graph, op, step.loop, inside)
+    if facts.restride:
         return ()
-    out = graph.value[op.outputs[0]]
-    reads = [graph.value[r] for r in op.reads]
     first = op.args[0].name if op.args and isinstance(op.args[0], Ref) else None
-    pairs: list[tuple[str, str]] = []
-    for r in reads:
-        sharing = [x for x in reads if x.storage == r.storage]
-        by_out = facts.pointwise and facts.out is not None
-        by_overwrite = facts.overwrite is not None and r.name == first and (facts.pointwise or len(sharing) == 1)
-        if (
-            (by_out or by_overwrite)
-            and r.storage not in graph.caller_owned
-            and graph.nbytes[r.storage] == graph.nbytes[out.storage] > 0
-            and all(_same_place(x, out) for x in sharing)
-            and (r.storage, out.storage) not in pairs
-        ):
-            pairs.append((r.storage, out.storage))
-    return tuple(pairs)
-
-
-def _same_place(a: Value, b: Value) -> bool:
-    x, y = a.layout, b.layout
-    return (x.dtype, x.device, x.size, x.stride, x.offset) == (y.dtype, y.device, y.size, y.stride, y.offset)
+    return call_pairs(
+        graph, op, pointwise=facts.pointwise, by_out=facts.out is not None,
+        overwrites=None if facts.overwrite is None else first, slabbed=inside,
+    )  # fmt: skip
 
 
 CALL = "call:"

@@ -25,7 +25,8 @@ def run(graph: Graph, op: Op, loop: Loop, pair: tuple[str, str] | None, seed: in
     made = [o for o in op.outputs if o is not None]
     for o in made:
         shared = pair is not None and pair[1] == o
-        held[o] = held[pair[0]] if shared and pair else np.full(graph.nbytes[o] // 8, 77, np.int64)
+        count = graph.nbytes[o] // 8
+        held[o] = held[pair[0]][:count] if shared and pair else np.full(count, 77, np.int64)
     starts = [int(str(graph.value[n].layout.offset)) for n in (*names, *made)]
     buffers = [held[graph.value[n].storage][k:] for n, k in zip((*names, *made), starts, strict=True)]
     one_by_one(seed)(loop, buffers)
@@ -41,7 +42,11 @@ def test_permitted_pairs_are_safe(lowered: Lowered, seed: int) -> None:
         loop = lowered.loops.get(op.name)
         if loop is None:
             continue
-        for pair in loop_pairs(graph, op, loop):
+        whole = loop_pairs(graph, op, loop)
+        assert all(graph.nbytes[a] == graph.nbytes[b] for a, b in whole)
+        pairs = loop_pairs(graph, op, loop, frozenset(graph.nbytes))
+        assert {*whole} <= {*pairs}
+        for pair in pairs:
             assert pair[0] not in graph.caller_owned
             assert pair[0] not in {graph.value[m].storage for m in op.mutates}
             want, got = run(graph, op, loop, None, seed), run(graph, op, loop, pair, seed + 1)
@@ -93,6 +98,19 @@ CASES: dict[str, tuple[Loop, dict[str, tuple[int, ...]], bool]] = {
     "stored twice": (
         flat(1, 1, (16,), "a = load 0 r0; store 1 r0 a; b = add a a; store 1 r0 b"), {"x": (16,), "y": (16,)}, False,
     ),
+    "a part, element on element": (flat(1, 1, (8,), "a = load 0 r0; store 1 r0 a"), {"x": (16,), "y": (8,)}, True),
+    "a part, and what lies behind it": (
+        flat(1, 1, (8,), "a = load 0 r0; b = load 0 r0+8; c = add a b; store 1 r0 c"), {"x": (16,), "y": (8,)}, True,
+    ),
+    "a part, and what reaches into it": (
+        flat(1, 1, (8,), "a = load 0 r0; b = load 0 r0+7; c = add a b; store 1 r0 c"), {"x": (16,), "y": (8,)}, False,
+    ),
+    "a part, from behind it turned": (
+        flat(1, 1, (2, 4), "a = load 0 2*r1+r0+8; store 1 4*r0+r1 a"), {"x": (16,), "y": (2, 4)}, True,
+    ),
+    "sums of rows over their first elements": (
+        nest((4,), 1, 1, ((4,), "a = load 0 4*i0+r0; s = reduce sum a"), ((), "store 1 i0 s")), {"x": GRID, "y": (4,)}, False,
+    ),
     "loaded by two names": (
         flat(2, 1, (16,), "a = load 0 r0; b = load 1 r0; c = add a b; store 2 r0 c"), {"x": (16,), "z": (16,), "y": (16,)}, True,
     ),
@@ -106,8 +124,11 @@ def test_what_may_be_overwritten(name: str) -> None:
     names = " ".join(n for n in shapes if n != "y")
     graph = one_op(loop, names, shapes)
     op = graph.sections[0].ops[-1]
-    assert (("x", "y") in loop_pairs(graph, op, loop)) == permitted
-    assert loop_pairs(one_op(loop, names, shapes, owned=names), op, loop) == ()
+    inside = frozenset(shapes)
+    assert (("x", "y") in loop_pairs(graph, op, loop, inside)) == permitted
+    assert loop_pairs(one_op(loop, names, shapes, owned=names), op, loop, inside) == ()
+    if graph.nbytes["x"] != graph.nbytes["y"]:
+        assert not any(loop_pairs(graph, op, loop, s) for s in (frozenset(), frozenset("x"), frozenset("y")))
 
 
 @pytest.mark.spec("SC-55")
