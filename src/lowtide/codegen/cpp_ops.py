@@ -124,7 +124,7 @@ def neutral(kind: str, dtype: str) -> str:
     if kind == "prod":
         return f"({to})1"
     if _floating(dtype):
-        return "-INF" if kind in ("max", "argmax") else "INF"
+        return "-INF" if kind in ("max", "argmax", "logaddexp") else "INF"
     if dtype == "bool":
         return "false" if kind in ("max", "argmax") else "true"
     least = f"({to})0" if dtype[0] == "u" else f"({to})~greatest_of<{to}>()"
@@ -133,8 +133,10 @@ def neutral(kind: str, dtype: str) -> str:
 
 COMBINE: Mapping[str, str] = {
     "sum": "{0} += {1};", "prod": "{0} *= {1};", "any": "{0} |= {1};", "xor": "{0} ^= {1};",
-    "max": "{0} = greater({0}, {1});", "min": "{0} = lesser({0}, {1});",
+    "max": "{0} = greater({0}, {1});", "min": "{0} = lesser({0}, {1});", "logaddexp": "{0} = log_add({0}, {1});",
 }  # fmt: skip
+# What takes others' part of what a pass with several results carries into one's own.
+JOIN: Mapping[str, str] = {"welford": "join_moments", "softmax": "join_exponents"}
 # The same where a compiler splits the loop into lanes and joins them by the clause's own rule, which may drop NaN.
 LANES: Mapping[str, tuple[str, str]] = {
     "sum": ("+", "{0} += {1};"), "prod": ("*", "{0} *= {1};"), "any": ("|", "{0} |= {1};"),

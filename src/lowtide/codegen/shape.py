@@ -49,8 +49,21 @@ def folds(loop: Loop) -> dict[int, int]:
     return {n: k for k, (lo, s) in enumerate(starts) for n, x in enumerate(s.body, lo) if x.op == "fold"}
 
 
+def groups(loop: Loop) -> dict[int, int]:
+    """Reductions that are one of several results of one pass, each with the first result of its pass."""
+    first: dict[tuple[int, str, tuple[int, ...]], int] = {}
+    out: dict[int, int] = {}
+    for k, (lo, s) in enumerate(zip(loop.starts, loop.stages, strict=True)):
+        for n, x in enumerate(s.body, lo):
+            if x.family:
+                out[n] = first.setdefault((k, x.family, x.args), n)
+    return out
+
+
 def columns(loop: Loop) -> bool:
     """Whether vectors should run along the last outer range: more accesses lie side by side there."""
+    if folds(loop):
+        return False
     across = f"i{len(loop.outer) - 1}"
     score = 0
     for s in loop.stages:
@@ -62,8 +75,6 @@ def columns(loop: Loop) -> bool:
                 found = affine(x.index)
                 if found is not None and across in found[0] and along in found[0]:  # rows and columns of a whole tensor
                     score += (found[0][across] == 1) - (found[0][along] == 1)
-    if folds(loop):
-        return False
     return score > 0 or not any(s.inner for s in loop.stages)
 
 

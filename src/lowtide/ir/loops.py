@@ -88,8 +88,14 @@ BINARY = frozenset(
 COMPARE = frozenset(["eq", "ne", "lt", "le", "gt", "ge"])
 TEST = frozenset(["isnan", "isinf"])
 # sum prod min max any xor: of one operand. argmax, argmin: position of the first among the inner points.
-REDUCE = frozenset(["sum", "prod", "min", "max", "any", "xor", "argmax", "argmin"])
-SCAN = frozenset(["sum", "prod", "max", "min"])
+# The results of one pass that carries several values: those reductions of the same operands in a stage are one.
+# welford: mean, sum of squared differences from it, and weight, of numbers (weight 1 each) or of three operands that are
+# themselves such results. softmax: greatest and sum of e^(x - greatest), of numbers or of two operands that are such.
+# What has weight 0, or is -inf with sum 0, counts nothing.
+SEVERAL: Mapping[str, tuple[str, ...]] = {"welford": ("mean", "squares", "weight"), "softmax": ("max", "sum")}
+_PARTS = [f"{family}.{part}" for family, parts in SEVERAL.items() for part in parts]
+REDUCE = frozenset(["sum", "prod", "min", "max", "any", "xor", "argmax", "argmin", *_PARTS])
+SCAN = frozenset(["sum", "prod", "max", "min", "logaddexp"])
 FLOATS = frozenset(["f16", "bf16", "f32", "f64"])
 ACCESSES = ("load", "store", "accumulate", "fold")
 FOLDED = 1 << 13  # elements that the folds of one loop fill: their partial results lie on a stack
@@ -123,16 +129,21 @@ class Instr:
         return (*self.args, *sorted(int(s[1:]) for s in symbols_of(self.index) if s[0] == "v"))
 
     @property
+    def touches(self) -> bool:
+        """Whether it reads or changes a buffer, whose number is its ``attr``."""
+        return self.op in ACCESSES
+
+    @property
     def writes(self) -> bool:
         """Whether it changes a buffer."""
         return self.op in ("store", "accumulate", "fold")
 
     @property
-    @property
-    def touches(self) -> bool:
-        """Whether it reads or changes a buffer, whose number is its ``attr``."""
-        return self.op in ACCESSES
+    def family(self) -> str:
+        """Of a reduction that is one of several results of one pass, what that pass is called; else nothing."""
+        return str(self.attr).partition(".")[0] if self.op == "reduce" and "." in str(self.attr) else ""
 
+    @property
     def ordered(self) -> bool:
         """Whether several points may meet in it, so that they must come one after the other."""
         return self.op in ("scan", "accumulate") or (self.writes and _looks_up(self.index))
@@ -336,8 +347,12 @@ def _check_instr(loop: Loop, x: Instr, n: int, k: int) -> None:
             raise fail("buffer", f"{x.op} takes the number of a buffer and an index")
         if loop.dtypes[x.attr] != x.dtype:
             raise fail("dtype", f"buffer {x.attr} has {loop.dtypes[x.attr]}")
+    if x.op == "fold":
+        _check_fold(loop, x, fail)
     counts = {"load": (0, 1), "store": (1, 2), "accumulate": (1, 2), "const": (0,), "index": (0,), "where": (3,)}
     wanted = counts.get(x.op, (2,) if x.op in BINARY or x.op in COMPARE else (1,))
+    if x.family:
+        wanted = (1, len(SEVERAL.get(x.family, ())))
     if len(x.args) not in wanted:
         raise fail("instruction", f"{x.op} takes {wanted} operands, not {len(x.args)}")
     if any(a >= n for a in x.args):
@@ -347,16 +362,26 @@ def _check_instr(loop: Loop, x: Instr, n: int, k: int) -> None:
     if half and x.op not in ("load", "store", "cast", "const", "where", "bitcast"):
         raise fail("dtype", f"{x.op} does not compute in {min(half)}; cast to f32 first")
     if (x.op in BINARY or x.op in UNARY) and set(given) != {x.dtype}:
-    if x.op == "fold":
-        _check_fold(loop, x, fail)
         raise fail("dtype", f"{x.op} of {given} gives no {x.dtype}")
     if x.op in COMPARE and (x.dtype != "bool" or given[0] != given[1]):
         raise fail("dtype", f"{x.op} compares {given} to {x.dtype}")
     if x.op == "where" and (given[0] != "bool" or given[1] != x.dtype or given[2] != x.dtype):
         raise fail("dtype", f"where of {given} gives no {x.dtype}")
+    if x.family and (x.dtype not in ("f32", "f64") or set(given) != {x.dtype}):
+        raise fail("dtype", f"{x.attr} of {given} gives no {x.dtype}")
     kinds: Mapping[str, frozenset[str]] = {"reduce": REDUCE, "scan": SCAN}
     if x.op in kinds and x.attr not in kinds[x.op]:
         raise fail("instruction", f"{x.op} has no kind {x.attr!r}")
+
+
+def _check_fold(loop: Loop, x: Instr, fail: Callable[[str, str], VerifyError]) -> None:
+    slot = int(str(x.attr))
+    if slot < len(loop.inputs) or sum(y.touches and y.attr == slot for y in loop.body) > 1:
+        raise fail("buffer", "fold fills an output that nothing else touches")
+    if x.dtype not in ("f32", "f64", "i32", "i64"):
+        raise fail("dtype", f"fold does not sum in {x.dtype}")
+    if not loop.outer or any(s[0] != "r" for s in symbols_of(x.index or 0)):
+        raise fail("index", "fold sums over outer points, so its element is the same at all of them")
 
 
 def renumbered(x: Instr, at: Mapping[int, int]) -> Instr:
@@ -373,16 +398,6 @@ def _renamed(index: Dim | None, at: Mapping[int, int]) -> Dim | None:
         name = str(index.args[0])
         return Expr("sym", (f"v{at[int(name[1:])]}",)) if name[0] == "v" else index
     return Expr(index.op, tuple(a if isinstance(a, str) else _some(_renamed(a, at)) for a in index.args))
-
-def _check_fold(loop: Loop, x: Instr, fail: Callable[[str, str], VerifyError]) -> None:
-    slot = int(str(x.attr))
-    if slot < len(loop.inputs) or sum(y.touches and y.attr == slot for y in loop.body) > 1:
-        raise fail("buffer", "fold fills an output that nothing else touches")
-    if x.dtype not in ("f32", "f64", "i32", "i64"):
-        raise fail("dtype", f"fold does not sum in {x.dtype}")
-    if not loop.outer or any(s[0] != "r" for s in symbols_of(x.index or 0)):
-        raise fail("index", "fold sums over outer points, so its element is the same at all of them")
-
 
 
 def _some(index: Dim | None) -> Dim:

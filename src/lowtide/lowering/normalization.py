@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from lowtide.ir.graph import Arg, Ref
 from lowtide.ir.index import add, floordiv, mul
 from lowtide.ir.symbolic import Dim
-from lowtide.lowering.reduction import Over, moments
+from lowtide.lowering.reduction import Moments, Over, moments
 from lowtide.lowering.scalars import Scalar, computed_in
 from lowtide.lowering.site import Nest, Refused, Site
 from lowtide.lowering.table import register
@@ -29,12 +29,12 @@ def _layer_norm(site: Site, input: Arg, normalized_shape: tuple[int, ...], weigh
     first = rank - len(normalized_shape)
     over = Over(site, input, range(first, rank))
     n = over.nest
-    mean, squares = moments(over, input, to)
-    rstd = (squares / n.count(over.count, to) + eps).of("rsqrt")
-    _row_results(site, over, ((1, mean), (2, rstd)))
+    found = moments(n, lambda: n.load(input, over.stage()).to(to), over.count, to)
+    rstd = (found.squares / n.count(over.count, to) + eps).of("rsqrt")
+    _row_results(site, over, ((1, found.mean), (2, rstd)))
     if (out := site.output()) is not None:
         at = over.stage()
-        x = (n.load(input, at).to(to) - mean) * rstd
+        x = found.away(n.load(input, at).to(to)) * rstd
         n.store(out, at, _affine(n, x, weight, bias, at[first:], to))
     over.done()
 
@@ -113,9 +113,10 @@ def _batch_norm(
     over = Over(site, x, _channels(site, x))
     n = over.nest
     if training:
-        mean, squares = moments(over, x, to)
-        rstd = (squares / n.count(over.count, to) + eps).of("rsqrt")
-        unbiased = squares / n.count(max(over.count - 1, 1), to)
+        found = moments(n, lambda: n.load(x, over.stage()).to(to), over.count, to)
+        mean = found.mean
+        rstd = (found.squares / n.count(over.count, to) + eps).of("rsqrt")
+        unbiased = found.squares / n.count(max(over.count - 1, 1), to)
         for k, value in zip(results[:2], (mean, rstd), strict=True):
             if k is not None:
                 n.store(site.output(k), n.rows, value)
@@ -125,12 +126,13 @@ def _batch_norm(
     else:
         n.stage()
         mean = n.load(running[0], n.rows).to(to)
-        rstd = (n.load(running[1], n.rows).to(to) + eps).of("rsqrt")
+        found = Moments(mean, None, n.load(running[1], n.rows).to(to))
+        rstd = (found.squares + eps).of("rsqrt")
     if (out := site.output()) is not None:
         scale = rstd if weight is None else rstd * n.load(weight, n.rows).to(to)
         shift = None if bias is None else n.load(bias, n.rows).to(to)
         at = over.stage()
-        y = (n.load(x, at).to(to) - mean) * scale
+        y = found.away(n.load(x, at).to(to)) * scale
         n.store(out, at, y if shift is None else y + shift)
     over.done()
 
@@ -245,18 +247,13 @@ def _group_norm(
     to = computed_in(site.dtype(input))
     over = _Groups(site, input, N, C, HxW, group)
     n = over.nest
-    total = n.reduce("sum", n.load(input, over.stage()).to(to))
-    n.stage()
-    mean = total / n.count(over.count, to)
-    d = n.load(input, over.stage()).to(to) - mean
-    squares = n.reduce("sum", d * d)
-    n.stage()
-    rstd = (squares / n.count(over.count, to) + eps).of("rsqrt")
-    n.store(site.output(1), n.rows, mean)
+    found = moments(n, lambda: n.load(input, over.stage()).to(to), over.count, to)
+    rstd = (found.squares / n.count(over.count, to) + eps).of("rsqrt")
+    n.store(site.output(1), n.rows, found.mean)
     n.store(site.output(2), n.rows, rstd)
     if (out := site.output()) is not None:
         at = over.stage()
-        x = (n.load(input, at).to(to) - mean) * rstd
+        x = found.away(n.load(input, at).to(to)) * rstd
         n.store(out, at, _affine(n, x, weight, bias, at[1:2], to))
     n.done()
 

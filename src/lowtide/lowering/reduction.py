@@ -1,15 +1,16 @@
 """Reductions along dimensions: sums and extremes, means and variances, scans, positions of extremes.
 
 Half types are summed in f32. A variance takes the mean first and then the squares of what differs from it, in a second
-pass over a row that is then in cache.
+pass over a row that is then in cache; of a row that is too long for that, in one pass.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-from lowtide.ir.graph import Arg, Ref
+from lowtide.ir.graph import ITEMSIZE, Arg, Ref
 from lowtide.ir.symbolic import Dim
 from lowtide.lowering.scalars import FLOATS, Scalar, computed_in, where
 from lowtide.lowering.site import Nest, Refused, Site
@@ -170,16 +171,41 @@ register("reduction", "max.dim")(_with_position("max"))
 register("reduction", "min.dim")(_with_position("min"))
 
 
-def moments(over: Over, x: Arg, dtype: str) -> tuple[Scalar, Scalar]:
-    """Mean, and the sum of squares of what differs from it, of each row; two stages, and a third is open."""
-    n = over.nest
-    total = n.reduce("sum", n.load(x, over.stage()).to(dtype))
+_IN_NO_CACHE = 1 << 24  # bytes of a row that is read from memory once per stage
+
+
+class Moments(NamedTuple):
+    """Of each row: the mean as its dtype has it, what that leaves of the mean (None where it is not known), and the sum of
+    squares of what differs from the mean."""
+
+    mean: Scalar
+    left: Scalar | None
+    squares: Scalar
+
+    def away(self, x: Scalar) -> Scalar:
+        """How far an element is from the mean."""
+        d = x - self.mean
+        return d if self.left is None else d - self.left
+
+
+def moments(n: Nest, x: Callable[[], Scalar], count: int, dtype: str) -> Moments:
+    """Of ``x()``, which begins a stage over a row of ``count`` elements and gives an element; another stage is open then.
+
+    Two stages, of which the second finds the row in cache, and mends what the mean lacks in its dtype (a mean of 1e4 has a
+    unit of 1e-3 in f32). Where no cache holds the row, one stage by Welford's method.
+    """
+    if count * ITEMSIZE[dtype] >= _IN_NO_CACHE:
+        mean, squares, _ = n.several("welford", x())
+        n.stage()
+        return Moments(mean, None, squares)
+    total = n.reduce("sum", x())
     n.stage()
-    mean = total / n.count(over.count, dtype)
-    d = n.load(x, over.stage()).to(dtype) - mean
-    squares = n.reduce("sum", d * d)
+    mean = total / n.count(count, dtype)
+    d = x() - mean
+    squares, rest = n.reduce("sum", d * d), n.reduce("sum", d)
     n.stage()
-    return mean, squares
+    left = rest / n.count(count, dtype)
+    return Moments(mean, left, squares - rest * left)
 
 
 def _variance(root: bool, with_mean: bool) -> Callable[..., None]:
@@ -189,7 +215,7 @@ def _variance(root: bool, with_mean: bool) -> Callable[..., None]:
             raise Refused(f"variance of {dtype}")
         over = Over(site, self, axes(dim, _rank(site, self)))
         to = computed_in(dtype)
-        mean, squares = moments(over, self, to)
+        mean, _, squares = moments(over.nest, lambda: over.nest.load(self, over.stage()).to(to), over.count, to)
         less = 1.0 if correction is None else float(str(correction))
         divisor = over.nest.count(over.count, to) - less
         v = squares / divisor.max(0.0)
@@ -241,18 +267,14 @@ def _norm(site: Site, self: Arg, ord: float = 2, dim: Arg = None, keepdim: bool 
     over.done()
 
 
-def _cumulative(kind: str) -> Callable[..., None]:
+def _cumulative(kind: str, dtype_of: Callable[[str], str] = lambda t: t) -> Callable[..., None]:
+    """A running reduction, in what ``dtype_of`` makes of the result's dtype."""
+
     def rule(site: Site, self: Arg, dim: int, *, dtype: Arg = None) -> None:
         out = site.output()
         if out is None:
             return
-        to = computed_in(site.dtype(out))
-        if not site.size(self):
-            n = site.loop()
-            n.stage()
-            n.store(out, (), n.load(self, ()).to(to))
-            n.done()
-            return
+        to = dtype_of(computed_in(site.dtype(out)))
         over = Over(site, self, axes(dim, _rank(site, self)))
         at = over.stage()
         over.nest.store(out, at, over.nest.scan(kind, over.nest.load(self, at).to(to)))
@@ -263,6 +285,29 @@ def _cumulative(kind: str) -> Callable[..., None]:
 
 register("reduction", "cumsum.default")(_cumulative("sum"))
 register("reduction", "cumprod.default")(_cumulative("prod"))
+register("reduction", "logcumsumexp.default")(_cumulative("logaddexp", lambda _t: "f64"))  # as ATen does
+
+
+def _running_extreme(kind: str) -> Callable[..., None]:
+    """The extreme so far and where it stands: of equal ones the last, and of NaN, once there is one."""
+
+    def rule(site: Site, self: Arg, dim: int) -> None:
+        over = Over(site, self, axes(dim, _rank(site, self)))
+        at = over.stage()
+        n = over.nest
+        x = n.load(self, at)
+        x = x.to(computed_in(x.dtype))
+        best = n.scan(kind, x)
+        place = n.index(at[over.dims[0]]) if over.dims else n.const("i64", 0)
+        n.store(site.output(0), at, best)
+        n.store(site.output(1), at, n.scan("max", where(x.differs(x) | x.equals(best), place, 0)))
+        over.done()
+
+    return rule
+
+
+register("reduction", "cummax.default")(_running_extreme("max"))
+register("reduction", "cummin.default")(_running_extreme("min"))
 
 
 def softmax_rows(site: Site, x: Arg, dim: int, log: bool, *, safe: bool = False) -> None:

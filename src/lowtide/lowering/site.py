@@ -184,6 +184,11 @@ class Nest:
         """The value reduced over the stage's inner ranges. argmax and argmin give an i64."""
         return Scalar(self.b, self.b.reduce(kind, value.n, "i64" if kind.startswith("arg") else None))
 
+    def several(self, family: str, value: Scalar) -> list[Scalar]:
+        """All results of one pass over the stage's inner ranges: ``welford``: mean, squared differences from it, weight;
+        ``softmax``: greatest, and the sum of e^(x - greatest)."""
+        return [Scalar(self.b, n) for n in self.b.several(family, value.n)]
+
     def scan(self, kind: str, value: Scalar) -> Scalar:
         """The running reduction along the stage's one inner range."""
         return Scalar(self.b, self.b.scan(kind, value.n))

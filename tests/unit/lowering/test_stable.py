@@ -1,0 +1,75 @@
+"""Statistics far from zero: what lowered normalisations and variances give, against double precision."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from evaluate import call_kernel, lower_call, lowered_results
+
+from lowtide.codegen.cpp import kernel
+from lowtide.codegen.cpp_source import kernel_sources
+from lowtide.core import native
+from lowtide.lowering import reduction
+from lowtide.runtime import kernels
+
+pytestmark = [
+    pytest.mark.torch,
+    pytest.mark.skipif(native.compiler() is None, reason="needs a C++ compiler"),
+]
+
+
+def far(*size: int) -> torch.Tensor:
+    """Mean 1e4 and deviation 1e-2: the unit of such a number in f32 is a tenth of the deviation."""
+    return torch.empty(size).normal_(1e4, 1e-2, generator=torch.Generator().manual_seed(0))
+
+
+def channels_last(*size: int) -> torch.Tensor:
+    return far(*size).contiguous(memory_format=torch.channels_last)
+
+
+CASES = {
+    "layer_norm": ("aten.native_layer_norm.default", lambda: [far(7, 1300), [1300], None, None, 1e-12]),
+    "group_norm": ("aten.native_group_norm.default", lambda: [far(2, 6, 9, 11), None, None, 2, 6, 99, 3, 1e-12]),
+    "batch_norm": (
+        "aten._native_batch_norm_legit.no_stats",
+        lambda: [far(4, 5, 9, 31), None, None, True, 0.1, 1e-12],
+    ),
+    "batch_norm, channels last": (
+        "aten._native_batch_norm_legit.no_stats",
+        lambda: [channels_last(4, 48, 9, 31), None, None, True, 0.1, 1e-12],
+    ),
+    "var of all": ("aten.var.correction", lambda: [far(9, 3001)]),
+    "var of rows": ("aten.var.correction", lambda: [far(9, 3001), [1]]),
+    "var of columns": ("aten.var.correction", lambda: [far(3001, 40), [0]]),
+}
+
+
+@pytest.mark.spec("IR-36")
+@pytest.mark.parametrize("long_rows", [False, True])
+@pytest.mark.parametrize("case", CASES)
+def test_means_far_from_zero(case: str, long_rows: bool, monkeypatch: pytest.MonkeyPatch):
+    """``long_rows``: as if no cache held a row, so that one pass takes mean and squares."""
+    if long_rows:
+        monkeypatch.setattr(reduction, "_IN_NO_CACHE", 1)
+    target, made = CASES[case]
+    args = made()
+    lowered, tensors, *_ = lower_call(target, args, {})
+    assert any(x.family == "welford" for loop in lowered.loops.values() for x in loop.body) == long_rows
+    kernels.finish(kernels.start(kernel_sources([kernel(x) for x in lowered.loops.values()], 1)))
+    held = lowered_results(lowered, tensors, call_kernel)
+    overload = getattr(getattr(torch.ops.aten, target.split(".")[1]), target.split(".")[2])
+    exact = overload(*(a.double() if isinstance(a, torch.Tensor) else a for a in args))
+    flat = [exact] if isinstance(exact, torch.Tensor) else list(exact)
+    for k, wanted in enumerate(flat):
+        found = held[f"y{k}"].double()
+        if len(flat) > 1 and k == 0 and long_rows:  # the mean is in f32 then, whose unit is a tenth of the deviation
+            assert (found - wanted).abs().max() < 0.06
+            continue
+        tolerance = 2e-4 if k != 1 else 1e-7
+        torch.testing.assert_close(found, wanted.double(), rtol=tolerance, atol=tolerance if k == 0 else 0)
