@@ -320,6 +320,12 @@ def _judge(outcome: Outcome, op: Any, case: Case) -> None:
     except Exception as e:  # noqa: BLE001 - counted
         outcome.forward.failed.append(f"{case.name}: {_first(e)}")
         return
+    if not broken and len(ours) < len(eager):
+        if case.lowered is None:  # it ran as PyTorch captured it
+            _note(outcome.skipped, "capture: loses the gradient")
+        else:
+            outcome.backward.failed.append(f"{case.name}: gives no gradient")
+        eager = eager[: len(ours)]
     if broken:
         outcome.forward.failed.append(f"{case.name}: {broken[0][:400]}")
         return

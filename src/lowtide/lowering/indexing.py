@@ -1,8 +1,4 @@
-"""Look-ups: embedding and its gradient, gather, index, take.
-
-A negative index counts from the end, as torch has it. Where several values meet in one place and are added, one thread
-owns the place, so sums do not depend on the number of threads.
-"""
+"""Look-ups: embedding, gather, index, take. A negative index counts from the end, as torch has it."""
 
 from __future__ import annotations
 
@@ -10,10 +6,12 @@ import math
 from collections.abc import Sequence
 
 from lowtide.ir.graph import Arg
+from lowtide.ir.index import add, mul
 from lowtide.ir.symbolic import Dim, Expr
+from lowtide.lowering.movement import fill_with
 from lowtide.lowering.scalars import Number, Scalar, computed_in, where
 from lowtide.lowering.site import Nest, Refused, Site
-from lowtide.lowering.table import register
+from lowtide.lowering.table import promoted, register
 
 
 def wrapped(n: Nest, i: Scalar, size: int) -> Scalar:
@@ -37,42 +35,36 @@ def _embedding(
     n.done()
 
 
-@register("indexing", "embedding_dense_backward.default")
-def _embedding_backward(
-    site: Site, grad_output: Arg, indices: Arg, num_weights: int, padding_idx: int, scale_grad_by_freq: bool
-) -> None:
-    out = site.output()
-    if out is None:
-        return
-    if scale_grad_by_freq or site.dtype(out) in ("f16", "bf16"):
-        raise Refused("is scaled by frequency, or sums in a half type")
-    _, width = site.size(out)
-    n = site.loop((width,))
-    (column,) = n.rows
-    (row,) = n.stage(num_weights)
-    n.store(out, [row, column], n.const(site.dtype(out), 0))
-    at = n.stage(*site.size(indices))
-    row = n.load(indices, at).to("i64")
-    keep = row.differs(padding_idx) if padding_idx >= 0 else None
-    n.store(out, [n.checked(row, num_weights), column], n.load(grad_output, [*at, column]), add=True, where=keep)
-    n.done()
-
-
 @register("indexing", "gather.default")
 def _gather(site: Site, self: Arg, dim: int, index: Arg, *, sparse_grad: bool = False) -> None:
     out = site.output()
     if out is None:
         return
+    size = site.size(self)
+    if 0 in site.size(out):
+        fill_with(site, lambda n, _at: n.const(site.dtype(out), 0))
+        return
+    d = along(size, dim)
     n = site.loop()
     at = list(n.stage(*site.size(out)))
-    if not at:
-        raise Refused("has no dimension")
-    if not site.size(self):
-        raise Refused("gathers from a scalar")
-    d = dim % len(at)
-    i = n.checked(n.load(index, at), site.size(self)[d])
-    n.store(out, at, n.load(self, [*at[:d], i, *at[d + 1 :]]))
+    i = n.checked(n.load(index, at), extent(size, d))
+    n.store(out, at, n.load(self, moved(size, at, d, i)))
     n.done()
+
+
+def along(size: Sequence[int], dim: int) -> int:
+    """A dimension, counted from 0; 0 of a tensor without any, which counts as one of one element."""
+    return dim % len(size) if size else 0
+
+
+def extent(size: Sequence[int], d: int) -> int:
+    """How many elements there are along a dimension."""
+    return size[d] if size else 1
+
+
+def moved(size: Sequence[int], at: Sequence[Dim], d: int, to: Dim) -> list[Dim]:
+    """An index into a tensor of that size, with another position along ``d``."""
+    return [*at[:d], to, *at[d + 1 :]] if size else []
 
 
 @register("indexing", "index.Tensor", "_unsafe_index.Tensor")
@@ -106,14 +98,52 @@ def _index_select(site: Site, self: Arg, dim: int, index: Arg) -> None:
     if out is None:
         return
     size = site.size(self)
-    if not size:
-        raise Refused("has no dimension")
-    d = dim % len(size)
+    if 0 in site.size(out):
+        fill_with(site, lambda n, _at: n.const(site.dtype(out), 0))
+        return
+    d = along(size, dim)
     n = site.loop()
     at = list(n.stage(*site.size(out)))
-    i = n.load(index, [at[d]] if site.size(index) else [])
-    n.store(out, at, n.load(self, [*at[:d], n.checked(i, size[d]), *at[d + 1 :]]))
+    i = n.load(index, ([at[d]] if at else [0]) if site.size(index) else [])
+    n.store(out, at, n.load(self, moved(size, at, d, n.checked(i, extent(size, d)))))
     n.done()
+
+
+COUNTED = 128  # boundaries that every value is compared with; ATen searches among more of them
+
+
+def _boundary(site: Site, boundaries: Arg, self: Arg, right: bool) -> None:
+    """How many boundaries are less than a value (``right``: not greater). They ascend, so that is its place."""
+    out = site.output()
+    if out is None:
+        return
+    size, rank = site.size(boundaries), len(site.size(self))
+    if size[-1] > COUNTED:
+        raise Refused(f"searches among {size[-1]} boundaries")
+    n = site.loop(site.size(out))
+    (k,) = n.stage(size[-1])
+    to = computed_in(promoted(site, (boundaries, self)))
+    b = n.load(boundaries, [k] if len(size) == 1 else [*n.rows[: rank - 1], k]).to(to)
+    v = n.load(self, n.rows).to(to)
+    many = n.reduce("sum", (~(b > v if right else b >= v)).to("i64"))
+    n.stage()
+    n.store(out, n.rows, many)
+    n.done()
+
+
+@register("indexing", "bucketize.Tensor")
+def _bucketize(site: Site, self: Arg, boundaries: Arg, *, out_int32: bool = False, right: bool = False) -> None:
+    _boundary(site, boundaries, self, right)
+
+
+@register("indexing", "searchsorted.Tensor")
+def _searchsorted(
+    site: Site, sorted_sequence: Arg, self: Arg, *, out_int32: bool = False, right: bool = False,
+    side: str | None = None, sorter: Arg = None,
+) -> None:  # fmt: skip
+    if sorter is not None:
+        raise Refused("has a sorter")
+    _boundary(site, sorted_sequence, self, right or side == "right")
 
 
 @register("indexing", "take.default")
@@ -123,12 +153,23 @@ def _take(site: Site, self: Arg, index: Arg) -> None:
         return
     size = site.size(self)
     whole = math.prod(size)
+    if 0 in site.size(out):
+        fill_with(site, lambda n, _at: n.const(site.dtype(out), 0))
+        return
     n = site.loop()
     at = n.stage(*site.size(out))
     position = n.checked(wrapped(n, n.load(index, at), whole), whole)
     place = spread_out(position, size)
     n.store(out, at, n.load(self, place))
     n.done()
+
+
+def flat(index: Sequence[Dim], size: Sequence[int]) -> Dim:
+    """The position of an index, counted through all dimensions."""
+    out: Dim = 0
+    for i, m in zip(index, size, strict=True):
+        out = add(mul(out, m), i)
+    return out
 
 
 def spread_out(position: Dim, size: Sequence[int]) -> list[Dim]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Set
 from dataclasses import replace
 
 from lowtide.core.reason import Reason
-from lowtide.ir.graph import Graph, Op, Section, Value, refs_in
+from lowtide.ir.graph import Graph, Op, Ref, Section, Value, refs_in
 from lowtide.ir.loops import Loop
 from lowtide.ir.lowered import Lowered, loop_op, pruned
 from lowtide.lowering.rules import RECORDS
@@ -24,7 +24,7 @@ _LIBRARY = frozenset(
         "mm", "bmm", "addmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "vdot", "convolution", "convolution_backward",
         "_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention_for_cpu_backward",
         "_trilinear", "_cdist_forward", "_cdist_backward", "cholesky", "cholesky_solve", "cholesky_inverse", "geqrf",
-        "ormqr", "orgqr", "lu_unpack", "triangular_solve", "sort", "topk", "kthvalue", "median", "nanmedian", "mode",
+        "ormqr", "orgqr", "lu_unpack", "triangular_solve",
         "_embedding_bag", "_embedding_bag_backward", "_ctc_loss", "_ctc_loss_backward", "empty", "empty_like",
         "new_empty", "empty_strided", "new_empty_strided",
     )
@@ -35,7 +35,7 @@ _OURS = ("aten.linalg_vector_norm.default", "aten.linalg_cross.default")
 
 def is_library(target: str) -> bool:
     """Whether an operation is left to a library without a word: products, convolutions, attention, factorisations,
-    Fourier transforms, sorting; and memory that nobody fills."""
+    Fourier transforms; and memory that nobody fills."""
     name = target.split(".")[1]
     return target not in _OURS and (name in _LIBRARY or name.startswith(_LIBRARY_KINDS))
 
@@ -58,9 +58,11 @@ def lower(graph: Graph) -> Lowered:
                 reasons += [reason] if reason is not None else []
                 continue
             values.update((t.name, t) for t in site.temporaries)
-            for new, loop in _operations(op, site.made):
+            names = list(_names(site))
+            for new, loop in _operations(op, site.made, whole=not names):
                 ops.append(new)
                 loops[new.name] = loop
+            ops += [_alias(o, x, op) for o, x in names]
         sections.append(replace(s, ops=tuple(ops)))
     whole = replace(graph, values=tuple(values.values()), sections=tuple(sections))
     return Lowered(pruned(whole), loops, tuple(reasons))
@@ -84,18 +86,32 @@ def _apply(site: Site, used: Set[str]) -> Reason | None:
     return None
 
 
+def _names(site: Site) -> Iterator[tuple[str, str]]:
+    """Results that are other names of what the operation changes, and what that is."""
+    value = site.graph.value
+    for o in site.op.outputs:
+        changed = [x for x in site.op.mutates if o is not None and value[o].storage == value[x].storage]
+        if o is not None and changed and value[o].layout == value[changed[0]].layout:
+            yield o, changed[0]
+
+
+def _alias(name: str, of: str, op: Op) -> Op:
+    return Op(name, "aten.alias.default", (Ref(of),), (), (name,), view=True, origin=op.origin)
+
+
 def _complete(site: Site, used: Set[str]) -> None:
-    """Every result is made, but for other names of what is changed, which nobody reads."""
-    made = {n for m in site.made for n in m.makes}
+    """Every result is made, or is another name of what is changed."""
+    made = {n for m in site.made for n in m.makes} | {o for o, _ in _names(site)}
     wanted = [o for o in site.op.outputs if o is not None and (o in used or site.graph.value[o].storage == o)]
     missing = [o for o in wanted if o not in made]
     if missing:
         raise Refused(f"%{missing[0]} is not made by its rule")
 
 
-def _operations(op: Op, made: list[Made]) -> Iterator[tuple[Op, Loop]]:
+def _operations(op: Op, made: list[Made], *, whole: bool) -> Iterator[tuple[Op, Loop]]:
+    """``whole``: one loop has the operation's own name, which nothing else takes."""
     for k, m in enumerate(made):
-        name = op.name if len(made) == 1 else f"{op.name}_loop{k}"
+        name = op.name if len(made) == 1 and whole else f"{op.name}_loop{k}"
         yield loop_op(m.given, m.makes, m.changes, op.origin, name), m.loop
 
 

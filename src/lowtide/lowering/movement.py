@@ -120,6 +120,21 @@ def _cat(site: Site, tensors: tuple[Arg, ...], dim: int = 0) -> None:
     n.done()
 
 
+@register("movement", "unsafe_split.Tensor", "unsafe_split_with_sizes.default")
+def _split(site: Site, self: Arg, _parts: Arg, dim: int = 0) -> None:
+    """Copies of the parts, each in a loop of its own: they live as long as each is used."""
+    d, begin = _dim(dim, len(site.size(self))), 0
+    for k in range(len(site.op.outputs)):
+        name = site.op.outputs[k]
+        if name is None:
+            raise Refused("has a part that nobody uses")
+        n = site.loop()
+        at = n.stage(*site.size(Ref(name)))
+        n.store(Ref(name), at, n.load(self, [add(i, begin) if j == d else i for j, i in enumerate(at)]))
+        n.done()
+        begin += site.size(Ref(name))[d]
+
+
 @register("movement", "stack.default")
 def _stack(site: Site, tensors: tuple[Arg, ...], dim: int = 0) -> None:
     out = site.output()

@@ -60,6 +60,17 @@ def _rounding(op: str) -> Any:
 for _name in ["floor", "ceil", "round", "trunc"]:
     pointwise(_rounding(_name), f"{_name}.default")
 
+
+def _round_to(x: Scalar, *, decimals: int) -> Scalar:
+    """To so many decimals, or tens where they are negative."""
+    if x.dtype not in FLOATS or decimals == 0:
+        return _rounding("round")(x)
+    by = 10.0 ** abs(decimals)
+    return (x * by).of("round") / by if decimals > 0 else (x / by).of("round") * by
+
+
+pointwise(_round_to, "round.decimals")
+pointwise(lambda x: x.same(1).of("copysign", x) < 0 if x.dtype in FLOATS else x < 0, "signbit.default", computed="own")
 pointwise(lambda x: x if x.dtype == "bool" else x.of("abs"), "abs.default")
 pointwise(lambda x: x if x.dtype == "bool" else x.of("sign"), "sign.default", "sgn.default")
 pointwise(lambda x: x * x, "square.default")
@@ -217,6 +228,9 @@ def _xlogy(x: Operand, y: Operand) -> Scalar:
 
 
 pointwise(_xlogy, "xlogy.Tensor", "xlogy.Scalar_Other", "xlogy.Scalar_Self")
+pointwise(
+    lambda x, y: where(y.differs(y), y, where(x.equals(0), x.same(0), x * y.of("log1p"))), "special_xlog1py.default"
+)
 
 
 def _power(x: Scalar, e: Number) -> Scalar:

@@ -1,7 +1,8 @@
 """Pooling over windows, and its gradients: averages and greatest values, fixed and adaptive, in one to three dimensions.
 
 A window of few points is written out, so that vectors run along the results; a large one is a reduction. A gradient
-gathers: every point of the input asks the windows that it lies in, so nothing is added up across threads.
+gathers: every point of the input asks the windows that it lies in, so nothing is added up across threads; where those are
+many, that of a greatest value goes to the position that was noted for it.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from dataclasses import dataclass
 from lowtide.ir.graph import Arg, Ref
 from lowtide.ir.index import add, floordiv, mul
 from lowtide.ir.symbolic import Dim
-from lowtide.lowering.indexing import spread_out
-from lowtide.lowering.scalars import Scalar, computed_in, where
+from lowtide.lowering.indexing import flat, spread_out
+from lowtide.lowering.movement import fill_with
+from lowtide.lowering.scalars import FLOATS, Scalar, computed_in, where
 from lowtide.lowering.scatter import zeros_and
 from lowtide.lowering.site import Nest, Refused, Site
 from lowtide.lowering.table import register
@@ -67,6 +69,59 @@ def _worst(dtype: str) -> float:
     return {"u8": 0, "i8": -128, "i16": -(2**15), "i32": -(2**31)}.get(dtype, -(2**63))
 
 
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """The window of one result. ``first``: position in the plane of its first point that lies inside. ``point``: index
+    into the plane of a point, and whether it lies inside (None: it does)."""
+
+    first: Scalar
+    point: Callable[[Sequence[Dim]], tuple[list[Dim], Scalar | None]]
+
+
+def _over(site: Site, shape: Arg, widths: Sequence[int]) -> tuple[Nest, list[Dim], bool]:
+    """A loop over results, the index of one, and whether a window's points are written out; else they are a stage."""
+    short = math.prod(widths) <= WRITTEN_OUT
+    n = site.loop(() if short else site.size(shape))
+    if short:
+        return n, list(n.stage(*site.size(shape))), True
+    n.stage()
+    return n, list(n.rows), False
+
+
+def _greatest(
+    site: Site, self: Arg, shape: Arg, widths: Sequence[int], window: Callable[[Nest, Sequence[Dim]], _Window]
+) -> None:
+    """The greatest point of every window and its position in the plane: of equal ones the first, of NaN the last."""
+    rank, to = len(widths), computed_in(site.dtype(self))
+    plane = site.size(self)[-rank:]
+    n, at, short = _over(site, shape, widths)
+    w = window(n, at[-rank:])
+
+    def element(k: Sequence[Dim]) -> tuple[Scalar, Scalar | None, list[Dim]]:
+        place, inside = w.point(k)
+        return n.load(self, [*at[:-rank], *place], inside).to(to), inside, place
+
+    if short:
+        best, position = n.const(to, _worst(to)), w.first
+        for k in itertools.product(*map(range, widths)):
+            v, inside, place = element(k)
+            better = (v > best) | v.differs(v)
+            better = better if inside is None else better & inside
+            best, position = where(better, v, best), where(better, n.index(flat(place, plane)), position)
+    else:
+        v, inside, place = element(n.stage(*widths))
+        v = v if inside is None else where(inside, v, _worst(to))
+        best, which = n.reduce("max", v), n.reduce("argmax", v)
+        last = n.reduce("max", where(v.differs(v), n.index(flat(place, plane)), -1))
+        n.stage()
+        place, _ = w.point(spread_out(n.at(which), widths))
+        position = where(best.equals(_worst(to)), w.first, n.index(flat(place, plane)))
+        position = where(last >= 0, last, position)
+    n.store(site.output(0), at, best)
+    n.store(site.output(1), at, position)
+    n.done()
+
+
 def _max_pool(rank: int) -> Callable[..., None]:
     def rule(
         site: Site, self: Arg, kernel_size: Arg, stride: Arg = (), padding: Arg = 0, dilation: Arg = 1,
@@ -77,24 +132,15 @@ def _max_pool(rank: int) -> Callable[..., None]:
             return
         size = site.size(self)
         axes = _axes(size, site.size(shape), kernel_size, stride, padding, dilation, rank)
-        points = list(itertools.product(*(range(a.width) for a in axes)))
-        if len(points) > WRITTEN_OUT:
-            raise Refused(f"has windows of {len(points)} points")
-        n = site.loop()
-        at = list(n.stage(*site.size(shape)))
-        lead, windows = at[:-rank], at[-rank:]
-        to = computed_in(site.dtype(self))
-        best, position = n.const(to, _worst(to)), _first(n, axes, windows)
-        for k in points:
-            place = [a.point(w, i) for a, w, i in zip(axes, windows, k, strict=True)]
-            inside = n.within(place, size[-rank:])
-            v = n.load(self, [*lead, *place], inside).to(to)
-            better = (v > best) | v.differs(v)
-            better = better if inside is None else better & inside
-            best, position = where(better, v, best), where(better, n.index(_flat(place, size[-rank:])), position)
-        n.store(site.output(0), at, best)
-        n.store(site.output(1), at, position)
-        n.done()
+
+        def window(n: Nest, windows: Sequence[Dim]) -> _Window:
+            def point(k: Sequence[Dim]) -> tuple[list[Dim], Scalar | None]:
+                place = [a.point(w, i) for a, w, i in zip(axes, windows, k, strict=True)]
+                return place, n.within(place, size[-rank:])
+
+            return _Window(_first(n, axes, windows), point)
+
+        _greatest(site, self, shape, [a.width for a in axes], window)
 
     return rule
 
@@ -108,13 +154,6 @@ def _first(n: Nest, axes: Sequence[_Axis], windows: Sequence[Dim]) -> Scalar:
             short = where(begin < 0, (n.const("i64", a.apart - 1) - begin).of("truncdiv", a.apart), 0)
             begin = begin + short * a.apart
         out = out * a.n + begin
-    return out
-
-
-def _flat(place: Sequence[Dim], size: Sequence[int]) -> Dim:
-    out: Dim = 0
-    for i, m in zip(place, size, strict=True):
-        out = add(mul(out, m), i)
     return out
 
 
@@ -135,12 +174,12 @@ def _max_pool_backward(rank: int) -> Callable[..., None]:
 
         def share(n: Nest, at: Sequence[Dim], window: Sequence[Dim], inside: Scalar | None) -> Scalar:
             from_ = [*at[:-rank], *window]
-            mine = n.load(indices, from_, inside).equals(n.index(_flat(at[-rank:], size[-rank:])))
+            mine = n.load(indices, from_, inside).equals(n.index(flat(at[-rank:], size[-rank:])))
             mine = mine if inside is None else mine & inside
             g = n.load(grad_output, from_, inside)
             return where(mine, g.to(computed_in(g.dtype)), 0)
 
-        _gathered(site, axes, share)
+        _gathered_by_steps(site, axes, share)
 
     return rule
 
@@ -151,24 +190,39 @@ register("pooling", "max_pool3d_with_indices_backward.default")(_max_pool_backwa
 Share = Callable[[Nest, Sequence[Dim], Sequence[Dim], Scalar | None], Scalar]
 
 
-def _gathered(site: Site, axes: Sequence[_Axis], share: Share) -> None:
-    """Every point of the one result: the sum of the shares of the windows that it may lie in."""
+def _gathered(
+    site: Site, shared: Sequence[int], many: Sequence[int], window: Callable[[Nest, Dim, int, Dim], Dim], share: Share
+) -> None:
+    """Every point of the one result: the sum of the shares of the windows that it may lie in, of ``shared`` in each
+    dimension. ``window``: the number of the k-th of them in a dimension, given the point; ``many``: how many there are."""
     out = site.output()
     if out is None:
         return
-    n, rank = site.loop(), len(axes)
-    at = list(n.stage(*site.size(out)))
-    total: Scalar | None = None
-    last = [
-        floordiv(add(i, a.before), a.step, n.b.ranges) for a, i in zip(axes, at[-rank:], strict=True)
-    ]  # the last window that begins at or before the point
-    for k in itertools.product(*(range(a.shared) for a in axes)):
-        window = [add(w, -j) for w, j in zip(last, k, strict=True)]
-        part = share(n, at, window, n.within(window, [a.many for a in axes]))
-        total = part if total is None else total + part
-    assert total is not None
+    rank = len(shared)
+    n, at, short = _over(site, out, shared)
+
+    def part(k: Sequence[Dim]) -> Scalar:
+        found = [window(n, i, d, j) for d, (i, j) in enumerate(zip(at[-rank:], k, strict=True))]
+        return share(n, at, found, n.within(found, many))
+
+    if short:
+        first, *others = (part(k) for k in itertools.product(*map(range, shared)))
+        total = sum(others, first)
+    else:
+        total = n.reduce("sum", part(n.stage(*shared)))
+        n.stage()
     n.store(out, at, total)
     n.done()
+
+
+def _gathered_by_steps(site: Site, axes: Sequence[_Axis], share: Share) -> None:
+    """``_gathered`` of windows that begin at even distances: backwards from the last one that begins at or before the
+    point."""
+
+    def window(n: Nest, i: Dim, d: int, k: Dim) -> Dim:
+        return add(floordiv(add(i, axes[d].before), axes[d].step, n.b.ranges), mul(k, -1))
+
+    _gathered(site, [a.shared for a in axes], [a.many for a in axes], window, share)
 
 
 def scatter_planes(site: Site, grad_output: Arg, indices: Arg, rank: int, *, add: bool = True) -> None:
@@ -224,9 +278,41 @@ class _Adaptive:
         return begin, n.index(add(end, mul(-1, begin)))
 
 
-def _adaptive(site: Site, size: Sequence[int], result: Sequence[int], rank: int) -> list[_Adaptive]:
-    if 0 in size[-rank:] or 0 in result:
-        raise Refused("has windows without points")
+@dataclass(frozen=True, slots=True)
+class _Shares:
+    """A window of each of several dimensions: first points and numbers of points."""
+
+    n: Nest
+    axes: Sequence[_Adaptive]
+    held: Sequence[tuple[Dim, Scalar]]
+
+    @staticmethod
+    def of(n: Nest, axes: Sequence[_Adaptive], windows: Sequence[Dim]) -> _Shares:
+        """Of the windows with these numbers."""
+        return _Shares(n, axes, [a.at(n, w) for a, w in zip(axes, windows, strict=True)])
+
+    @property
+    def begin(self) -> list[Dim]:
+        """Index into the plane of the first point."""
+        return [b for b, _ in self.held]
+
+    def point(self, k: Sequence[Dim]) -> tuple[list[Dim], Scalar | None]:
+        """Index into the plane of a point, and whether it lies in the window, whose points are at most as many as those
+        of the widest one."""
+        inside: Scalar | None = None
+        for (_, many), a, j in zip(self.held, self.axes, k, strict=True):
+            if a.n % a.many and j != 0:
+                test = self.n.index(j) < many
+                inside = test if inside is None else inside & test
+        return [add(b, j) for (b, _), j in zip(self.held, k, strict=True)], inside
+
+    def count(self, to: str) -> Scalar:
+        """How many points there are, as a number to divide by."""
+        first, *others = (many for _, many in self.held)
+        return math.prod(others, start=first).to(to)
+
+
+def _adaptive(size: Sequence[int], result: Sequence[int], rank: int) -> list[_Adaptive]:
     return [_Adaptive(a, b) for a, b in zip(size[-rank:], result[-rank:], strict=True)]
 
 
@@ -235,25 +321,18 @@ def _adaptive_average(rank: int) -> Callable[..., None]:
         out = site.output()
         if out is None:
             return
-        size, to = site.size(self), computed_in(site.dtype(self))
-        axes = _adaptive(site, size, site.size(out), rank)
+        if 0 in site.size(out):
+            fill_with(site, lambda n, _at: n.const(site.dtype(out), 0))
+            return
+        to = computed_in(site.dtype(self))
+        axes = _adaptive(site.size(self), site.size(out), rank)
         n = site.loop(site.size(out))
-        lead, windows = n.rows[:-rank], n.rows[-rank:]
         n.stage()
-        held = [a.at(n, w) for a, w in zip(axes, windows, strict=True)]
-        points = n.stage(*(a.width for a in axes))
-        inside: Scalar | None = None
-        for (_, many), a, k in zip(held, axes, points, strict=True):
-            if a.n % a.many:
-                test = n.index(k) < many
-                inside = test if inside is None else inside & test
-        place = [add(begin, k) for (begin, _), k in zip(held, points, strict=True)]
-        total = n.reduce("sum", n.load(self, [*lead, *place], inside).to(to))
+        window = _Shares.of(n, axes, n.rows[-rank:])
+        place, inside = window.point(n.stage(*(a.width for a in axes)))
+        total = n.reduce("sum", n.load(self, [*n.rows[:-rank], *place], inside).to(to))
         n.stage()
-        count = held[0][1]
-        for _, many in held[1:]:
-            count = count * many
-        n.store(out, n.rows, total / count.to(to))
+        n.store(out, n.rows, total / window.count(to))
         n.done()
 
     return rule
@@ -265,35 +344,24 @@ register("pooling", "_adaptive_avg_pool3d.default")(_adaptive_average(3))
 
 def _adaptive_average_backward(rank: int) -> Callable[..., None]:
     def rule(site: Site, grad_output: Arg, self: Arg) -> None:
-        out = site.output()
-        if out is None:
+        if 0 in site.size(grad_output):
+            fill_with(site, lambda n, _at: n.const(site.dtype(grad_output), 0))
             return
-        size, to = site.size(self), computed_in(site.dtype(grad_output))
-        axes = _adaptive(site, size, site.size(grad_output), rank)
-        if math.prod(a.shared for a in axes) > WRITTEN_OUT:
-            raise Refused("has points in many windows")
-        n = site.loop()
-        at = list(n.stage(*size))
-        total: Scalar | None = None
-        first = [
-            floordiv(mul(i, a.many), a.n, n.b.ranges) for a, i in zip(axes, at[-rank:], strict=True)
-        ]  # the first window whose end is behind the point
-        for k in itertools.product(*(range(a.shared) for a in axes)):
-            window = [add(w, j) for w, j in zip(first, k, strict=True)]
-            held = [a.at(n, w) for a, w in zip(axes, window, strict=True)]
-            inside = n.within(window, [a.many for a in axes])
-            for (begin, many), i, a in zip(held, at[-rank:], axes, strict=True):
+        to = computed_in(site.dtype(grad_output))
+        axes = _adaptive(site.size(self), site.size(grad_output), rank)
+
+        def window(n: Nest, i: Dim, d: int, k: Dim) -> Dim:  # from the first one whose end is behind the point
+            return add(floordiv(mul(i, axes[d].many), axes[d].n, n.b.ranges), k)
+
+        def share(n: Nest, at: Sequence[Dim], found: Sequence[Dim], inside: Scalar | None) -> Scalar:
+            shares = _Shares.of(n, axes, found)
+            for (begin, many), i, a in zip(shares.held, at[-rank:], axes, strict=True):
                 if a.shared > 1:
                     test = (n.index(i) >= n.index(begin)) & (n.index(add(i, mul(-1, begin))) < many)
                     inside = test if inside is None else inside & test
-            count = held[0][1]
-            for _, many in held[1:]:
-                count = count * many
-            g = n.load(grad_output, [*at[:-rank], *window], inside).to(to) / count.to(to)
-            total = g if total is None else total + g
-        assert total is not None
-        n.store(out, at, total)
-        n.done()
+            return n.load(grad_output, [*at[:-rank], *found], inside).to(to) / shares.count(to)
+
+        _gathered(site, [a.shared for a in axes], [a.many for a in axes], window, share)
 
     return rule
 
@@ -307,30 +375,16 @@ def _adaptive_max(rank: int) -> Callable[..., None]:
         shape = site.output() or site.output(1)
         if shape is None:
             return
-        size, to = site.size(self), computed_in(site.dtype(self))
-        axes = _adaptive(site, size, site.size(shape), rank)
-        points = list(itertools.product(*(range(a.width) for a in axes)))
-        if len(points) > WRITTEN_OUT:
-            raise Refused(f"has windows of {len(points)} points")
-        n = site.loop()
-        at = list(n.stage(*site.size(shape)))
-        held = [a.at(n, w) for a, w in zip(axes, at[-rank:], strict=True)]
-        best = n.const(to, _worst(to))
-        position = n.index(_flat([b for b, _ in held], size[-rank:]))
-        for k in points:
-            inside: Scalar | None = None
-            for (_, many), a, j in zip(held, axes, k, strict=True):
-                if a.n % a.many and j:
-                    test = n.const("i64", j) < many
-                    inside = test if inside is None else inside & test
-            place = [add(b, j) for (b, _), j in zip(held, k, strict=True)]
-            v = n.load(self, [*at[:-rank], *place], inside).to(to)
-            better = (v > best) | v.differs(v)
-            better = better if inside is None else better & inside
-            best, position = where(better, v, best), where(better, n.index(_flat(place, size[-rank:])), position)
-        n.store(site.output(0), at, best)
-        n.store(site.output(1), at, position)
-        n.done()
+        if 0 in site.size(shape):
+            raise Refused("has no windows")
+        size = site.size(self)
+        axes = _adaptive(size, site.size(shape), rank)
+
+        def window(n: Nest, windows: Sequence[Dim]) -> _Window:
+            held = _Shares.of(n, axes, windows)
+            return _Window(n.index(flat(held.begin, size[-rank:])), held.point)
+
+        _greatest(site, self, shape, [a.width for a in axes], window)
 
     return rule
 
@@ -406,12 +460,7 @@ def _average_pool(rank: int) -> Callable[..., None]:
         size, to = site.size(self), computed_in(site.dtype(self))
         axes = _axes(size, site.size(out), kernel_size, stride, padding, 1, rank)
         rule_of = _Average(axes, count_include_pad, divisor_override)
-        if site.dtype(self) not in ("f16", "bf16", "f32", "f64"):
-            raise Refused(f"averages {site.dtype(self)}")
-        points = list(itertools.product(*(range(a.width) for a in axes)))
-        short = len(points) <= WRITTEN_OUT
-        n = site.loop(() if short else site.size(out))
-        at = list(n.stage(*site.size(out))) if short else list(n.rows)
+        n, at, short = _over(site, out, [a.width for a in axes])
         lead, windows = at[:-rank], at[-rank:]
 
         def element(k: Sequence[Dim]) -> Scalar:
@@ -419,13 +468,13 @@ def _average_pool(rank: int) -> Callable[..., None]:
             return n.load(self, [*lead, *place], n.within(place, size[-rank:])).to(to)
 
         if short:
-            total = element(points[0])
-            for k in points[1:]:
-                total = total + element(k)
+            first, *others = (element(k) for k in itertools.product(*(range(a.width) for a in axes)))
+            total = sum(others, first)
         else:
             total = n.reduce("sum", element(n.stage(*(a.width for a in axes))))
             n.stage()
-        n.store(out, at, total / rule_of.divisor(n, windows, to))
+        divisor = rule_of.divisor(n, windows, to)
+        n.store(out, at, total / divisor if to in FLOATS else total.of("truncdiv", divisor))
         n.done()
 
     return rule
@@ -444,8 +493,6 @@ def _average_pool_backward(rank: int) -> Callable[..., None]:
         to = computed_in(site.dtype(grad_output))
         axes = _axes(size, result, kernel_size, stride, padding, 1, rank)
         rule_of = _Average(axes, count_include_pad, divisor_override)
-        if math.prod(a.shared for a in axes) > WRITTEN_OUT:
-            raise Refused("has points in many windows")
 
         def share(n: Nest, at: Sequence[Dim], window: Sequence[Dim], inside: Scalar | None) -> Scalar:
             for a, i, w in zip(axes, at[-rank:], window, strict=True):
@@ -456,7 +503,7 @@ def _average_pool_backward(rank: int) -> Callable[..., None]:
             share = g / rule_of.divisor(n, window, to)
             return share if inside is None else where(inside, share, 0)
 
-        _gathered(site, axes, share)
+        _gathered_by_steps(site, axes, share)
 
     return rule
 

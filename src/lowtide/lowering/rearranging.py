@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from lowtide.ir.graph import Arg, Ref, int_of
 from lowtide.ir.index import add, floordiv, modulo, mul, unflatten
 from lowtide.ir.symbolic import Dim, Expr
-from lowtide.lowering.indexing import spread_out
+from lowtide.lowering.indexing import flat, spread_out
 from lowtide.lowering.movement import constant, fill_with
 from lowtide.lowering.scalars import Scalar, computed_in, where
 from lowtide.lowering.scatter import zeros_and
@@ -84,10 +84,7 @@ def _roll(site: Site, self: Arg, shifts: Arg, dims: Arg = ()) -> None:
     def element(n: Nest, at: Sequence[Dim]) -> Scalar:
         out = list(at)
         if not along:
-            flat: Dim = 0
-            for i, m in zip(at, size, strict=True):
-                flat = add(mul(flat, m), i)
-            moved = modulo(add(flat, -int_of(by[0])), math.prod(size), n.b.ranges)
+            moved = modulo(add(flat(at, size), -int_of(by[0])), math.prod(size), n.b.ranges)
             return n.load(self, spread_out(moved, size))
         for s, d in zip(by, along, strict=True):
             k = int_of(d) % len(size)
@@ -128,6 +125,46 @@ def _repeat(site: Site, self: Arg, repeats: tuple[int, ...]) -> None:
     def element(n: Nest, at: Sequence[Dim]) -> Scalar:
         last = list(at)[len(at) - len(size) :]
         return n.load(self, [modulo(i, max(m, 1), n.b.ranges) for i, m in zip(last, size, strict=True)])
+
+    fill_with(site, element)
+
+
+@register("rearranging", "pixel_shuffle.default")
+def _pixel_shuffle(site: Site, self: Arg, upscale_factor: int) -> None:
+    """[.., c * f * f, h, w] -> [.., c, h * f, w * f]"""
+    f = upscale_factor
+
+    def element(n: Nest, at: Sequence[Dim]) -> Scalar:
+        *lead, c, y, x = at
+        r = n.b.ranges
+        part = add(mul(c, f * f), mul(modulo(y, f, r), f), modulo(x, f, r))
+        return n.load(self, [*lead, part, floordiv(y, f, r), floordiv(x, f, r)])
+
+    fill_with(site, element)
+
+
+@register("rearranging", "pixel_unshuffle.default")
+def _pixel_unshuffle(site: Site, self: Arg, downscale_factor: int) -> None:
+    """[.., c, h * f, w * f] -> [.., c * f * f, h, w]"""
+    f = downscale_factor
+
+    def element(n: Nest, at: Sequence[Dim]) -> Scalar:
+        *lead, part, y, x = at
+        r = n.b.ranges
+        down, across = modulo(floordiv(part, f, r), f, r), modulo(part, f, r)
+        return n.load(self, [*lead, floordiv(part, f * f, r), add(mul(y, f), down), add(mul(x, f), across)])
+
+    fill_with(site, element)
+
+
+@register("rearranging", "channel_shuffle.default")
+def _channel_shuffle(site: Site, self: Arg, groups: int) -> None:
+    """Channels that lie group by group come to lie by their place in the group."""
+    each = site.size(self)[1] // groups
+
+    def element(n: Nest, at: Sequence[Dim]) -> Scalar:
+        r = n.b.ranges
+        return n.load(self, [at[0], add(mul(modulo(at[1], groups, r), each), floordiv(at[1], groups, r)), *at[2:]])
 
     fill_with(site, element)
 
@@ -236,14 +273,12 @@ def _view_copy(site: Site, self: Arg, size: tuple[int, ...]) -> None:
     whole = site.size(out)
 
     def element(n: Nest, at: Sequence[Dim]) -> Scalar:
-        flat: Dim = 0
-        for i, m in zip(at, whole, strict=True):
-            flat = add(mul(flat, m), i)
+        rest = flat(at, whole)
         place: list[Dim] = []
         for k in range(len(site.size(self)) - 1, -1, -1):
             m = max(site.size(self)[k], 1)
-            place.insert(0, modulo(flat, m, n.b.ranges) if k else flat)
-            flat = floordiv(flat, m, n.b.ranges)
+            place.insert(0, modulo(rest, m, n.b.ranges) if k else rest)
+            rest = floordiv(rest, m, n.b.ranges)
         return n.load(self, place)
 
     fill_with(site, element)

@@ -10,9 +10,14 @@ from lowtide.lowering import (
     pooling,
     rearranging,
     reduction,
+    resampling,
     scatter,
+    sorting,
 )
 from lowtide.lowering.table import RECORDS
 
-KINDS = (activation, indexing, loss, movement, normalization, pointwise, pooling, rearranging, reduction, scatter)
+KINDS = (
+    activation, indexing, loss, movement, normalization, pointwise, pooling, rearranging, reduction, resampling, scatter,
+    sorting,
+)  # fmt: skip
 __all__ = ["KINDS", "RECORDS"]

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 
 from lowtide.ir.graph import Arg, Ref
 from lowtide.ir.index import add, mul
-from lowtide.ir.symbolic import Dim
-from lowtide.lowering.indexing import looked_up, spread_out, wrapped
-from lowtide.lowering.movement import constant
+from lowtide.ir.symbolic import Dim, Expr
+from lowtide.lowering.indexing import along, extent, flat, looked_up, moved, spread_out, wrapped
+from lowtide.lowering.movement import constant, fill_with
 from lowtide.lowering.scalars import HALVES, Number, Scalar, computed_in, where
 from lowtide.lowering.site import Nest, Refused, Site
 from lowtide.lowering.table import register
@@ -66,9 +66,12 @@ def _copied(x: Arg) -> Start:
     return lambda n, at: n.load(x, at)
 
 
-def _plain_or_sum(site: Site, add: bool) -> None:
-    if add and site.dtype(Ref(str(site.op.outputs[0]))) == "bool":
-        raise Refused("adds truth values")
+def meet(n: Nest, held: Ref, at: Sequence[Dim], v: Scalar, *, add: bool, keep: Scalar | None = None) -> None:
+    """Write a value, or add it to what is there; truth values add up to whether any is true. ``keep``: only there."""
+    if add and v.dtype == "bool":
+        n.store(held, at, n.const("bool", True), where=v if keep is None else v & keep)
+    else:
+        n.store(held, at, v.to(computed_in(v.dtype)), add=add, where=keep)
 
 
 # -- by an index of the source's own size
@@ -77,25 +80,22 @@ def _plain_or_sum(site: Site, add: bool) -> None:
 def _shape(site: Site, self: Arg, index: Arg, dim: int) -> tuple[int, list[int], list[int]]:
     """The dimension, those that run outside, and the sizes of those inside."""
     size, part = site.size(self), site.size(index)
-    if not size:
-        raise Refused("has no dimension")
-    d = dim % len(size)
+    d = along(size, dim)
     own = [k for k in range(len(size)) if k != d and size[k] == part[k]]
     return d, own, [m for k, m in enumerate(part) if k not in own]
 
 
 def _scatter(add: bool, source: Callable[[Site, Nest, Sequence[Dim], Arg], Scalar]) -> Callable[..., None]:
     def rule(site: Site, self: Arg, dim: int, index: Arg, src: Arg) -> None:
-        _plain_or_sum(site, add)
         d, own, inner = _shape(site, self, index, dim)
 
         def write(n: Nest, held: Ref) -> None:
             if 0 in site.size(index):
                 return
             at = placed(n, own, n.stage(*inner))
-            to = n.checked(n.load(index, at), site.size(self)[d])
-            v = source(site, n, at, src)
-            n.store(held, [*at[:d], to, *at[d + 1 :]], v.to(computed_in(v.dtype)), add=add)
+            size = site.size(self)
+            to = n.checked(n.load(index, at), extent(size, d))
+            meet(n, held, moved(size, at, d, to), source(site, n, at, src), add=add)
 
         scattered(site, own, _copied(self), write)
 
@@ -108,8 +108,9 @@ register("scatter", "scatter_add.default")(_scatter(True, lambda _s, n, at, src:
 
 _MEET: dict[str, Callable[[Scalar, Scalar], Scalar]] = {
     "sum": lambda a, b: a + b, "mean": lambda a, b: a + b, "prod": lambda a, b: a * b, "amax": lambda a, b: a.max(b),
-    "amin": lambda a, b: a.min(b), "add": lambda a, b: a + b, "multiply": lambda a, b: a * b,
+    "amin": lambda a, b: a.min(b),
 }  # fmt: skip
+_OLD_NAMES = {"add": "sum", "multiply": "prod"}
 
 
 def _neutral(kind: str, dtype: str) -> Number:
@@ -124,36 +125,38 @@ def _neutral(kind: str, dtype: str) -> Number:
     return low if kind == "amax" else high
 
 
-@register("scatter", "scatter_reduce.two")
-def _scatter_reduce(
-    site: Site, self: Arg, dim: int, index: Arg, src: Arg, reduce: str, *, include_self: bool = True
-) -> None:
+def _combined(
+    site: Site, self: Arg, own: Sequence[int], inner: Sequence[int], d: int, index: Callable[[Nest, list[Dim]], Scalar],
+    source: Callable[[Nest, list[Dim]], Scalar], kind: str, include_self: bool,
+) -> None:  # fmt: skip
+    """What meets in an element of the one result, combined. ``index``: where along ``d`` a point of the source goes."""
     out = site.output()
     if out is None:
         return
-    dtype = site.dtype(out)
-    if dtype == "bool":
-        raise Refused("reduces truth values")
-    to = computed_in(dtype)
-    d, own, inner = _shape(site, self, index, dim)
+    truth = site.dtype(out) == "bool"
+    if truth and kind == "mean":
+        raise Refused("averages truth values")
+    kind = "amax" if truth and kind == "sum" else kind
+    to = "u8" if truth else computed_in(site.dtype(out))
     size = site.size(out)
     held = site.temporary(to, size)
-    counted = reduce == "mean" or not include_self
+    counted = kind == "mean" or not include_self
     counts = site.temporary("i64", size) if counted else None
     n = site.loop([size[k] for k in own])
     others = [m for k, m in enumerate(size) if k not in own]
     at = placed(n, own, n.stage(*others))
-    n.store(held, at, n.load(self, at).to(to) if include_self else n.const(to, _neutral(reduce, to)))
+    n.store(held, at, n.load(self, at).to(to) if include_self else n.const(to, _neutral(kind, to)))
     n.store(counts, at, n.const("i64", int(include_self)))
-    at = placed(n, own, n.stage(*inner))
-    place = [*at[:d], n.checked(n.load(index, at), size[d]), *at[d + 1 :]]
-    n.store(held, place, _MEET[reduce](n.load(held, place), n.load(src, at).to(to)))
-    n.store(counts, place, n.const("i64", 1), add=True)
+    if extent(size, d):
+        at = placed(n, own, n.stage(*inner))
+        place = moved(size, at, d, n.checked(index(n, at), extent(size, d)))
+        n.store(held, place, _MEET[kind](n.load(held, place), source(n, at).to(to)))
+        n.store(counts, place, n.const("i64", 1), add=True)
     at = placed(n, own, n.stage(*others))
     v = n.load(held, at)
     if counts is not None:
         many = n.load(counts, at)
-        if reduce == "mean":
+        if kind == "mean":
             divisor = many.max(1).to(to)
             v = v / divisor if to in ("f32", "f64") else v.of("floordiv", divisor)
         v = where(many.equals(0), n.load(self, at).to(to), v)
@@ -161,21 +164,44 @@ def _scatter_reduce(
     n.done()
 
 
+@register("scatter", "scatter_reduce.two")
+def _scatter_reduce(
+    site: Site, self: Arg, dim: int, index: Arg, src: Arg, reduce: str, *, include_self: bool = True
+) -> None:
+    _scattered_with(site, self, dim, index, lambda n, at: n.load(src, at), reduce, include_self)
+
+
+def _scattered_with(
+    site: Site, self: Arg, dim: int, index: Arg, source: Callable[[Nest, list[Dim]], Scalar], kind: str, own: bool
+) -> None:
+    if not site.size(self):
+        raise Refused("has no dimension, where ATen takes the source alone")
+    d, outside, inner = _shape(site, self, index, dim)
+    _combined(site, self, outside, inner, d, lambda n, at: n.load(index, at), source, kind, own)
+
+
+@register("scatter", "scatter.reduce")
+def _scatter_with(site: Site, self: Arg, dim: int, index: Arg, src: Arg, *, reduce: str) -> None:
+    _scattered_with(site, self, dim, index, lambda n, at: n.load(src, at), _OLD_NAMES[reduce], True)
+
+
+@register("scatter", "scatter.value_reduce")
+def _scatter_value_with(site: Site, self: Arg, dim: int, index: Arg, value: Arg, *, reduce: str) -> None:
+    _scattered_with(site, self, dim, index, lambda n, _at: constant(site, n, value), _OLD_NAMES[reduce], True)
+
+
 # -- by one index along a dimension
 
 
 def _along(site: Site, self: Arg, dim: int) -> tuple[int, list[int]]:
     size = site.size(self)
-    if not size:
-        raise Refused("has no dimension")
-    d = dim % len(size)
+    d = along(size, dim)
     return d, [k for k in range(len(size)) if k != d]
 
 
 def _by_index(
     site: Site, self: Arg, dim: int, index: Arg, value: Callable[[Nest, list[Dim]], Scalar], add: bool, *, wrap: bool
 ) -> None:
-    _plain_or_sum(site, add)
     d, own = _along(site, self, dim)
     many = math.prod(site.size(index))
 
@@ -184,11 +210,11 @@ def _by_index(
             return
         (k,) = n.stage(many)
         i = n.load(index, [k] if site.size(index) else [])
-        size = site.size(self)[d]
-        to = n.checked(wrapped(n, i, size) if wrap else i, size)
+        size = site.size(self)
+        length = extent(size, d)
+        to = n.checked(wrapped(n, i, length) if wrap else i, length)
         at = placed(n, own, [k])
-        v = value(n, at)
-        n.store(held, [*at[:d], to, *at[d + 1 :]], v.to(computed_in(v.dtype)), add=add)
+        meet(n, held, moved(size, at, d, to), value(n, at), add=add)
 
     scattered(site, own, _copied(self), write)
 
@@ -208,6 +234,29 @@ def _index_copy(site: Site, self: Arg, dim: int, index: Arg, source: Arg) -> Non
     _by_index(site, self, dim, index, lambda n, at: n.load(source, at if site.size(source) else []), False, wrap=False)
 
 
+@register("scatter", "index_reduce.default")
+def _index_reduce(
+    site: Site, self: Arg, dim: int, index: Arg, source: Arg, reduce: str, *, include_self: bool = True
+) -> None:
+    d, own = _along(site, self, dim)
+    many = math.prod(site.size(index))
+
+    def place(n: Nest, at: list[Dim]) -> Scalar:
+        return n.load(index, [at[d]] if site.size(index) else [])
+
+    _combined(
+        site,
+        self,
+        own,
+        [many],
+        d,
+        place,
+        lambda n, at: n.load(source, at if site.size(source) else []),
+        reduce,
+        include_self,
+    )
+
+
 @register("scatter", "index_fill.int_Scalar")
 def _index_fill(site: Site, self: Arg, dim: int, index: Arg, value: Arg) -> None:
     _by_index(site, self, dim, index, lambda n, _at: constant(site, n, value), False, wrap=True)
@@ -219,6 +268,24 @@ def _index_fill_tensor(site: Site, self: Arg, dim: int, index: Arg, value: Arg) 
     _by_index(site, self, dim, index, lambda n, _at: n.load(value, ()).to(to), False, wrap=True)
 
 
+@register("scatter", "embedding_dense_backward.default")
+def _embedding_backward(
+    site: Site, grad_output: Arg, indices: Arg, num_weights: int, padding_idx: int, scale_grad_by_freq: bool
+) -> None:
+    if scale_grad_by_freq:
+        raise Refused("is scaled by frequency")
+
+    def write(n: Nest, held: Ref) -> None:
+        (column,) = n.rows
+        at = n.stage(*site.size(indices))
+        row = n.load(indices, at).to("i64")
+        keep = row.differs(padding_idx) if padding_idx >= 0 else None
+        g = n.load(grad_output, [*at, column])
+        n.store(held, [n.checked(row, num_weights), column], g.to(computed_in(g.dtype)), add=True, where=keep)
+
+    zeros_and(site, [1], write)
+
+
 # -- by several indices
 
 
@@ -228,7 +295,6 @@ def _put(
     out = site.output()
     if out is None:
         return
-    _plain_or_sum(site, accumulate)
     given = [site.size(i) for i in indices if i is not None]
     places = [k for k, i in enumerate(indices) if i is not None]
     if mask is not None:
@@ -248,15 +314,36 @@ def _put(
         at = [*n.stage(*inner), *n.rows]
         keep = n.spread(mask, at[first : first + rank]) if mask is not None else None
         to = looked_up(site, n, self, indices, at, keep)
-        v = n.spread(values, at)
-        n.store(held, to, v.to(computed_in(site.dtype(out))), add=accumulate, where=keep)
+        meet(n, held, to, n.spread(values, at).to(site.dtype(out)), add=accumulate, keep=keep)
 
     scattered(site, own, _copied(self), write)
 
 
+def _put_where(site: Site, self: Arg, first: int, mask: Arg, values: Arg, accumulate: bool) -> None:
+    """A mask over the dimensions from ``first`` on: every element asks whether it is taken. How many are is not known, so
+    the values must not differ along them."""
+    size, taken, given = site.size(self), len(site.size(mask)), site.size(values)
+    behind = len(size) - first - taken
+    if len(given) > behind and given[len(given) - behind - 1] != 1:
+        raise Refused("is indexed by a mask and takes as many values")
+
+    def element(n: Nest, at: Sequence[Dim]) -> Scalar:
+        here = n.load(mask, at[first : first + taken])
+        x, v = n.load(self, at), n.spread(values, [*at[:first], 0, *at[first + taken :]]).to(site.dtype(self))
+        to = computed_in(x.dtype)
+        x, v = x.to(to), v.to(to)
+        return where(here, x | v if accumulate and to == "bool" else x + v if accumulate else v, x)
+
+    fill_with(site, element)
+
+
 @register("scatter", "index_put.default", "_unsafe_index_put.default")
 def _index_put(site: Site, self: Arg, indices: tuple[Arg, ...], values: Arg, accumulate: bool = False) -> None:
-    _put(site, self, indices, values, accumulate)
+    given = [k for k, i in enumerate(indices) if i is not None]
+    if len(given) == 1 and site.dtype(indices[given[0]]) == "bool":
+        _put_where(site, self, given[0], indices[given[0]], values, accumulate)
+    else:
+        _put(site, self, indices, values, accumulate)
 
 
 @register("scatter", "_unsafe_masked_index_put_accumulate.default")
@@ -266,21 +353,37 @@ def _masked_put(site: Site, self: Arg, mask: Arg, indices: tuple[Arg, ...], valu
 
 @register("scatter", "put.default")
 def _put_flat(site: Site, self: Arg, index: Arg, source: Arg, accumulate: bool = False) -> None:
-    _plain_or_sum(site, accumulate)
     size, many = site.size(self), site.size(index)
-    if not size:
-        raise Refused("has no dimension")
-    if site.size(source) != many:
-        raise Refused("takes a source of another size than the index")
+    if math.prod(site.size(source)) != math.prod(many):
+        raise Refused("takes a source of another number of elements than the index")
 
     def write(n: Nest, held: Ref) -> None:
+        if 0 in many:
+            return
         at = n.stage(*many)
         whole = math.prod(size)
         to = n.checked(wrapped(n, n.load(index, at), whole), whole)
-        v = n.load(source, at)
-        n.store(held, spread_out(to, size), v.to(computed_in(v.dtype)), add=accumulate)
+        v = n.load(source, spread_out(flat(at, many), site.size(source)))
+        meet(n, held, spread_out(to, size), v, add=accumulate)
 
     scattered(site, [], _copied(self), write)
+
+
+def _taken(site: Site, mask: Arg, size: Sequence[int]) -> Callable[[Nest, Sequence[Dim], int], tuple[Scalar, Expr]]:
+    """A loop that counts how many the mask (broadcast to ``size``) takes up to each element. Gives, for a later loop,
+    whether an element is taken and the how-manieth of ``whole`` it then is."""
+    counts = site.temporary("i64", size)
+    n = site.loop()
+    (k,) = n.stage(math.prod(size))
+    at = spread_out(k, size)
+    n.store(counts, at, n.scan("sum", n.spread(mask, at).to("i64")))
+    n.done()
+
+    def place(n: Nest, at: Sequence[Dim], whole: int) -> tuple[Scalar, Expr]:
+        here = n.spread(mask, at)
+        return here, n.checked(where(here, n.load(counts, at) - 1, 0), whole)
+
+    return place
 
 
 @register("scatter", "masked_scatter.default")
@@ -290,21 +393,13 @@ def _masked_scatter(site: Site, self: Arg, mask: Arg, source: Arg) -> None:
     if out is None:
         return
     size, given = site.size(out), site.size(source)
-    if site.size(mask) != size or not size:
-        raise Refused("has a mask of another size")
-    if 0 in given or 0 in size:
-        raise Refused("takes from nothing")
-    counts = site.temporary("i64", size)
-    n = site.loop()
-    (k,) = n.stage(math.prod(size))
-    at = spread_out(k, size)
-    n.store(counts, at, n.scan("sum", n.load(mask, at).to("i64")))
-    n.done()
+    if not size or 0 in given or 0 in size:
+        raise Refused("takes from nothing, or for one element")
+    taken = _taken(site, mask, size)
     n = site.loop()
     at = n.stage(*size)
-    here = n.load(mask, at)
-    to = n.checked(where(here, n.load(counts, at) - 1, 0), math.prod(given))
-    n.store(out, at, where(here, n.load(source, spread_out(to, given)), n.load(self, at)))
+    here, to = taken(n, at, math.prod(given))
+    n.store(out, at, where(here, n.load(source, spread_out(to, given)), n.spread(self, at)))
     n.done()
 
 
@@ -336,17 +431,11 @@ def _masked_scatter_backward(site: Site, grad_output: Arg, mask: Arg, sizes: tup
     size, whole = site.size(mask), site.size(out)
     if site.size(grad_output) != size or not size or 0 in size or 0 in whole:
         raise Refused("has a mask of another size")
-    counts = site.temporary("i64", size)
-    n = site.loop()
-    (k,) = n.stage(math.prod(size))
-    at = spread_out(k, size)
-    n.store(counts, at, n.scan("sum", n.load(mask, at).to("i64")))
-    n.done()
+    taken = _taken(site, mask, size)
     n = site.loop()
     at = n.stage(*whole)
     n.store(out, at, n.const(computed_in(site.dtype(out)), 0))
     at = n.stage(*size)
-    here = n.load(mask, at)
-    to = n.checked(where(here, n.load(counts, at) - 1, 0), math.prod(whole))
+    here, to = taken(n, at, math.prod(whole))
     n.store(out, spread_out(to, whole), n.load(grad_output, at), where=here)
     n.done()
