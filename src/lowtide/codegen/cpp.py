@@ -6,7 +6,8 @@ them alone have the same text; the result does not depend on the number of threa
 elements that the loop names. Stands on ``kernel.h``.
 
 Three shapes. *flat*: no outer ranges, each stage is a nest of its own, shared out over its leading ranges; sums go
-through a fixed number of blocks. *rows*: the outer points are shared out, vectors run along the inner ranges. *columns*:
+through a fixed number of blocks. *rows*: the outer points are shared out, vectors run along the inner ranges; what is
+summed over the outer points goes through blocks of them, as many as follows from the sizes. *columns*:
 vectors run along the last outer range, in tiles, and what a stage leaves for the next is an array as wide as a tile.
 """
 
@@ -18,11 +19,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from lowtide.codegen import shape
-from lowtide.codegen.cpp_ops import BUFFER, COMBINE, LANES, VALUE, constant, loaded, neutral, scalar, stored
+from lowtide.codegen.cpp_ops import BUFFER, COMBINE, JOIN, LANES, VALUE, constant, loaded, neutral, scalar, stored
 from lowtide.codegen.cpp_text import Text, coefficient, index_of
 from lowtide.ir.graph import ITEMSIZE, int_of
 from lowtide.ir.index import affine, substitute, uses
-from lowtide.ir.loops import Instr, Loop, Stage
+from lowtide.ir.loops import SEVERAL, Instr, Loop, Stage
 from lowtide.ir.normal import normalise
 from lowtide.ir.symbolic import symbol
 
@@ -31,6 +32,7 @@ KEPT_BYTES = 24_576  # of those arrays
 RUN = 4096  # points of a row whose sum is taken in f32, in lanes
 _SHORT = 16  # instructions of a body that is written several times
 DEEP = 256  # points of a column whose sum is taken in f32
+GATHERED = 512  # values that a pass with several results takes at once
 ACROSS = 64  # points of the last range in a tile that is turned
 BLOCKS = 64  # partial results of a flat reduction
 _NAME = "KERNEL"
@@ -70,6 +72,8 @@ class _Writer(Text):
         self.keeps = frozenset(self.kept.values())
         arrays = sum(12 if self.in_runs(n) else 8 for n in self.lasting)
         self.tile = next((t for t in TILES if t * arrays <= KEPT_BYTES), TILES[-1])
+        self.group = shape.groups(loop)  # of a reduction with several results, the first of them
+        self.gathered = frozenset[int]()  # groups whose values are taken in runs
         self.elements: dict[int, str] = {}  # loads that read an array instead of a buffer
 
     # -- the function ------------------------------------------------------------------------------------------------
@@ -102,6 +106,8 @@ class _Writer(Text):
                 self.lines.append(f"  {VALUE[self.loop.body[n].dtype]} v{n};")
                 if self.arg(n):
                     self.lines.append(f"  {VALUE[self.loop.body[self.loop.body[n].args[0]].dtype]} best{n};")
+                if self.group.get(n) == n:
+                    self.lines += [f"  {kind} {name};" for kind, name, _ in self.carried(n)]
             self.lines.append("};")
         for k, stage in enumerate(self.loop.stages):
             reduces = [n for n in self.numbers(k) if self.loop.body[n].op == "reduce"]
@@ -229,6 +235,10 @@ class _Writer(Text):
         self.put(f"const i64 from_ = {first} * u / blocks, to_ = {first} * (u + 1) / blocks;")
         self.reduced(k, sizes, reduces, ("from_", "to_"))
         for n in reduces:
+            if n in self.group:
+                for _, name, _ in self.carried(n) if self.group[n] == n else ():
+                    self.put(f"part[u].{name} = {name};")
+                continue
             self.put(f"part[u].v{n} = v{n};")
             if self.arg(n):
                 self.put(f"part[u].best{n} = best{n};")
@@ -245,16 +255,25 @@ class _Writer(Text):
             else []
         )
         done: frozenset[int] = frozenset()
+        gathered = [n for n in reduces if self.group.get(n) == n and len(self.loop.body[n].args) == 1] if sizes else []
+        self.gathered = frozenset(gathered)
         self.accumulators([n for n in reduces if n not in runs])
         for n in runs:
             self.put(f"double w{n} = 0;")
+        for n in gathered:
+            self.put(f"{VALUE[self.loop.body[n].dtype]} run{n}[{GATHERED}];")
         for j, n in enumerate(sizes):
             low, high = first if j == 0 else ("0", self.number(n))
             last = j == len(sizes) - 1
-            if last and runs:
-                self.open(f"for (i64 q = {low}; q < {high}; q += {RUN})")
-                self.put(f"const i64 q_ = lesser<i64>(q + {RUN}, {high});")
+            if last and (runs or gathered):
+                run = GATHERED if gathered else RUN
+                self.open(f"for (i64 q = {low}; q < {high}; q += {run})")
+                self.put(f"const i64 q_ = lesser<i64>(q + {run}, {high});")
                 self.accumulators(runs)
+                for n in gathered:
+                    kind = VALUE[self.loop.body[n].dtype]
+                    welford = self.loop.body[n].family == "welford"
+                    self.put(f"{kind} sum{n} = 0;" if welford else f"{kind} top{n} = -INF; {FLAG['bool']} odd{n} = 0;")
                 low, high = "q", "q_"
             if last:
                 done = self.before(k, f"r{j}")
@@ -263,12 +282,19 @@ class _Writer(Text):
         self.stage_body(k, done)
         for j in range(len(sizes)):
             self.close()
-            if j == 0 and runs:
-                self.put(" ".join(f"w{n} += v{n};" for n in runs))
+            if j == 0 and (runs or gathered):
+                for n in runs:
+                    self.put(f"w{n} += v{n};")
+                for n in gathered:
+                    state = ", ".join(name for _, name, _ in self.carried(n))
+                    found = f"sum{n}" if self.loop.body[n].family == "welford" else f"top{n}, odd{n}"
+                    self.put(f"join_run({state}, run{n}, q_ - q, {found});")
                 self.close()
+        self.gathered = frozenset()
         for n in runs:
             self.put(f"const float v{n} = (float)w{n};")
         self.not_a_numbers(reduces)
+        self.results(reduces)
 
     def combined(self, reduces: list[int], blocks: str) -> list[str]:
         """Driver lines that join the partial results of a stage, in order."""
@@ -276,6 +302,14 @@ class _Writer(Text):
         for n in reduces:
             x = self.loop.body[n]
             kind, value = str(x.attr), self.loop.body[x.args[0]].dtype
+            if x.family:
+                if self.group[n] == n:
+                    out += [f"  {wide} {name} = {start};" for wide, name, start in self.carried(n)]
+                    into = ", ".join(name for _, name, _ in self.carried(n))
+                    given = ", ".join(f"part[u].{name}" for _, name, _ in self.carried(n))
+                    out.append(f"  for (i64 u = 0; u < {blocks}; ++u) {JOIN[x.family]}({into}, {given});")
+                out.append(f"  kept.v{n} = {self.result(n)};")
+                continue
             wide = "double" if kind == "sum" and x.dtype == "f32" else VALUE[value if self.arg(n) else x.dtype]
             start = neutral(kind, value) if self.arg(n) else neutral(kind, x.dtype)
             if self.arg(n):
@@ -422,6 +456,7 @@ class _Writer(Text):
         self.stage_body(k, done)
         for _ in sizes:
             self.close()
+        self.results(reduces)
 
     def tile_stage(self, k: int) -> None:
         """One stage at the columns of a tile. Sums in f32 are taken over runs of points, four points at a time."""
@@ -454,6 +489,9 @@ class _Writer(Text):
                 for m in runs:
                     self.put(f"for (i64 j = 0; j < many; ++j) a{m}[j] += s{m}[j];")
                 self.close()
+        for n in self.numbers(k):
+            if n in self.group:
+                self.put(f"for (i64 j = 0; j < many; ++j) a{n}[j] = {self.result(n)}[j];")
 
     def tile_points(self, k: int, points: Sequence[str]) -> None:
         """The columns of a tile at one inner point, or at several ``points`` of the last inner range."""
@@ -485,6 +523,10 @@ class _Writer(Text):
     def accumulators(self, reduces: Sequence[int]) -> None:
         for n in reduces:
             x = self.loop.body[n]
+            if x.family:
+                if self.group[n] == n:
+                    self.put(" ".join(f"{kind} {name} = {start};" for kind, name, start in self.carried(n)))
+                continue
             if self.arg(n):
                 value = self.loop.body[x.args[0]].dtype
                 self.put(f"{VALUE[value]} best{n} = {neutral(str(x.attr), value)}; i64 v{n} = -1;")
@@ -497,6 +539,11 @@ class _Writer(Text):
     def tile_accumulators(self, numbers: Sequence[int]) -> None:
         for n in numbers:
             x = self.loop.body[n]
+            if x.family:
+                for kind, name, start in self.carried(n) if self.group[n] == n else ():
+                    self.put(f"{kind} {name}[{self.tile}];")
+                    self.put(f"for (i64 j = 0; j < many; ++j) {name}[j] = {start};")
+                continue
             value = self.loop.body[x.args[0]].dtype if self.arg(n) else x.dtype
             start = neutral(str(x.attr), value)
             if self.arg(n):
@@ -532,11 +579,17 @@ class _Writer(Text):
 
     def simd(self, k: int, reduces: Sequence[int]) -> None:
         """Say that the points of the loop that follows may be done side by side."""
-        if any(self.arg(n) for n in reduces):
+        if any(self.arg(n) or (n in self.group and self.group[n] not in self.gathered) for n in reduces):
             return
         clauses = " reduction(|:bad)" if any(x.op == "check" for x in self.loop.stages[k].body) else ""
         for n in reduces:
             x = self.loop.body[n]
+            if x.family:
+                found = (
+                    f" reduction(+:sum{n})" if x.family == "welford" else f" reduction(max:top{n}) reduction(|:odd{n})"
+                )
+                clauses += found if self.group[n] == n else ""
+                continue
             clauses += f" reduction({LANES[str(x.attr)][0]}:v{n})" + (
                 f" reduction(|:nan{n})" if self.flagged(n) else ""
             )
@@ -607,6 +660,10 @@ class _Writer(Text):
     def reduce(self, n: int, x: Instr, k: int) -> None:
         columns = self.shape == "columns"
         value = f"v{x.args[0]}"
+        if x.family:
+            if self.group[n] == n:
+                self.carry(n, x, value, len(self.loop.stages[k].inner) - 1)
+            return
         if self.arg(n):
             best, at = (f"best{n}[j]", f"a{n}[j]") if columns else (f"best{n}", f"v{n}")
             test = "above" if x.attr == "argmax" else "below"
@@ -618,6 +675,40 @@ class _Writer(Text):
             self.put(LANES[str(x.attr)][1].format(f"v{n}", value))
             if self.flagged(n):
                 self.put(f"nan{n} |= {value} != {value};")
+
+    def carry(self, n: int, x: Instr, value: str, last: int) -> None:
+        """Take a value into what a pass carries: by way of a run, or at once."""
+        if n in self.gathered:
+            self.put(f"run{n}[r{last} - q] = {value};")
+            if x.family == "welford":
+                self.put(f"sum{n} += {value};")
+            else:
+                self.put(f"top{n} = {value} > top{n} ? {value} : top{n}; odd{n} |= {value} != {value};")
+            return
+        at = "[j]" if self.shape == "columns" else ""
+        state = ", ".join(f"{name}{at}" for _, name, _ in self.carried(n))
+        one = [value, f"{value} - {value}", "1."] if x.family == "welford" else [value, f"{value} == -INF ? 0. : 1."]
+        given = ", ".join(one if len(x.args) == 1 else [f"v{a}" for a in x.args])
+        self.put(f"{JOIN[x.family]}({state}, {given});")
+
+    def carried(self, n: int) -> list[tuple[str, str, str]]:
+        """Type, name and start of what the pass of a reduction with several results carries."""
+        g, x = self.group[n], self.loop.body[n]
+        if x.family == "welford":
+            return [("double", f"mean{g}", "0."), ("double", f"squares{g}", "0."), ("double", f"weight{g}", "0.")]
+        return [(VALUE[x.dtype], f"most{g}", "-INF"), ("double", f"total{g}", "0.")]
+
+    def result(self, n: int) -> str:
+        """One of several results of a pass, of what it carries."""
+        x = self.loop.body[n]
+        parts = SEVERAL[x.family]
+        return f"({VALUE[x.dtype]}){self.carried(n)[parts.index(str(x.attr).partition('.')[2])][1]}"
+
+    def results(self, reduces: Sequence[int]) -> None:
+        """Name the results of passes with several, behind their loops."""
+        for n in reduces:
+            if n in self.group:
+                self.put(f"const {VALUE[self.loop.body[n].dtype]} v{n} = {self.result(n)};")
 
     def position(self, stage: Stage) -> str:
         text = "0"

@@ -121,6 +121,10 @@ FN double log1p_(double x) { return std::log1p(x); }
 FN double tanh_(double x) { return std::tanh(x); }
 FN double erf_(double x) { return std::erf(x); }
 template <class T> FN T sigmoid_(T x) { return (T)1 / ((T)1 + exp_(-x)); }
+// log(e^a + e^b); equal infinities stay what they are.
+template <class T> FN T log_add(T a, T b) {
+  return a == b && std::fabs(a) == (T)INF ? a : greater(a, b) + log1p_(exp_(-std::fabs(a - b)));
+}
 template <class T> FN T rsqrt_(T x) { return (T)1 / std::sqrt(x); }
 template <class T> FN T shift_left(T a, T b) { return b < 0 || b >= (T)(8 * sizeof(T)) ? (T)0 : (T)(a << b); }
 template <class T> FN T shift_right(T a, T b) { return b < 0 || b >= (T)(8 * sizeof(T)) ? (T)(a < 0 ? -1 : 0) : (T)(a >> b); }
@@ -131,6 +135,37 @@ template <class T> FN T whole_power(T a, T b) {
   return r;
 }
 template <class T> FN T greatest_of() { return T(~(uint64_t)0 >> (64 - 8 * sizeof(T) + (T(-1) < T(0)))); }
+
+// What a pass carries: mean, squared differences and weight of the numbers so far, joined with those of others (T. Chan,
+// G. Golub, R. LeVeque 1979); and the greatest number with the sum of e^(x - greatest). Weight 0 counts nothing.
+FN void join_moments(double& mean, double& squares, double& weight, double m, double q, double w) {
+  const double n = weight + w, d = m == mean ? 0. : m - mean, part = n > 0. ? w / n : 0.;
+  squares = w == 0. ? squares : squares + q + (weight == 0. ? 0. : d * d * weight * part);
+  mean = w == 0. ? mean : weight == 0. ? m : std::fabs(d) == (double)INF ? mean + m : mean + d * part;
+  weight = n;
+}
+template <class T> FN void join_exponents(T& most, double& sum, T m, double s) {
+  const T top = s == 0. ? most : greater(most, m), base = top == -INF ? (T)0 : top;
+  sum = (sum == 0. ? 0. : sum * exp_(most - base)) + (s == 0. ? 0. : s * exp_(m - base));
+  most = top;
+}
+// Those of a run of n numbers: squares are taken of what is left after the mean, and the mean is mended by what is left then.
+template <class T> FN void join_run(double& mean, double& squares, double& weight, const T* x, i64 n, T sum) {
+  const T m = sum / (T)n;
+  T left = 0, q = 0;
+#pragma omp simd reduction(+:left, q)
+  for (i64 j = 0; j < n; ++j) { const T d = x[j] - m; left += d; q += d * d; }
+  const double more = (double)left / (double)n;
+  join_moments(mean, squares, weight, more - more == 0. ? m + more : m, q - left * more, (double)n);
+}
+template <class T> FN void join_run(T& most, double& sum, const T* x, i64 n, T top, bool odd) {
+  const T base = top == -INF ? (T)0 : top;
+  T s = 0;
+#pragma omp simd reduction(+:s)
+  for (i64 j = 0; j < n; ++j) s += exp_(x[j] - base);
+  if (odd) top = NOT_A_NUMBER;
+  join_exponents(most, sum, top, (double)s);
+}
 
 // Matrices turned, N x N elements at a time in registers: interleaving row i with row i + N / 2, log2 N times.
 template <class T, int N> struct Vector { typedef T type __attribute__((vector_size(N * sizeof(T)), aligned(sizeof(T)), may_alias)); };

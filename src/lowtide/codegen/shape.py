@@ -49,6 +49,17 @@ def folds(loop: Loop) -> dict[int, int]:
     return {n: k for k, (lo, s) in enumerate(starts) for n, x in enumerate(s.body, lo) if x.op == "fold"}
 
 
+def groups(loop: Loop) -> dict[int, int]:
+    """Reductions that are one of several results of one pass, each with the first result of its pass."""
+    first: dict[tuple[int, str, tuple[int, ...]], int] = {}
+    out: dict[int, int] = {}
+    for k, (lo, s) in enumerate(zip(loop.starts, loop.stages, strict=True)):
+        for n, x in enumerate(s.body, lo):
+            if x.family:
+                out[n] = first.setdefault((k, x.family, x.args), n)
+    return out
+
+
 def columns(loop: Loop) -> bool:
     """Whether vectors should run along the last outer range: more accesses lie side by side there."""
     if folds(loop):

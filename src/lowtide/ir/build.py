@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from lowtide.ir.index import simplify
-from lowtide.ir.loops import Instr, Loop, Stage, renumbered
+from lowtide.ir.loops import SEVERAL, Instr, Loop, Stage, renumbered
 from lowtide.ir.symbolic import Dim, symbol
 
 
@@ -104,6 +104,11 @@ class LoopBuilder:
         if not self.inner[-1]:
             return self.const("i64", 0) if kind.startswith("arg") else self.cast(v, dtype or self.dtype(v))
         return self.emit(Instr("reduce", dtype or self.dtype(v), (v,), attr=kind))
+
+    def several(self, family: str, *args: int) -> tuple[int, ...]:
+        """All results of one pass that carries several values (``ir.loops.SEVERAL``), in order."""
+        dtype = self.dtype(args[0])
+        return tuple(self.emit(Instr("reduce", dtype, args, attr=f"{family}.{part}")) for part in SEVERAL[family])
 
     def scan(self, kind: str, v: int) -> int:
         """The running reduction along the stage's last inner range."""

@@ -103,6 +103,9 @@ def _run(
         return held.view(NUMPY[x.dtype])
     if x.op == "where":
         return cast(np.where(a[0], a[1], a[2]), x.dtype)
+    if x.family:
+        flat = [np.broadcast_to(v, shape).reshape(*shape[:outer], math.prod(shape[outer:])) for v in a]
+        return _several(x, *(v.astype(np.float64) for v in flat)).astype(NUMPY[x.dtype])
     if x.op in ("reduce", "scan"):
         whole = np.broadcast_to(a[0], shape)
         return (
@@ -185,6 +188,21 @@ def _reduce(x: Instr, v: Array) -> Array:
     return (np.sum if kind == "sum" else np.prod)(v, axis=-1, dtype=to)
 
 
+def _several(x: Instr, first: Array, second: Array | None = None, weight: Array | None = None) -> Array:
+    """One of the results of ``welford`` or ``softmax`` along the last axis, in f64."""
+    part = str(x.attr).partition(".")[2]
+    if x.family == "softmax":
+        sums = np.float64(first != -np.inf) if second is None else second
+        top = np.max(np.where(sums == 0, -np.inf, first), axis=-1, initial=-np.inf)
+        shifted = np.where(sums == 0, 0, sums * np.exp(first - np.where(top == -np.inf, 0, top)[..., None]))
+        return top if part == "max" else shifted.sum(axis=-1)
+    w = np.ones_like(first) if weight is None else weight
+    total = w.sum(axis=-1)
+    mean = np.where(w == 0, 0, first * w).sum(axis=-1) / np.where(total == 0, 1, total)
+    away = np.where(w == 0, 0, (first - mean[..., None]) ** 2 * w + (0 if second is None else second))
+    return {"mean": mean, "squares": away.sum(axis=-1), "weight": total}[part]
+
+
 def _edge(dtype: Any, kind: str) -> Any:
     """What no value is beyond, so that anything replaces it."""
     if dtype.kind == "f":
@@ -195,7 +213,9 @@ def _edge(dtype: Any, kind: str) -> Any:
 
 
 def _scan(x: Instr, v: Array) -> Array:
-    ufunc = {"sum": np.add, "prod": np.multiply, "max": np.maximum, "min": np.minimum}[str(x.attr)]
+    ufunc = {"sum": np.add, "prod": np.multiply, "max": np.maximum, "min": np.minimum, "logaddexp": np.logaddexp}[
+        str(x.attr)
+    ]
     return ufunc.accumulate(v, axis=-1).astype(NUMPY[x.dtype])
 
 

@@ -88,8 +88,14 @@ BINARY = frozenset(
 COMPARE = frozenset(["eq", "ne", "lt", "le", "gt", "ge"])
 TEST = frozenset(["isnan", "isinf"])
 # sum prod min max any xor: of one operand. argmax, argmin: position of the first among the inner points.
-REDUCE = frozenset(["sum", "prod", "min", "max", "any", "xor", "argmax", "argmin"])
-SCAN = frozenset(["sum", "prod", "max", "min"])
+# The results of one pass that carries several values: those reductions of the same operands in a stage are one.
+# welford: mean, sum of squared differences from it, and weight, of numbers (weight 1 each) or of three operands that are
+# themselves such results. softmax: greatest and sum of e^(x - greatest), of numbers or of two operands that are such.
+# What has weight 0, or is -inf with sum 0, counts nothing.
+SEVERAL: Mapping[str, tuple[str, ...]] = {"welford": ("mean", "squares", "weight"), "softmax": ("max", "sum")}
+_PARTS = [f"{family}.{part}" for family, parts in SEVERAL.items() for part in parts]
+REDUCE = frozenset(["sum", "prod", "min", "max", "any", "xor", "argmax", "argmin", *_PARTS])
+SCAN = frozenset(["sum", "prod", "max", "min", "logaddexp"])
 FLOATS = frozenset(["f16", "bf16", "f32", "f64"])
 ACCESSES = ("load", "store", "accumulate", "fold")
 FOLDED = 1 << 13  # elements that the folds of one loop fill: their partial results lie on a stack
@@ -131,6 +137,11 @@ class Instr:
     def writes(self) -> bool:
         """Whether it changes a buffer."""
         return self.op in ("store", "accumulate", "fold")
+
+    @property
+    def family(self) -> str:
+        """Of a reduction that is one of several results of one pass, what that pass is called; else nothing."""
+        return str(self.attr).partition(".")[0] if self.op == "reduce" and "." in str(self.attr) else ""
 
     @property
     def ordered(self) -> bool:
@@ -340,6 +351,8 @@ def _check_instr(loop: Loop, x: Instr, n: int, k: int) -> None:
         _check_fold(loop, x, fail)
     counts = {"load": (0, 1), "store": (1, 2), "accumulate": (1, 2), "const": (0,), "index": (0,), "where": (3,)}
     wanted = counts.get(x.op, (2,) if x.op in BINARY or x.op in COMPARE else (1,))
+    if x.family:
+        wanted = (1, len(SEVERAL.get(x.family, ())))
     if len(x.args) not in wanted:
         raise fail("instruction", f"{x.op} takes {wanted} operands, not {len(x.args)}")
     if any(a >= n for a in x.args):
@@ -354,6 +367,8 @@ def _check_instr(loop: Loop, x: Instr, n: int, k: int) -> None:
         raise fail("dtype", f"{x.op} compares {given} to {x.dtype}")
     if x.op == "where" and (given[0] != "bool" or given[1] != x.dtype or given[2] != x.dtype):
         raise fail("dtype", f"where of {given} gives no {x.dtype}")
+    if x.family and (x.dtype not in ("f32", "f64") or set(given) != {x.dtype}):
+        raise fail("dtype", f"{x.attr} of {given} gives no {x.dtype}")
     kinds: Mapping[str, frozenset[str]] = {"reduce": REDUCE, "scan": SCAN}
     if x.op in kinds and x.attr not in kinds[x.op]:
         raise fail("instruction", f"{x.op} has no kind {x.attr!r}")

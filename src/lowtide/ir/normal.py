@@ -123,13 +123,14 @@ def drop_single(loop: Loop) -> Loop:
 
 
 def settle(loop: Loop) -> Loop:
-    """Reductions over a single point are the value itself, and the position of an extreme there is 0."""
+    """Reductions over a single point are the value itself, and the position of an extreme there is 0; those with several
+    results stay."""
     stages = tuple(s if s.inner else Stage((), tuple(map(_settled, s.body))) for s in loop.stages)
     return loop if stages == loop.stages else Loop(loop.outer, stages, loop.inputs, loop.outputs)
 
 
 def _settled(x: Instr) -> Instr:
-    if x.op not in ("reduce", "scan"):
+    if x.op not in ("reduce", "scan") or x.family:
         return x
     if str(x.attr).startswith("arg"):
         return Instr("const", x.dtype, attr="0")
