@@ -9,6 +9,7 @@ The cache is ``$LOWTIDE_CACHE_DIR``, else ``$XDG_CACHE_HOME/lowtide``, else ``~/
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import os
@@ -32,6 +33,7 @@ _COMMON = ("-march=native", "-std=c++17", "-shared", "-fPIC")
 FLAGS = ("-O3", *_COMMON)
 QUICK_FLAGS = ("-Og", *_COMMON)  # built in two thirds of -O1's time, a tenth slower
 _SECONDS = 600
+_LATER = 10  # niceness of a compiler that nobody may wait for
 
 
 def cache_dir() -> Path:
@@ -204,11 +206,28 @@ def opened(library: Library) -> tuple[ctypes.CDLL | None, str]:
         return None, str(e)
 
 
+_beside: set[Library] = set()  # being built by build_beside; a library leaves it when ``opened`` knows it
+
+
+def being_built(library: Library) -> bool:
+    """Whether ``opened`` would wait for what ``build_beside`` began. Where there is a slower twin, it may serve meanwhile."""
+    return library in _beside
+
+
 def build_beside(*libraries: Library) -> None:
-    """Begin to build them, one after the other, beside what this process does; ``opened`` waits for it."""
+    """Begin to build them, one after the other, beside what this process does; ``opened`` waits for it.
+
+    The compiler runs at a lower priority: kernels, without which nothing runs, go first.
+    """
 
     def work() -> None:
+        with contextlib.suppress(OSError):  # on Linux a thread has a priority of its own, which a compiler inherits
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LATER)
         for library in libraries:
-            opened(library)
+            try:
+                opened(library)
+            finally:
+                _beside.discard(library)
 
+    _beside.update(libraries)
     threading.Thread(target=work, name="lowtide-build", daemon=True).start()

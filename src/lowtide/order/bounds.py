@@ -15,10 +15,11 @@ from collections.abc import Sequence
 from functools import partial
 
 from lowtide.memory.flat import Flat
-from lowtide.order.compiled import compiled
+from lowtide.order.compiled import being_built, compiled
 
 _BEFORE, _BEHIND = 1, 2
 _LOOKS = 8  # of a flow, to a step
+_MEANWHILE = 50_000  # steps in Python, about 0.3 s, while the library is being built
 
 
 def end_bound(flat: Flat) -> tuple[int, str]:
@@ -43,11 +44,21 @@ def cut_bound(
 
     A node's least is at most what is alive at it in any order; so nodes are looked at from the dearest step of
     ``order`` down to the bound reached, or until the steps are gone. ``known`` keeps what is found for each node (-1:
-    nothing yet), so that another call with a better order goes on from there. Compiled where there is a compiler.
+    nothing yet), so that another call with a better order goes on from there. Compiled where there is a compiler; a short
+    one is done in Python while the library is being built.
     """
-    ready = compiled(flat)
-    find = partial(cut_in_python, flat) if ready is None else ready.cut
-    best, used, at = find(order, live, floor, steps, known)
+    python = partial(cut_in_python, flat, order, live, floor)
+    found = list(known)
+    answer = python(min(steps, _MEANWHILE), found) if being_built() else None
+    if answer is None or answer[1] >= _MEANWHILE:
+        ready = compiled(flat)
+        if ready is not None:
+            found = list(known)
+            answer = ready.cut(order, live, floor, steps, found)
+        elif answer is None:
+            answer = python(steps, found)
+    known[:] = found
+    best, used, at = answer
     if at < 0:
         return best, "", used
     alone = sum(flat.size[b] for b in flat.holds[at]) + flat.workspace[at]

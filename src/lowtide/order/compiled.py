@@ -40,6 +40,11 @@ def library() -> ctypes.CDLL | None:
     return native.opened(SEARCH)[0]
 
 
+def being_built() -> bool:
+    """Whether ``library`` would wait."""
+    return native.being_built(SEARCH)
+
+
 def why_not() -> str:
     """Why there is no library (empty where there is one)."""
     return native.opened(SEARCH)[1]

@@ -15,7 +15,7 @@ from lowtide.memory.flat import Flat, flatten, live_bytes, peak_bytes
 from lowtide.memory.graph import MemoryGraph
 from lowtide.order.bounds import cut_bound, end_bound
 from lowtide.order.check import check_order
-from lowtide.order.compiled import library
+from lowtide.order.compiled import being_built, library
 from lowtide.order.entrants import ENTRANTS
 from lowtide.order.exact import close
 from lowtide.order.objective import least_objective
@@ -55,7 +55,7 @@ class OrderResult:
 
 def default_budget(n: int) -> int:
     """Search steps that a graph of ``n`` nodes gets unless told otherwise; fewer where there is no compiler."""
-    if library() is None:
+    if not being_built() and library() is None:
         return 3_000_000 if n <= _SMALL else 300_000 + 100 * n
     return 30_000_000 if n <= _SMALL else 3_000_000 + 4_000 * min(n, _EXACT) + 100 * n
 
@@ -76,14 +76,13 @@ def reorder(
     ``emergency_seconds`` the search ends with what it has, and ``stopped_by`` says ``clock``.
     """
     flat = flatten(graph, device=device)
-    budget = default_budget(flat.n) if budget_steps is None else budget_steps
-    search = _Search(flat, budget, progress, time.monotonic() + emergency_seconds)
+    search = _Search(flat, budget_steps, progress, time.monotonic() + emergency_seconds)
     search.enter()
     search.search()
     order, peak = search.order, search.peak
     candidates = dict(search.candidates)
     if objective is not None:
-        order, peak, candidates = least_objective(graph, flat, search.tried, objective, budget)
+        order, peak, candidates = least_objective(graph, flat, search.tried, objective, search.budget)
     check_order(graph, order)
     closed = peak <= search.bound
     stopped = "proved" if closed else search.stopped_by
@@ -94,8 +93,8 @@ def reorder(
 class _Search:
     """The stages of one call and what they share; short-lived."""
 
-    def __init__(self, flat: Flat, budget: int, progress: Progress | None, deadline: float) -> None:
-        self.flat, self.budget, self.progress, self.deadline = flat, budget, progress, deadline
+    def __init__(self, flat: Flat, given: int | None, progress: Progress | None, deadline: float) -> None:
+        self.flat, self.given, self.progress, self.deadline = flat, given, progress, deadline
         self.candidates: dict[str, int] = {}
         self.tried: dict[str, list[int]] = {}
         self.order: list[int] = []
@@ -105,6 +104,11 @@ class _Search:
         self.steps = 0
         self.stopped_by = "budget"
         self.late = False
+
+    @property
+    def budget(self) -> int:
+        """Steps in all; asked again each time, since a library that is being built may turn out not to be had."""
+        return default_budget(self.flat.n) if self.given is None else self.given
 
     def enter(self) -> None:
         """The classic orders; ties keep the earlier one, so program order wins them."""

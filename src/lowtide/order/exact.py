@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from lowtide.core.errors import BugError
 from lowtide.memory.flat import Flat, peak_bytes
-from lowtide.order.compiled import Tell, compiled
+from lowtide.order.compiled import Tell, being_built, compiled
 from lowtide.order.contract import contracted
 from lowtide.order.descent import Decision
 from lowtide.order.implied import implied
@@ -58,17 +58,25 @@ class Bracket:
 def close(flat: Flat, order: list[int], bound: int, steps: int, tell: Tell = go_on) -> Bracket:
     """Narrow the bracket around the least peak for at most about ``steps`` steps.
 
-    ``tell(steps, peak, bound)`` is asked now and then whether to go on. Compiled where there is a compiler.
+    ``tell(steps, peak, bound)`` is asked now and then whether to go on. Compiled where there is a compiler; while the
+    library is being built its twin searches, and what it has not ended by then is begun again.
     """
-    whole = masks_of(flat)
-    smaller = contracted(whole)
+    smaller = contracted(masks_of(flat))
     inner = smaller.contract(order)
-    ready = compiled(smaller.flat)
-    if ready is not None:
-        state = Bracket(*ready.close(inner, bound, steps, tell))
-    else:
-        masks = masks_of(smaller.flat) if smaller.gone or smaller.flat.m < flat.m else whole
-        state = narrow(masks, inner, bound, steps, tell)
+
+    def in_python(tell: Tell) -> Bracket:
+        return narrow(masks_of(smaller.flat), list(inner), bound, steps, tell)
+
+    def meanwhile(steps: int, peak: int, bound: int) -> bool:
+        return tell(steps, peak, bound) and being_built()
+
+    state = in_python(meanwhile) if being_built() else None
+    if state is None or not (state.closed or state.steps >= steps):
+        ready = compiled(smaller.flat)
+        if ready is not None:
+            state = Bracket(*ready.close(inner, bound, steps, tell))
+        elif state is None:
+            state = in_python(tell)
     state.order = smaller.expand(state.order)
     if peak_bytes(flat, state.order) > state.peak:
         raise BugError("an order of the contracted graph has a higher peak in the original")

@@ -58,9 +58,14 @@ def library(*, long: bool = False) -> ctypes.CDLL | None:
     return found
 
 
+def being_built() -> bool:
+    """Whether ``library`` would wait."""
+    return native.being_built(SEARCH)
+
+
 def why_not() -> str:
-    """Why there is no library (empty where there is one)."""
-    return native.opened(SEARCH)[1]
+    """Why there is no library (empty where there is one, or will be)."""
+    return "" if being_built() else native.opened(SEARCH)[1]
 
 
 def _pointer(numbers: array[int]) -> object:

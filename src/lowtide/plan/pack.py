@@ -31,7 +31,8 @@ EXACT_LIMIT = 6000  # buffers; the exact search keeps neighbour lists
 _MANY = 30_000  # buffers; from here on fewer greedy orders are tried
 _STEPS = 40_000_000_000  # of one greedy pass; a few seconds
 _TINY = 6  # buffers; up to here Python is done before the library is loaded
-_FEW = 150  # buffers; up to here the library is only loaded where greedy orders do not reach the bound
+_FEW = 150  # buffers; up to here the library is only loaded where greedy orders do not reach the bound,
+_MORE = 1000  # and up to here while it is being built
 
 
 @dataclass
@@ -108,7 +109,8 @@ def _pack_plain(
 ) -> PackResult:
     """A problem without merges."""
     flat = flatten(linearise(problem))
-    library = compiled.library(long=nodes is None) if native and flat.count > _FEW else None
+    few = _MORE if compiled.being_built() else _FEW
+    library = compiled.library(long=nodes is None) if native and flat.count > few else None
     left = nodes if nodes is not None else 1 << 60
     place = compiled.placer(flat, library)
     run = _Run(flat, problem.capacity, deadline, left, place, library, lower_bound(flat), [])

@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -209,3 +210,19 @@ def test_a_disk_that_fills_while_the_compiler_writes_is_a_build_error(cache, tmp
     with pytest.raises(BuildError, match="No space left on device"):
         native.build(SOURCE % 6, "t")
     assert not list(cache.glob("*.so")) and not list(cache.glob(".build-*"))
+
+
+def test_what_is_built_beside_is_known_to_be_until_it_is_there(monkeypatch):
+    go, seen = threading.Event(), []
+    monkeypatch.setattr(native, "opened", lambda x: (go.wait(60), seen.append(x)))
+    monkeypatch.setattr(native, "_LATER", 0)
+    library = native.Library("none", "lowtide.order", (), ())
+    native.build_beside(library)
+    assert native.being_built(library)
+    go.set()
+    for _ in range(600):
+        if not native.being_built(library):
+            break
+        time.sleep(0.1)
+    assert seen == [library]
+    assert not native.being_built(library)

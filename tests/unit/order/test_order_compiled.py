@@ -18,7 +18,7 @@ from lowtide.order.bounds import cut_in_python
 from lowtide.order.compiled import compiled, library
 from lowtide.order.contract import contracted
 from lowtide.order.engine import reorder
-from lowtide.order.exact import go_on, narrow
+from lowtide.order.exact import close, go_on, narrow
 from lowtide.order.masks import masks_of, topological
 
 SHAPES = st.sampled_from(sorted(graphs.SHAPES))
@@ -108,3 +108,35 @@ def test_without_a_compiler_the_search_runs_in_python(monkeypatch: pytest.Monkey
         assert reorder(g, budget_steps=20_000) == expected
     finally:
         native.opened.cache_clear()
+
+
+@needs_compiler
+@pytest.mark.spec("PK-18")
+@given(SHAPES, st.integers(0, 10**6), st.integers(1, 60))
+def test_nobody_waits_for_a_library_that_is_being_built(shape: str, seed: int, n: int):
+    graph = graphs.make(shape, seed, n)
+    wanted = reorder(graph, budget_steps=3_000)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "_beside", {module.SEARCH})
+        patch.setattr(native, "opened", lambda _: pytest.fail("waited for the library"))
+        assert reorder(graph, budget_steps=3_000) == wanted
+
+
+@needs_compiler
+@pytest.mark.spec("PK-18")
+def test_a_search_that_outlasts_the_build_is_begun_again():
+    flat = flatten(graphs.make("gnp", 37, 34))
+    wanted = close(flat, topological(flat), 0, 60_000)
+    beside = {module.SEARCH}
+
+    def built(steps: int, _peak: int, _bound: int) -> bool:
+        if steps > 5_000:
+            beside.clear()
+        return True
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "_beside", beside)
+        found = close(flat, topological(flat), 0, 60_000, built)
+    assert not beside
+    assert (found.order, found.peak) == (wanted.order, wanted.peak)
+    assert (found.bound, found.steps) == (wanted.bound, wanted.steps)
