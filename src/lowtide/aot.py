@@ -52,7 +52,7 @@ def compile_exported(program: ExportedProgram, *, options: Mapping[str, object] 
     """
     chosen = Options.of(options)
     lowered = _lowered(program)
-    simplify(lowered.graph_module)
+    simplify(lowered.graph_module, chosen)
     record = Record(f"export{next(_numbers)}")
     calls = [("inference", lowered.graph_module)]
     run = build_planned(record, chosen, calls, None)

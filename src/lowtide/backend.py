@@ -121,7 +121,7 @@ class _Unit:
 
     def inference(self, gm: torch.fx.GraphModule, _inputs: Sequence[Any]) -> Callable[..., Any]:
         """A call without a backward."""
-        simplify(gm)
+        simplify(gm, self.options)
         return self._alone(gm, "inference")
 
     def _planned(self, gm: torch.fx.GraphModule, section: str) -> Callable[..., Any]:
@@ -144,9 +144,9 @@ class _Unit:
         return build_planned(self.record, self.options, calls, kept)
 
 
-def simplify(gm: torch.fx.GraphModule) -> None:
+def simplify(gm: torch.fx.GraphModule, options: Options) -> None:
     """Rewrite a graph without a backward, in place, to one with the same numbers that needs less."""
-    split_cross_entropy(gm)
+    split_cross_entropy(gm, loops=options.kernels == "loops" and native.compiler() is not None)
     channels_last(gm)
     unfold_batch_norm(gm)
     drop_copies(gm)

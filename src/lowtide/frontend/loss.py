@@ -8,13 +8,19 @@ the one before it and, at last use, the saved log-softmax itself:
     grad[i, j] = -exp(logp[i, j]) * v[i]           v[i]: what nll_loss gives at row i's target, 0 where it is ignored
     grad[i, target[i]] += v[i]
 
-Without a backward the log-softmax is wanted at one element per row only. It is computed for a few rows at a time, and
-what ``nll_loss`` would have picked is picked there: the same numbers, bit for bit.
+Without a backward the log-softmax is wanted at one element per row only. Kernels of our own take each row's maximum and
+sum of exponentials, which are all that is stored:
+
+    logp[i, target[i]] = x[i, target[i]] - max(x[i]) - log(sum(exp(x[i] - max(x[i]))))
+
+ATen computes the log-softmax of a few rows at a time, and what ``nll_loss`` would have picked is picked there: the same
+numbers, bit for bit.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,6 +32,7 @@ aten = torch.ops.aten
 _BLOCK = 1 << 19  # bytes of log-softmax at a time: in cache, and little beside logits that are worth it
 _WORTH = 8 * _BLOCK
 _MOST_BLOCKS = 64  # each costs a few calls
+_COMPUTED = (torch.float32, torch.float64)  # half types would be rounded on the way
 _PASSED_ON = (aten.detach.default, aten.alias.default)
 
 
@@ -75,13 +82,16 @@ def _rewrite(graph: fx.Graph, node: fx.Node, spread: fx.Node) -> None:
     graph.erase_node(node)
 
 
-def split_cross_entropy(gm: fx.GraphModule) -> None:
-    """Rewrite every cross entropy over rows of known number in a graph without a backward, where the logits are large."""
+def split_cross_entropy(gm: fx.GraphModule, *, loops: bool) -> None:
+    """Rewrite every cross entropy over rows of known number in a graph without a backward, where the logits are large.
+
+    ``loops``: what is between two reductions over a row is computed in kernels of our own, hence not stored.
+    """
     changed = False
     for node in gm.graph.find_nodes(op="call_function", target=aten.nll_loss_forward.default):
         logp, _target, weight, *_ = node.args
         if weight is None and _is_rows(logp) and list(logp.users) == [node]:
-            _split(gm.graph, node, logp)
+            _split(gm.graph, node, logp, loops and logp.meta["val"].dtype in _COMPUTED)
             changed = True
     if changed:
         gm.graph.eliminate_dead_code()
@@ -97,11 +107,8 @@ def _is_rows(logp: Any) -> bool:
     return value.shape[0] > 1 and value.nbytes >= _WORTH
 
 
-def _split(graph: fx.Graph, node: fx.Node, logp: fx.Node) -> None:
+def _split(graph: fx.Graph, node: fx.Node, logp: fx.Node, loops: bool) -> None:
     _, target, _, reduction, ignored = node.args
-    x, value = logp.args[0], logp.meta["val"]
-    rows = value.shape[0]
-    each = max(_BLOCK // (value.nbytes // rows), -(-rows // _MOST_BLOCKS), 1)
     new = functools.partial(call, graph, node)
     with graph.inserting_before(node):
         counted = new(aten.ne.Scalar, target, ignored)
@@ -109,12 +116,29 @@ def _split(graph: fx.Graph, node: fx.Node, logp: fx.Node) -> None:
         at = new(
             aten.unsqueeze.default, new(aten.masked_fill.Scalar, target, new(aten.logical_not.default, counted), 0), 1
         )
-        picked = []
-        for begin in range(0, rows, each):
-            end = min(begin + each, rows)
-            block = new(aten._log_softmax.default, new(aten.slice.Tensor, x, 0, begin, end), 1, False)
-            picked.append(new(aten.gather.default, block, 1, new(aten.slice.Tensor, at, 0, begin, end)))
-        column = new(aten.cat.default, picked) if len(picked) > 1 else picked[0]
+        column = (_whole if loops else _by_blocks)(new, logp, at)
         result = new(aten.nll_loss_forward.default, column, first, None, reduction, ignored)
     node.replace_all_uses_with(result)
     graph.erase_node(node)
+
+
+def _whole(new: Callable[..., fx.Node], logp: fx.Node, at: fx.Node) -> fx.Node:
+    """The log-softmax at column ``at`` of each row, from each row's maximum and sum."""
+    x = logp.args[0]
+    most = new(aten.amax.default, x, [1], True)
+    total = new(aten.sum.dim_IntList, new(aten.exp.default, new(aten.sub.Tensor, x, most)), [1], True)
+    picked = new(aten.sub.Tensor, new(aten.gather.default, x, 1, at), most)
+    return new(aten.sub.Tensor, picked, new(aten.log.default, total))
+
+
+def _by_blocks(new: Callable[..., fx.Node], logp: fx.Node, at: fx.Node) -> fx.Node:
+    """The log-softmax at column ``at`` of each row, of a few rows at a time."""
+    x, value = logp.args[0], logp.meta["val"]
+    rows = value.shape[0]
+    each = max(_BLOCK // (value.nbytes // rows), -(-rows // _MOST_BLOCKS), 1)
+    picked: list[fx.Node] = []
+    for begin in range(0, rows, each):
+        end = min(begin + each, rows)
+        block = new(aten._log_softmax.default, new(aten.slice.Tensor, x, 0, begin, end), 1, False)
+        picked.append(new(aten.gather.default, block, 1, new(aten.slice.Tensor, at, 0, begin, end)))
+    return new(aten.cat.default, picked) if len(picked) > 1 else picked[0]

@@ -40,17 +40,45 @@ def test_cross_entropy_by_rows_is_the_same_bit_for_bit(reduction: str, ignored: 
         return F.cross_entropy(x, t, reduction=reduction, ignore_index=ignored)
 
     gm = traced(loss, logits, target)
-    split_cross_entropy(gm)
+    split_cross_entropy(gm, loops=False)
     gm.graph.lint()
     made = [n.meta["val"].nbytes for n in gm.graph.find_nodes(op="call_function", target=aten._log_softmax.default)]
     assert len(made) > 1 and max(made) <= 1 << 20
     assert torch.equal(gm(logits, target), loss(logits, target))
 
 
+@pytest.mark.parametrize("ignored", [-100, 3])
+def test_cross_entropy_of_loops_stores_no_row(ignored: int):
+    logits = torch.randn(1030, 1500) * 4
+    logits[5, 7], logits[6] = float("-inf"), 60.0
+    target = torch.randint(0, 1500, (1030,))
+    target[::7] = ignored
+
+    def loss(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(x, t, ignore_index=ignored)
+
+    gm = traced(loss, logits, target)
+    split_cross_entropy(gm, loops=True)
+    gm.graph.lint()
+    torch.testing.assert_close(gm(logits, target), loss(logits, target))
+    torch._dynamo.reset()
+    run = torch.compile(loss, backend="lowtide", options={"kernels": "loops", "verify": True})
+    with torch.no_grad():
+        torch.testing.assert_close(run(logits, target), loss(logits, target))
+        assert lowtide.memory_analysis(lambda: run(logits, target)).promised_peak_bytes < 1 << 16
+
+
+def test_half_types_keep_their_log_softmax():
+    logits, target = torch.randn(1024, 4096, dtype=torch.bfloat16), torch.randint(0, 4096, (1024,))
+    gm = traced(lambda x, t: F.cross_entropy(x, t), logits, target)
+    split_cross_entropy(gm, loops=True)
+    assert count(gm, aten._log_softmax.default) > 1
+
+
 def test_rows_all_ignored_give_nan_as_eager_does():
     logits, target = torch.randn(1024, 2048), torch.full((1024,), -100)
     gm = traced(lambda x, t: F.cross_entropy(x, t), logits, target)
-    split_cross_entropy(gm)
+    split_cross_entropy(gm, loops=False)
     assert count(gm, aten._log_softmax.default) > 1
     assert gm(logits, target).isnan()
 
@@ -69,7 +97,7 @@ def test_other_losses_stay_as_they_are(case):
     x, t, w = torch.randn(1024, 2048), torch.randint(0, 2048, (1024,)), torch.rand(2048)
     gm = traced(case[1], x, t, w)
     before = gm.code
-    split_cross_entropy(gm)
+    split_cross_entropy(gm, loops=False)
     assert gm.code == before
 
 
