@@ -23,6 +23,7 @@ from lowtide.ir.graph import Atom
 from lowtide.program import Entry, Header, Program, SlabUse
 from lowtide.runtime import kernels
 from lowtide.runtime.calls import DTYPES, atom, overload
+from lowtide.runtime.extern import Extern, trusted
 from lowtide.runtime.lease import lend, made_here
 from lowtide.runtime.retainers import others_nbytes, release_others
 from lowtide.torch_compat import held_by
@@ -249,7 +250,7 @@ def load(
         if not name.isidentifier():
             raise BugError(f"{name!r} is not an identifier")
         if kind == "op":
-            names[name] = overload(text)
+            names[name] = overload(text) if trusted(text) else Extern(text, overload(text))
         elif kind == "constant":
             names[name] = constants[text]
         elif kind == "kernel":
