@@ -527,8 +527,203 @@ def _more_rows() -> Iterator[Call]:
         yield "aten.arange.start_step", (0.5, 4, 0.3), {"dtype": d}
 
 
+def _others_of_kinds() -> Iterator[Call]:
+    """Overloads whose like stands above: the same rule, other arguments."""
+    x, w = t(3, 4), t(3, 4, low=1)
+    g = t(30)
+    yield "aten.threshold.default", (t(9, edge=True), 0.5, -7), {}
+    yield "aten.hardshrink_backward.default", (g, t(30), 0.5), {}
+    yield "aten.softshrink_backward.default", (g, t(30), 0.5), {}
+    yield "aten.rrelu_with_noise_backward.default", (g, t(30), t(30, low=0.1), 0.1, 0.3, True, False), {}
+    for name in ("alias_copy", "contiguous", "lift_fresh", "lift_fresh_copy", "sgn", "positive"):
+        yield f"aten.{name}.default", (t(3, 6)[:, ::2],), {}
+    yield "aten.copy.default", (t(3, 4, dtype=F64), t(4)), {}
+    for name in ("zeros", "ones"):
+        yield f"aten.{name}.default", ([2, 0, 3],), {}
+        yield f"aten.{name}_like.default", (t(3, 4, dtype=BF16).t(),), {}
+        yield f"aten.new_{name}.default", (x, [5]), {"dtype": I64}
+    yield "aten.full_like.default", (t(dtype=I32), 3), {}
+    yield "aten.new_full.default", (x, [2, 3], -1.5), {}
+    yield "aten.fill.Scalar", (x, float("inf")), {}
+    yield "aten.fill.Tensor", (x, t()), {}
+    yield "aten.scalar_tensor.default", (2.5,), {}
+    yield "aten._unsafe_index.Tensor", (x, [None, torch.tensor([3, 0])]), {}
+    yield "aten._unsafe_index_put.default", (x, [torch.tensor([2, 0])], t(2, 4)), {}
+    for name in ("any", "all"):
+        yield f"aten.{name}.dims", (t(3, 4, 5, dtype=BOOL), [0, -1], True), {}
+    for name in ("std", "std_mean"):
+        yield f"aten.{name}.correction", (t(3, 40), [1]), {"correction": 1}
+    x4, c = t(4, 6, 5, 5), t(6)
+    stats = torch.ops.aten._native_batch_norm_legit.no_stats(x4, c, c, True, 0.1, 1e-5)
+    args = (t(4, 6, 5, 5), x4, c, None, None, stats[1], stats[2], True, 1e-5, [True] * 3, t(0, dtype=U8))
+    yield "aten.batch_norm_backward.default", args, {}
+    for weight in (None, t(40)):
+        yield "aten._fused_rms_norm.default", (t(6, 40), [40], weight, 1e-5), {}
+    yield "aten.rsub.Tensor", (x, t(4)), {"alpha": 2}
+    yield "aten.div.Scalar_mode", (t(9, dtype=I64), 2), {"rounding_mode": "floor"}
+    yield "aten.floor_divide.default", (x, w), {}
+    yield "aten.remainder.Scalar", (x, -2), {}
+    yield "aten.fmod.Scalar", (t(9, dtype=I64), 2), {}
+    yield "aten.copysign.Tensor", (x, t(4)), {}
+    yield "aten.copysign.Scalar", (x, -0.0), {}
+    yield "aten.xlogy.Tensor", (t(24, edge=True), t(24)), {}
+    yield "aten.xlogy.Scalar_Other", (x, 2.5), {}
+    yield "aten.xlogy.Scalar_Self", (0, t(24, edge=True)), {}
+    for name in ("and", "or", "xor"):
+        yield f"aten.bitwise_{name}.Scalar", (t(9, dtype=I64), 6), {}
+    yield "aten.bitwise_left_shift.Tensor_Scalar", (t(9, dtype=I32), 2), {}
+    yield "aten.bitwise_right_shift.Tensor_Scalar", (t(9, dtype=I32), 1), {}
+    for name in ("clamp_min", "clamp_max"):
+        yield f"aten.{name}.default", (t(9, edge=True), 1), {}
+        yield f"aten.{name}.Tensor", (t(9, edge=True), t(9)), {}
+    yield "aten.masked_fill.Tensor", (x, t(4, dtype=BOOL), t()), {}
+    yield "aten.eye.default", (4,), {}
+    for name, size in (("_adaptive_avg_pool3d", [2, 3, 3]), ("adaptive_max_pool3d", [3, 2, 5])):
+        y, at = t(2, 5, 6, 7), None
+        out = getattr(torch.ops.aten, name)(y, size)
+        out, at = out if isinstance(out, tuple) else (out, None)
+        yield f"aten.{name}.default", (y, size), {}
+        yield f"aten.{name}_backward.default", (t(*out.shape), y, *([at] if at is not None else [])), {}
+    y, u = t(1, 2, 8, 8), t(1, 2, 2, low=0, high=1)
+    at = torch.ops.aten.fractional_max_pool2d(y, [2, 2], [3, 3], u)[1]
+    yield "aten.fractional_max_pool2d_backward.default", (t(1, 2, 3, 3), y, [2, 2], [3, 3], at), {}
+    y, u = t(1, 2, 6, 6, 6), t(1, 2, 3, low=0, high=1)
+    at = torch.ops.aten.fractional_max_pool3d(y, [2] * 3, [3] * 3, u)[1]
+    yield "aten.fractional_max_pool3d_backward.default", (t(1, 2, 3, 3, 3), y, [2] * 3, [3] * 3, at), {}
+    at = torch.randperm(64)[:8].view(1, 2, 2, 2)
+    yield "aten.max_unpool3d.default", (t(1, 2, 2, 2), at, [4, 4, 4], [2, 2, 2], [0, 0, 0]), {}
+
+
+def _large_windows() -> Iterator[Call]:
+    aten = torch.ops.aten
+    for d in (F32, BF16):
+        x = t(2, 2, 14, 15, dtype=d)
+        for args in (([7, 6], [1, 1], [3, 3], [1, 1], False), ([6, 6], [2, 2], [0, 0], [2, 2], True)):
+            y, at = aten.max_pool2d_with_indices(x, *args)
+            yield "aten.max_pool2d_with_indices.default", (x, *args), {}
+            yield "aten.max_pool2d_with_indices_backward.default", (t(*y.shape, dtype=d), x, *args, at), {}
+        for args in (([7, 6], [1, 1], [3, 3], False, True, None), ([8, 8], [1, 1], [0, 0], False, False, None)):
+            y = aten.avg_pool2d(x, *args)
+            yield "aten.avg_pool2d.default", (x, *args), {}
+            yield "aten.avg_pool2d_backward.default", (t(*y.shape, dtype=d), x, *args), {}
+        yield "aten.adaptive_max_pool2d.default", (t(2, 3, 40, 41, dtype=d), [3, 4]), {}
+        yield "aten._adaptive_avg_pool2d_backward.default", (t(2, 3, 40, 41, dtype=d), t(2, 3, 5, 4, dtype=d)), {}
+    for size in ([3, 3], [0, 3]):
+        yield "aten._adaptive_avg_pool2d.default", (t(0 if size[0] else 2, 3, 5, 4), size), {}
+    # nothing but -inf, two that are not a number, padding on every side; whole numbers
+    x = torch.full((1, 1, 9, 9), -float("inf"))
+    x[0, 0, 2, 2] = x[0, 0, 3, 3] = float("nan")
+    for width in (3, 7):
+        args = ([width, width], [1, 1], [width // 2] * 2)
+        yield "aten.max_pool2d_with_indices.default", (x, *args), {}
+        yield "aten.max_pool2d_with_indices.default", (t(2, 9, 9, dtype=I64), *args), {}
+        yield "aten.avg_pool2d.default", (t(2, 9, 9, dtype=I64), *args), {}
+
+
+def _resampling() -> Iterator[Call]:
+    for d in (F32, F64):
+        x = t(2, 2, 9, 11, dtype=d)
+        for name in ("_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"):
+            for size in ([5, 4], [20, 13], [1, 3]):
+                for align in (False, True):
+                    yield f"aten.{name}.default", (x, size, align, None, None), {}
+                    args = (t(2, 2, *size, dtype=d), size, [2, 2, 9, 11], align, None, None)
+                    yield f"aten.{name}_backward.default", args, {}
+            yield f"aten.{name}.default", (x, [4, 5], False, 0.5, 0.45), {}
+
+
+def _running() -> Iterator[Call]:
+    """Scans, sorts, positions: ties and what is not a number."""
+    nan, inf = float("nan"), float("inf")
+    rows = torch.tensor(
+        [[1, nan, 2, nan, -inf], [2, 2, 1, 2, inf], [-inf, -inf, nan, 1, 1], [nan, nan, inf, 0.0, -0.0]]
+    )
+    for d in (F32, BF16, I64, BOOL):
+        made = [rows.to(d)] if d in FLOATS else [t(4, 5, dtype=d)]
+        for y in (*made, t(4, 17, 3, dtype=d), t(3, 1, dtype=d), t(3, 4, dtype=d).t()):
+            for name in ("cummax", "cummin"):
+                yield f"aten.{name}.default", (y, 1), {}
+                yield f"aten.{name}.default", (y, -y.dim()), {}
+            for descending in (False, True):
+                yield "aten.sort.stable", (y,), {"stable": True, "dim": 1, "descending": descending}
+            if d == BOOL:
+                continue
+            for name in ("max", "min"):
+                yield f"aten.{name}.dim", (y, 1), {}
+                yield f"aten.arg{name}.default", (y, -1, True), {}
+                yield f"aten.arg{name}.default", (y,), {}
+        yield "aten.sort.stable", (t(3, 0, dtype=d),), {"stable": True}
+        for name in ("cumsum", "cumprod", "cummax", "cummin"):
+            yield f"aten.{name}.default", (t(dtype=d), 0), {}
+    for d in (F32, F64, BF16):
+        yield "aten.cumsum.default", (t(4, 30, dtype=d, edge=True), 1), {}
+        yield "aten.cumprod.default", (t(30, 4, dtype=d, edge=True), 0), {}
+        yield "aten.logcumsumexp.default", (t(4, 300, dtype=d, low=-50, high=50), 1), {}
+        yield "aten.logcumsumexp.default", (t(4, 30, dtype=d, edge=True), 0), {}
+        yield "aten.logcumsumexp.default", (rows.to(d), 1), {}
+        yield "aten.logcumsumexp.default", (t(dtype=d), -1), {}
+    yield "aten.cumsum.default", (t(0, 3), 0), {}
+
+
+def _meeting() -> Iterator[Call]:
+    """What meets in one place, truth values too; masks; tensors without dimensions or elements."""
+    ids = torch.tensor([[0, 3, 1], [2, 0, 3], [1, 1, 0], [3, 2, 2]])
+    zero, one = torch.tensor(0), torch.zeros(1, dtype=I64)
+    for d in (F32, BF16, I64, BOOL):
+        x, src, row = t(4, 6, dtype=d), t(4, 3, dtype=d), torch.tensor([2, 0, 2])
+        yield "aten.scatter_add.default", (x, 1, ids, src), {}
+        yield "aten.index_add.default", (x, 0, row, t(3, 6, dtype=d)), {}
+        yield "aten.put.default", (x, torch.tensor([[0, -1], [0, 5]]), t(4, dtype=d), True), {}
+        yield "aten.index_put.default", (x, [row], t(3, 6, dtype=d), True), {}
+        yield "aten.index_put.default", (x, [t(4, 6, dtype=BOOL)], t(dtype=d)), {}
+        yield "aten.index_put.default", (x, [None, t(6, dtype=BOOL)], t(4, 1, dtype=d), True), {}
+        yield "aten.index_put.default", (t(3, 4, 5, dtype=d), [None, t(4, dtype=BOOL)], t(1, 5, dtype=d)), {}
+        yield "aten.masked_scatter.default", (t(4, 6, dtype=d), t(6, dtype=BOOL), t(30, dtype=d)), {}
+        for kind in ("sum", "prod", "amax", "amin", *(() if d == BOOL else ("mean",))):
+            for included in (True, False):
+                yield "aten.scatter_reduce.two", (x, 1, ids, src, kind), {"include_self": included}
+                if kind != "sum" and (included or d != BOOL):
+                    args = (x, -1, row, src, kind)
+                    yield "aten.index_reduce.default", args, {"include_self": included}
+        for kind in ("add", "multiply"):
+            yield "aten.scatter.reduce", (x, 1, ids, src), {"reduce": kind}
+            yield "aten.scatter.value_reduce", (x, 1, ids, 1 if d == BOOL else 2), {"reduce": kind}
+        yield "aten.scatter_add.default", (t(dtype=d), 0, zero, t(dtype=d)), {}
+        yield "aten.scatter.src", (t(dtype=d), 0, one, t(1, dtype=d)), {}
+        yield "aten.scatter.value", (t(dtype=d), 0, zero, 1), {}
+        yield "aten.index_add.default", (t(dtype=d), 0, zero, t(dtype=d)), {}
+        yield "aten.index_fill.int_Scalar", (t(dtype=d), -1, zero, 1), {}
+        yield "aten.put.default", (t(dtype=d), torch.tensor([0, 0]), t(2, dtype=d)), {}
+        yield "aten.gather.default", (t(dtype=d), 0, torch.zeros(3, dtype=I64)), {}
+        yield "aten.gather.default", (t(5, dtype=d), 0, zero), {}
+        yield "aten.gather.default", (t(0, 5, dtype=d), 0, torch.zeros(0, 5, dtype=I64)), {}
+        yield "aten.index_select.default", (t(dtype=d), 0, zero), {}
+        yield "aten.take.default", (t(0, dtype=d), torch.zeros(0, 2, dtype=I64)), {}
+        if d == BOOL:
+            continue
+        ids2 = torch.tensor([[1, 4, 0], [9, 1, 1]])
+        yield "aten.embedding_dense_backward.default", (t(2, 3, 20, dtype=d), ids2, 10, 4, False), {}
+        edges = t(9, dtype=d).sort().values
+        yield "aten.bucketize.Tensor", (t(4, 6, dtype=d, edge=True), edges), {}
+        yield "aten.bucketize.Tensor", (t(4, 6, dtype=d), edges), {"right": True, "out_int32": True}
+        yield "aten.searchsorted.Tensor", (t(4, 9, dtype=d).sort().values, t(4, 5, dtype=d)), {"side": "right"}
+        yield "aten.searchsorted.Tensor", (edges, t(dtype=d)), {}
+        yield "aten.pixel_shuffle.default", (t(2, 12, 3, 4, dtype=d), 2), {}
+        yield "aten.pixel_unshuffle.default", (t(2, 3, 4, 6, dtype=d), 2), {}
+        yield "aten.channel_shuffle.default", (t(2, 6, 3, dtype=d), 3), {}
+        yield "aten.unsafe_split.Tensor", (t(7, 3, dtype=d), 3), {}
+        yield "aten.unsafe_split_with_sizes.default", (t(7, 3, dtype=d), [2, 1], -1), {}
+        yield "aten.signbit.default", (t(24, dtype=d, edge=True),), {}
+    for d in FLOATS:
+        for decimals in (2, 0, -1):
+            yield "aten.round.decimals", (t(24, dtype=d, low=-300, high=300),), {"decimals": decimals}
+    yield "aten.special_xlog1py.default", (t(24, edge=True), t(24)), {}
+
+
 SECTIONS = {
     "unary": _unary, "binary": _binary, "several": _several, "reductions": _reductions, "rows": _rows,
     "movement": _movement, "indexing": _indexing, "pooling": _pooling, "scatter": _scatter,
     "rearranging": _rearranging, "curves": _curves, "losses": _losses, "more rows": _more_rows,
+    "others of kinds": _others_of_kinds, "large windows": _large_windows, "resampling": _resampling, "running": _running,
+    "meeting": _meeting,
 }  # fmt: skip

@@ -1,0 +1,82 @@
+"""What lowering says of whole operations: every rule has a case, refusals have reasons, changed inputs keep their names."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from cases import SECTIONS
+from evaluate import lower_call
+
+from lowtide.ir.graph import Graph, Layout, Op, Ref, Section, Value
+from lowtide.ir.lowered import LOOP
+from lowtide.lowering.lower import lower
+from lowtide.lowering.rules import RECORDS
+from lowtide.lowering.sorting import COUNTED
+
+pytestmark = pytest.mark.torch
+
+# What changes its argument, and what refuses what the table's calls look like; each has a test below.
+ELSEWHERE = {
+    "aten.copy_.default", "aten.sort.default", "aten.topk.default", "aten.kthvalue.default", "aten.median.dim",
+    "aten.nanmedian.dim", "aten.mode.default",
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_every_rule_has_a_case():
+    shown = {call[0] for calls in SECTIONS.values() for call in calls()}
+    assert sorted(set(RECORDS) - shown - ELSEWHERE) == []
+    assert sorted((shown | ELSEWHERE) - set(RECORDS)) == []
+
+
+def _refusal(target: str, *args: object, **kwargs: object) -> str:
+    lowered, _, _ = lower_call(target, args, kwargs)
+    assert not lowered.loops
+    (reason,) = lowered.reasons
+    assert target in reason.what
+    return reason.because
+
+
+@pytest.mark.spec("IR-37")
+def test_sorts_that_are_refused_say_why():
+    x = torch.randn(4, COUNTED + 1)
+    assert f"sorts {COUNTED + 1} elements" in _refusal("aten.sort.stable", x, stable=True)
+    assert "ATen's own" in _refusal("aten.sort.default", x)
+    assert "ATen's own" in _refusal("aten.topk.default", x, 3)
+    assert "ATen's own" in _refusal("aten.kthvalue.default", x, 3)
+    for name in ("median.dim", "nanmedian.dim"):
+        assert "ATen's own" in _refusal(f"aten.{name}", x, 1)
+    assert "ATen's own" in _refusal("aten.mode.default", x)
+    lowered, _, _ = lower_call("aten.sort.stable", (x[:, :COUNTED],), {"stable": True})
+    assert lowered.loops and not lowered.reasons
+
+
+def _one(op: Op, *values: Value) -> Graph:
+    given = tuple(Ref(v.name) for v in values if v.name not in op.outputs)
+    made = tuple(Ref(o) for o in op.outputs if o is not None)
+    return Graph("one", values, (Section("inference", given, (op,), made),))
+
+
+@pytest.mark.spec("IR-37")
+def test_a_sort_whose_positions_nobody_uses_is_lowered():
+    y = Layout("f32", "cpu", (4, 5), (5, 1))
+    op = Op("s", "aten.sort.default", (Ref("x"),), (), ("y", None), "tuple")
+    lowered = lower(_one(op, Value("x", y, "x"), Value("y", y, "y")))
+    assert lowered.loops and not lowered.reasons
+
+
+@pytest.mark.spec("IR-18")
+def test_a_changed_input_that_is_returned_is_another_name_of_it():
+    y = Layout("f32", "cpu", (4, 5), (5, 1))
+    op = Op("z", "aten.copy_.default", (Ref("x"), Ref("s")), (), ("z",), mutates=("x",))
+    lowered = lower(_one(op, Value("x", y, "x"), Value("s", y, "s"), Value("z", y, "x")))
+    assert not lowered.reasons
+    loop, name = lowered.graph.ops
+    assert (loop.target, loop.mutates, loop.outputs) == (LOOP, ("x",), ())
+    assert (name.view, name.outputs, name.reads) == (True, ("z",), ("x",))
