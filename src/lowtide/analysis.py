@@ -7,6 +7,8 @@ the start of the forward call to the end of the backward call.
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 from lowtide.core.codec import VERSION
 from lowtide.core.units import format_bytes
 from lowtide.ir.graph import Ref
+from lowtide.ir.lowered import Coverage
 from lowtide.plan.holders import Holder, holders
 from lowtide.plan.plan import SLAB, MemoryPlan
 from lowtide.runtime.measure import Measured, measure
@@ -30,6 +33,8 @@ class GraphAnalysis:
     themselves, and their workspaces, at the peak. alias_bytes: results that continue in a dying operand's bytes.
     lower_bound_bytes: proved for the operations as they are, over all orders. sum_bytes: all storages, aligned, without
     sharing. sections: (call, the most bytes held while it runs). fallback: why the graph runs unplanned, or None.
+    reasons: what is not as one would wish, library calls that need not be among it. coverage: how many operations became
+    generated loops, and which calls are left; None where library calls compute everything.
     """
 
     name: str
@@ -50,6 +55,7 @@ class GraphAnalysis:
     compile_seconds: float
     fallback: str | None
     reasons: tuple[str, ...]
+    coverage: Coverage | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +73,16 @@ class MemoryAnalysis:
     allocations: int | None
     left_to_python: tuple[str, ...]
 
+    def _not_lowered(self) -> list[str]:
+        """Why operations that loops are for are library calls, each reason once."""
+        return list(dict.fromkeys(why for g in self.graphs if g.coverage and g.coverage.left for why in g.reasons))
+
+    @property
+    def coverage(self) -> Coverage | None:
+        """Of all graphs with generated loops together."""
+        found = [g.coverage for g in self.graphs if g.coverage is not None]
+        return functools.reduce(operator.add, found) if found else None
+
     def to_json(self) -> dict[str, object]:
         """The version-1 JSON form."""
         return {"version": VERSION, **asdict(self)}
@@ -81,6 +97,10 @@ class MemoryAnalysis:
         if largest is not None and largest.holders:
             rows.append(f"at the peak of {largest.name}:")
             rows.extend(f"  {format_bytes(h.nbytes):>10}  {h.made_by}  {h.origin}" for h in largest.holders)
+        covered = self.coverage
+        if covered is not None:
+            rows.append(f"computed: {covered}")
+            rows.extend(f"  {why}" for why in self._not_lowered())
         measured = "not measured" if self.measured_peak_bytes is None else format_bytes(self.measured_peak_bytes)
         rows.extend(f"not captured by Dynamo, runs in Python: {why}" for why in self.left_to_python)
         rows.append(f"iteration: promised {format_bytes(self.promised_peak_bytes)}, measured {measured}")
@@ -222,4 +242,5 @@ def _graph(record: Record, planned: Planned | None) -> GraphAnalysis:
         compile_seconds=seconds[1],
         fallback=fallback,
         reasons=tuple(str(r) for r in schedule.reasons),
+        coverage=planned.coverage,
     )

@@ -211,7 +211,7 @@ def _build(
 ) -> list[LoadedSection]:
     """Compile and load one variant."""
     compiled = compile_built(graph, probe, options)
-    planned = Planned(compiled.schedule, compiled.plan, compiled.program)
+    planned = Planned(compiled.schedule, compiled.plan, compiled.program, compiled.coverage)
     note_program(record, planned, 2 * options.recent_shapes)  # a section run alone is a variant too
     return load(
         compiled.program,

@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any
 
 from lowtide.analysis import iteration_live
+from lowtide.codegen.cpp import kernel
 from lowtide.core.errors import BugError
 from lowtide.plan.plan import Place
 from lowtide.runtime.load import release_retained
@@ -161,15 +162,19 @@ def _body(planned: Planned, section: int) -> int:
 
 
 def _lines_of(planned: Planned, section: int, steps: Sequence[Step]) -> list[int]:
-    """For each step the number of the line that runs it: the first that names its operator or its result."""
+    """For each step the number of the line that runs it: the first that names its kernel, its operator or its result."""
     source = planned.program.source.splitlines()
     function = planned.program.entries[section].function
     start = source.index(f"def {function}(args, run):")
     line, out = start + 1, list[int]()
     operator = {what: name for name, what in planned.program.bound.items()}
     for step in steps:
-        forms = (step.op.target, step.facts.out, step.facts.overwrite)
-        names = {operator[f"op:{f}"] for f in forms if f"op:{f}" in operator} | {*step.op.outputs}
+        if step.loop is not None:
+            k = kernel(step.loop)
+            names: set[str | None] = {operator[f"kernel:{k.name}/{k.buffers}"]}
+        else:
+            forms = (step.op.target, step.facts.out, step.facts.overwrite)
+            names = {operator[f"op:{f}"] for f in forms if f"op:{f}" in operator} | {*step.op.outputs}
         while line < len(source) and not source[line].startswith("def "):
             text = source[line].partition("  #")[0]
             line += 1

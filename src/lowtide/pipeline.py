@@ -28,9 +28,10 @@ from lowtide.core.options import Options
 from lowtide.core.reason import Reason
 from lowtide.core.units import format_bytes
 from lowtide.ir.graph import Graph
-from lowtide.ir.lowered import Lowered, check_lowered, print_lowered
+from lowtide.ir.lowered import Coverage, Lowered, check_lowered, print_lowered
 from lowtide.ir.text import print_graph
 from lowtide.ir.verify import verify
+from lowtide.lowering.coverage import coverage
 from lowtide.lowering.lower import lower
 from lowtide.memory import json as memory_json
 from lowtide.memory.lifetime import lifetimes, timeline
@@ -60,6 +61,7 @@ class Compiled:
     plan: MemoryPlan
     program: Program
     order: OrderResult | None = None
+    coverage: Coverage | None = None  # of loops; None where library calls compute everything
 
 
 def compile_graph(graph: Graph, facts: Facts, options: Options, observers: Observers | None = None) -> Compiled:
@@ -90,9 +92,10 @@ def compile_graph(graph: Graph, facts: Facts, options: Options, observers: Obser
         replay(ordered, plan)
     program = emit(ordered, plan, sources)
     see("program", program.source)
-    see("summary", lambda: _summary(ordered, plan))
+    covered = coverage(graph, lowered) if lowered.loops else None
+    see("summary", lambda: _summary(ordered, plan, covered))
     _hold_to_budget(ordered, plan, options)
-    return Compiled(ordered, plan, program, found)
+    return Compiled(ordered, plan, program, found, covered)
 
 
 def lower_graph(
@@ -176,10 +179,11 @@ def _order_text(ordered: Schedule, found: OrderResult | None) -> str:
     return f"{bound}\n{tried}{print_schedule(ordered)}"
 
 
-def _summary(ordered: Schedule, plan: MemoryPlan) -> str:
+def _summary(ordered: Schedule, plan: MemoryPlan, covered: Coverage | None) -> str:
     peak, total = format_bytes(plan.promised_nbytes), format_bytes(plan.sum_nbytes)
     bound = format_bytes(plan.lower_bound)
-    return f"{len(ordered.steps)} steps, {total} of tensors in a peak of {peak} (bound {bound}), slabs: {plan.chosen}"
+    what = f"{len(ordered.steps)} steps, {total} of tensors in a peak of {peak} (bound {bound}), slabs: {plan.chosen}"
+    return what if covered is None else f"{what}; {covered}"
 
 
 def order_steps(scheduled: Schedule, options: Options) -> tuple[Schedule, OrderResult | None]:

@@ -7,6 +7,8 @@ inputs that the loop writes.
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -26,6 +28,51 @@ class Lowered:
     graph: Graph
     loops: Mapping[str, Loop]
     reasons: tuple[Reason, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How the operations of a captured graph are computed, views aside: how many became loops, and calls by target, most
+    often first: of what libraries do best, of random draws, and of what is ``left`` although loops could do it."""
+
+    loops: int
+    libraries: tuple[tuple[str, int], ...] = ()
+    draws: tuple[tuple[str, int], ...] = ()
+    left: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def wanted(self) -> int:
+        """How many operations loops are for: elementwise, reductions, indexing, movement of data."""
+        return self.loops + sum(n for _, n in self.left)
+
+    @property
+    def fraction(self) -> float:
+        """Of those, how many became loops: between 0 and 1, 1 where there are none."""
+        return self.loops / self.wanted if self.wanted else 1.0
+
+    def __add__(self, other: Coverage) -> Coverage:
+        def both(a: tuple[tuple[str, int], ...], b: tuple[tuple[str, int], ...]) -> tuple[tuple[str, int], ...]:
+            return tuple((Counter(dict(a)) + Counter(dict(b))).most_common())
+
+        return Coverage(
+            self.loops + other.loops, both(self.libraries, other.libraries), both(self.draws, other.draws),
+            both(self.left, other.left),
+        )  # fmt: skip
+
+    def __str__(self) -> str:
+        def calls(what: str, counted: tuple[tuple[str, int], ...]) -> list[str]:
+            names = (f"{target.removeprefix('aten.').removesuffix('.default')} {n}" for target, n in counted)
+            return [f"{what}: {', '.join(names)}"] if counted else []
+
+        whole = math.floor(100 * self.fraction)  # 100 % is nothing left
+        return "; ".join(
+            [
+                f"{self.loops} of {self.wanted} elementwise, reducing and moving operations in generated loops ({whole} %)",
+                *calls("left", self.left),
+                *calls("best in libraries", self.libraries),
+                *calls("random numbers as eager draws them", self.draws),
+            ]
+        )
 
 
 def loop_op(given: tuple[str, ...], makes: tuple[str, ...], changes: tuple[str, ...], origin: Origin, name: str) -> Op:

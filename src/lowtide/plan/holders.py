@@ -11,7 +11,8 @@ from lowtide.schedule.schedule import Schedule
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """``nbytes`` of storage ``name``, made by ``made_by`` (an ATen overload) at ``origin`` (file:line module)."""
+    """``nbytes`` of storage ``name``, made by ``made_by`` (an ATen overload, or ``lowtide.loop.default``: a kernel of
+    ours) at ``origin`` (file:line module)."""
 
     nbytes: int
     name: str

@@ -15,6 +15,7 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from lowtide.core.reason import Reason
+from lowtide.ir.lowered import Coverage
 from lowtide.plan.plan import MemoryPlan
 from lowtide.program import Program
 from lowtide.schedule.schedule import Schedule
@@ -23,11 +24,12 @@ from lowtide.torch_compat import left_to_python
 
 @dataclass(frozen=True)
 class Planned:
-    """One variant: a program for given sizes."""
+    """One variant: a program for given sizes; ``coverage``: what became loops, None where library calls compute it all."""
 
     schedule: Schedule
     plan: MemoryPlan
     program: Program
+    coverage: Coverage | None = None
 
 
 @dataclass(frozen=True, slots=True)
