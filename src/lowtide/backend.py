@@ -32,7 +32,7 @@ from lowtide.frontend.loss import split_cross_entropy
 from lowtide.frontend.partition import partition
 from lowtide.ir.graph import Graph
 from lowtide.order import compiled as order_search
-from lowtide.pipeline import compile_built
+from lowtide.pipeline import Compiled, compile_built
 from lowtide.plan import compiled as plan_search
 from lowtide.runtime.dispatch import Dispatch
 from lowtide.runtime.load import LoadedSection, load, release_retained
@@ -164,7 +164,7 @@ def build_planned(
     started = time.perf_counter()
     try:
         graph, constants = import_graph(record.name, calls, kept=kept)
-        dispatch = Dispatch(graph, functools.partial(_build, record, options, constants), options.recent_shapes)
+        dispatch = Dispatch(graph, functools.partial(_build, record, options, constants, {}), options.recent_shapes)
         if not graph.symbols:
             dispatch.variant()
     except Unsupported as e:
@@ -207,10 +207,16 @@ def _unplanned(record: Record, reason: Reason) -> None:
 
 
 def _build(
-    record: Record, options: Options, constants: Mapping[str, torch.Tensor], graph: Graph
+    record: Record,
+    options: Options,
+    constants: Mapping[str, torch.Tensor],
+    first: dict[str, Compiled],
+    graph: Graph,
 ) -> list[LoadedSection]:
-    """Compile and load one variant."""
-    compiled = compile_built(graph, probe, options)
+    """Compile and load one variant. ``first``: by name, the programs at the sizes that came first; later ones take over
+    what was decided there."""
+    compiled = compile_built(graph, probe, options, first.get(graph.name))
+    first.setdefault(graph.name, compiled)
     planned = Planned(compiled.schedule, compiled.plan, compiled.program, compiled.coverage)
     note_program(record, planned, 2 * options.recent_shapes)  # a section run alone is a variant too
     return load(

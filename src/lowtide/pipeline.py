@@ -37,6 +37,7 @@ from lowtide.memory import json as memory_json
 from lowtide.memory.lifetime import lifetimes, timeline
 from lowtide.order.engine import OrderResult, reorder
 from lowtide.plan.choose import main_device, plan_memory
+from lowtide.plan.follow import follow
 from lowtide.plan.holders import holders
 from lowtide.plan.plan import MemoryPlan
 from lowtide.plan.refine import refine
@@ -64,8 +65,11 @@ class Compiled:
     coverage: Coverage | None = None  # of loops; None where library calls compute everything
 
 
-def compile_graph(graph: Graph, facts: Facts, options: Options, observers: Observers | None = None) -> Compiled:
-    """Run the stages on a static graph, watched by ``observers`` (None: as the environment says).
+def compile_graph(
+    graph: Graph, facts: Facts, options: Options, observers: Observers | None = None, before: Compiled | None = None
+) -> Compiled:
+    """Run the stages on a static graph, watched by ``observers`` (None: as the environment says). ``before``: the same program
+    at other sizes, whose order and way of slabs are taken over, as far as that fits the budget.
 
     Raises:
         OverBudget: the promised peak is above ``options.budget``.
@@ -80,10 +84,15 @@ def compile_graph(graph: Graph, facts: Facts, options: Options, observers: Obser
     scheduled = schedule(lowered.graph, known, inplace=options.inplace, loops=lowered.loops, reasons=lowered.reasons)
     see("schedule", lambda: print_schedule(scheduled))
     see.observers.see("memory", lambda: memory_json.dumps(memory_graph(scheduled)))
-    ordered, found = order_steps(scheduled, options)
-    see("order", lambda: _order_text(ordered, found))
-    bound = found.lower_bound if found is not None else None
-    ordered, plan = refine(ordered, plan_memory(ordered, options, bound), options, bound)
+    followed = follow(scheduled, before.schedule, before.plan.chosen, options) if before is not None else None
+    if followed is not None and followed[1].promised_nbytes <= (options.budget or followed[1].promised_nbytes):
+        (ordered, plan), found = followed, None
+        see("order", lambda: f"as at the sizes before\n{print_schedule(ordered)}")
+    else:
+        ordered, found = order_steps(scheduled, options)
+        see("order", lambda: _order_text(ordered, found))
+        bound = found.lower_bound if found is not None else None
+        ordered, plan = refine(ordered, plan_memory(ordered, options, bound), options, bound)
     see("plan", lambda: dumps(plan.to_json(), indent=1), plan.promised_nbytes)
     if options.verify:
         verify(graph)
@@ -142,13 +151,13 @@ def inline_within(lowered: Lowered, known: Mapping[str, OpFacts], options: Optio
     return lowered, apart
 
 
-def compile_built(graph: Graph, facts: Facts, options: Options) -> Compiled:
+def compile_built(graph: Graph, facts: Facts, options: Options, before: Compiled | None = None) -> Compiled:
     """``compile_graph``, and its kernels are built; where the compiler fails, ATen computes what they would have, with a
     Reason that quotes it.
 
     Raises: as ``compile_graph``.
     """
-    compiled = compile_graph(graph, facts, options)
+    compiled = compile_graph(graph, facts, options, before=before)
     try:
         kernels.finish(kernels.start(compiled.program.kernels))
     except BuildError as e:

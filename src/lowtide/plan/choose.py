@@ -42,8 +42,11 @@ class _Layout:
         return max(self.live, default=0), fresh + sum(not s.kept for s in self.slabs)
 
 
-def plan_memory(schedule: Schedule, options: Options, lower_bound: int | None = None) -> MemoryPlan:
-    """The plan with the least promised peak. ``lower_bound`` in bytes, if the order engine proved one."""
+def plan_memory(
+    schedule: Schedule, options: Options, lower_bound: int | None = None, way: str | None = None
+) -> MemoryPlan:
+    """The plan with the least promised peak. ``lower_bound`` in bytes, if the order engine proved one. ``way``: the only one
+    that is considered beside ``none``."""
     graph = memory_graph(schedule)
     alive = lifetimes(graph)
     device = main_device(alive)
@@ -51,6 +54,8 @@ def plan_memory(schedule: Schedule, options: Options, lower_bound: int | None = 
     base = timeline(graph, device=device, alive=alive).live
     cuts = [i for i, n in enumerate(graph.nodes) if n.name.startswith(CALL)]
     ways = _groupings([0, *cuts, len(graph.nodes)], chains, options)
+    if way is not None:
+        ways = [w for w in ways if w[0] in ("none", way)]
     best, considered = _best(chains, ways, _Setting(device, base, tuple(cuts), options))
     alignment = ALIGNMENT[device.split(":")[0]]
     workspace = max((n.workspace for n in graph.nodes if n.device == device), default=0)

@@ -11,6 +11,7 @@ import ctypes
 import time
 from array import array
 from collections.abc import Sequence
+from functools import cache
 from itertools import chain
 from typing import Protocol
 
@@ -56,6 +57,17 @@ def library(*, long: bool = False) -> ctypes.CDLL | None:
         found.lowtide_repair.restype = ctypes.c_int64
         found.lowtide_replan.restype = None
     return found
+
+
+@cache
+def _build_long() -> None:
+    native.build_beside(LONG_SEARCH)
+
+
+def ready() -> ctypes.CDLL | None:
+    """The build for long searches as soon as it is there; until then the other one, while that one is built beside."""
+    _build_long()
+    return library(long=not native.being_built(LONG_SEARCH))
 
 
 def being_built() -> bool:
@@ -143,20 +155,20 @@ def repair(
 
 
 class Replan(Protocol):
-    """Sizes in bytes and a limit of nodes -> offsets, (height, lower bound, number of the packer, nodes)."""
+    """A library, sizes in bytes and a limit of nodes -> offsets, (height, lower bound, number of the packer, nodes)."""
 
-    def __call__(self, sizes: Sequence[int], nodes: int) -> tuple[list[int], list[int]]:
+    def __call__(self, library: ctypes.CDLL, sizes: Sequence[int], nodes: int) -> tuple[list[int], list[int]]:
         """Place the buffers of a problem for these sizes."""
         ...
 
 
-def replanner(library: ctypes.CDLL, flat: Flat, owner: Sequence[int]) -> Replan:
+def replanner(flat: Flat, owner: Sequence[int]) -> Replan:
     """The compiled part of ``replan``: ``flat`` with one size for another; ``owner``: the buffer of every segment."""
     kept = {name: array("q", getattr(flat, name)) for name in _ARRAYS}
     grain, simple = ctypes.c_int64(flat.grain), flat.single
     out, found = array("q", bytes(8 * flat.count)), array("q", bytes(32))
 
-    def replan(sizes: Sequence[int], nodes: int) -> tuple[list[int], list[int]]:
+    def replan(library: ctypes.CDLL, sizes: Sequence[int], nodes: int) -> tuple[list[int], list[int]]:
         size = array("q", sizes)
         given = kept | {"size": size, "high": size if simple else array("q", [sizes[i] for i in owner])}
         struct = _Flat(flat.count, *map(_pointer, given.values()))

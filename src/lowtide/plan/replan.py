@@ -52,13 +52,14 @@ class Replanned:
 
 
 def replanner(
-    problem: PackProblem, *, recent: int = 16, native: bool = True, long: bool = False, nodes: int | None = None
+    problem: PackProblem, *, recent: int = 16, native: bool = True, long: bool | None = None, nodes: int | None = None
 ) -> Callable[[Sequence[int]], Replanned]:
     """A function that places the buffers of ``problem`` for other sizes.
 
     ``recent``: how many size vectors keep their answer; the least recently used one goes first. ``native``: use the compiled
-    functions where there is a compiler. ``long``: in the build that is twice as fast and takes longer to make. ``nodes``: most
-    steps of the search (None: 7 per buffer, 6000 at least; without a compiler 0).
+    functions where there is a compiler. ``long``: in the build that is twice as fast and takes longer to make; None: in
+    that one as soon as it is there, and before in the other, which gives the same answers. ``nodes``: most steps of the search
+    (None: 7 per buffer, 6000 at least; without a compiler 0).
 
     Raises:
         UserError: the problem has windows or merges, whose extents would have to change with the sizes; or (from the
@@ -69,10 +70,10 @@ def replanner(
     shape = replace(problem, buffers=tuple(replace(b, size=max(b.size, 1)) for b in problem.buffers))
     flat = flatten(linearise(shape))
     owner = [i for i in range(flat.count) for _ in range(flat.segment_of[i], flat.segment_of[i + 1])]
-    library = compiled.library(long=long) if native else None
+    library = compiled.library(long=bool(long)) if native else None
     most = nodes if nodes is not None else max(_NODES * flat.count, _LEAST) if library is not None else 0
     simple = flat.plain and max(flat.fixed, default=-1) < 0
-    quick = compiled.replanner(library, flat, owner) if library is not None and simple else None
+    quick = compiled.replanner(flat, owner) if library is not None and simple else None
     near = _near(flat) if quick is None and simple and flat.single else None
     kept: OrderedDict[tuple[int, ...], Replanned] = OrderedDict()
 
@@ -83,8 +84,9 @@ def replanner(
             return kept[key]
         if len(key) != flat.count or min(key, default=0) < 0:
             raise UserError(f"{flat.count} sizes of at least 0 bytes are expected")
-        if quick is not None:
-            offsets, (height, bound, packer, _) = quick(key, most)
+        if quick is not None and library is not None:
+            now = (compiled.ready() or library) if long is None else library
+            offsets, (height, bound, packer, _) = quick(now, key, most)
             found = Replanned(tuple(offsets), height, bound, _PACKERS[packer])
         else:
             found = _plan(replace(flat, size=list(key), high=[key[i] for i in owner]), near, most)

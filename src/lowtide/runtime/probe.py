@@ -82,7 +82,7 @@ class _Known:
 
     def __init__(self) -> None:
         machine = f"{torch.__version__}-{torch.get_num_threads()}-{torch.backends.cpu.get_cpu_capability()}"
-        self.path = cache_folder() / f"facts-3-{machine.replace(' ', '_')}.json"
+        self.path = cache_folder() / f"facts-4-{machine.replace(' ', '_')}.jsonl"
         self.stored = _read(self.path)
         self.fresh: dict[str, dict[str, Any]] = {}
 
@@ -94,36 +94,78 @@ class _Known:
         return _facts(op, record)
 
     def store(self) -> None:
-        """Add what is new to the file; losing a race costs a later process some measuring, nothing else.
+        """Add what is new to the file, at its end, so that it costs no more where much is known; a file grown too long is
+        written anew.
 
         What could not be tried is not stored: the next process may have more luck (or memory).
         """
         fresh = {key: record for key, record in self.fresh.items() if record["note"] is None}
         if not fresh:
             return
-        merged = _read(self.path) | fresh
-        merged = dict(itertools.islice(merged.items(), max(0, len(merged) - _STORED), None))
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            fd, name = tempfile.mkstemp(dir=self.path.parent)
-            try:
-                with os.fdopen(fd, "w", encoding="utf-8") as f:
-                    json.dump(merged, f)
-                Path(name).replace(self.path)
-            finally:
-                Path(name).unlink(missing_ok=True)
+            known = _read(self.path) | fresh
+            if len(known) > _STORED:
+                known = dict(itertools.islice(known.items(), len(known) - _STORED // 2, None))
+                _write(self.path, known)
+            else:
+                fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                with os.fdopen(fd, "wb") as f:
+                    f.write(_lines(fresh))
+            _remembered[self.path] = _state(self.path), known
         except OSError:
             return  # a cache that cannot be written is no cache: everything is measured again next time
 
 
-def _read(path: Path) -> dict[str, dict[str, Any]]:
+# What a file held when it was read last, and its state then: what follows shape by shape does not read it again.
+_remembered: dict[Path, tuple[tuple[int, int] | None, dict[str, dict[str, Any]]]] = {}
+
+
+def _state(path: Path) -> tuple[int, int] | None:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
+
+
+def _lines(records: Mapping[str, Mapping[str, Any]]) -> bytes:
+    """A line each; a line that another process left unfinished stays one of its own."""
+    return "".join(f"\n{json.dumps({key: record})}" for key, record in records.items()).encode()
+
+
+def _write(path: Path, records: Mapping[str, Mapping[str, Any]]) -> None:
+    fd, name = tempfile.mkstemp(dir=path.parent)
+    try:
+        with os.fdopen(fd, "wb") as f:
+            f.write(_lines(records))
+        Path(name).replace(path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    state = _state(path)
+    if path in _remembered and _remembered[path][0] == state:
+        return _remembered[path][1]
+    found: dict[str, dict[str, Any]] = {}
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    for line in text.splitlines():
+        found |= _parsed(line)
+    _remembered[path] = state, found
+    return found
+
+
+def _parsed(line: str) -> dict[str, dict[str, Any]]:
+    """What a line holds; nothing where it is damaged."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
         return {}
-    if not isinstance(found, dict):
-        return {}
-    return {k: r for k, r in found.items() if _whole(r)}
+    return {k: r for k, r in found.items() if _whole(r)} if isinstance(found, dict) else {}
 
 
 def _whole(record: Any) -> bool:

@@ -136,7 +136,9 @@ def test_a_damaged_cache_is_ignored_and_mended(text: str, cache: Path):
     (file,) = cache.iterdir()
     file.write_bytes(text.replace("KEY", signature(graph, graph.ops[0])).encode("latin-1"))
     assert probe(graph) == right
-    assert signature(graph, graph.ops[0]) in json.loads(file.read_text())
+    last = file.read_text(encoding="latin-1").splitlines()[-1]
+    assert signature(graph, graph.ops[0]) in json.loads(last)
+    assert probe(graph) == right
 
 
 def test_a_cache_that_cannot_be_written_is_no_cache(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -157,7 +159,19 @@ def test_several_writers_leave_a_whole_file(cache: Path):
     for t in threads:
         t.join()
     (file,) = cache.iterdir()
-    assert json.loads(file.read_text())
+    found = [json.loads(line) for line in file.read_text().splitlines() if line]
+    assert len({key for line in found for key in line}) == 15
+
+
+def test_a_file_of_facts_that_grew_too_long_keeps_the_newest(cache: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("lowtide.runtime.probe._STORED", 4)
+    for k in range(6):
+        facts("aten.add.Scalar", (X, k))
+    (file,) = cache.iterdir()
+    kept = [next(iter(json.loads(line))) for line in file.read_text().splitlines() if line]
+    assert 2 <= len(kept) <= 4
+    last = one("aten.add.Scalar", (X, 5))
+    assert kept[-1] == signature(last, last.ops[0])
 
 
 def test_signatures_tell_apart_what_behaves_differently():
