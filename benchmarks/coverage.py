@@ -4,8 +4,9 @@ Comes in: ``op_db`` of torch's test-suite: some 700 entries with samples that no
 by AOTAutograd (no Dynamo), planned and lowered as ``torch.compile`` would have it, run forward and, where it has a
 gradient, backward, and compared with eager. The kernels of many samples are compiled together. Goes out: one line per
 entry in ``build/coverage.jsonl``, which a later run completes (``--again NAME ...`` or ``--again all`` repeats), and the
-page. Kernels are built with -O1, in a third of the time. A group of
-entries runs in a process of its own; where that dies, its entries run one by one.
+page. Kernels are built with -O1, in a third of the time; what then takes the time is PyTorch's capture of each sample. A
+group of entries runs in a process of its own; where that dies, its entries run one by one. Results of an earlier run
+stay until there are new ones.
 
 A sample passes within the tolerances of ``torch.testing.assert_close``, or where ours is as near to what eager gives in
 float64 as eager itself is (twice as far at most).
@@ -18,6 +19,7 @@ import itertools
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -362,19 +364,20 @@ def _judge(outcome: Outcome, op: Any, case: Case) -> None:
 # -- the command
 
 
-def read() -> dict[str, dict[str, Any]]:
-    """Outcomes of earlier runs by entry."""
-    if not RESULTS.exists():
-        return {}
-    lines = RESULTS.read_text(encoding="utf-8").splitlines()
-    return {x["name"]: x for x in map(json.loads, lines)}
+def _lines() -> list[str]:
+    return RESULTS.read_text(encoding="utf-8").splitlines() if RESULTS.exists() else []
+
+
+def read(begin: int = 0) -> dict[str, dict[str, Any]]:
+    """Outcomes by entry, the last of each, from a line of the results on."""
+    return {x["name"]: x for x in map(json.loads, _lines()[begin:])}
 
 
 def by_groups(names: Sequence[str], size: int, workers: int) -> None:
     """Run entries in processes of their own, ``size`` to a process; those of one that dies again, one by one."""
     waiting = [list(names[k : k + size]) for k in range(0, len(names), size)]
     running: list[tuple[subprocess.Popen[bytes], list[str], float]] = []
-    done = 0
+    done, begin = 0, len(_lines())
     while waiting or running:
         while waiting and len(running) < workers:
             group = waiting.pop(0)
@@ -391,7 +394,7 @@ def by_groups(names: Sequence[str], size: int, workers: int) -> None:
             if code is None:
                 process.kill()
                 process.wait()
-            missing = [n for n in group if n not in read()] if code != 0 else []
+            missing = [n for n in group if n not in read(begin)] if code != 0 else []
             if len(group) > 1:
                 waiting += [[n] for n in missing]
             elif missing:
@@ -434,6 +437,22 @@ def state(found: dict[str, Any]) -> str | None:
     return "in part" if found["lowered"] else "fallback"
 
 
+def grouped(found: dict[str, dict[str, Any]]) -> list[tuple[str, int, list[str]]]:
+    """(reason, in how many entries, operations) of what was not lowered, the most frequent reason first. Names of values
+    and numbers are no part of a reason."""
+    entries: dict[str, set[str]] = {}
+    targets: dict[str, set[str]] = {}
+    for name, x in found.items():
+        for w in {**x["forward"]["fallbacks"], **x["backward"]["fallbacks"]}:
+            target, _, because = w.partition(": ")
+            reason = re.sub(
+                r"\b\d+\b", "N", re.sub(r"%\w+ is (c\d+) on cpu", r"takes or gives complex numbers (\1)", because)
+            )
+            entries.setdefault(reason, set()).add(name)
+            targets.setdefault(reason, set()).add(target.removeprefix("aten."))
+    return sorted(((r, len(e), sorted(targets[r])) for r, e in entries.items()), key=lambda t: (-t[1], t[0]))
+
+
 def page(found: dict[str, dict[str, Any]]) -> str:
     """docs/coverage.md."""
     sides = ("forward", "backward")
@@ -457,11 +476,9 @@ def page(found: dict[str, dict[str, Any]]) -> str:
     lines.append(
         f"| none tried | {count['forward'][None]} | {count['backward'][None]} | no such sample, or eager or capture refuses |"
     )
-    lines += ["", "## What stays an ATen call", "", "| operation and reason | entries |", "|---|---|"]
-    why: Counter[str] = Counter()
-    for x in found.values():
-        why.update({w for s in sides for w in x[s]["fallbacks"]})
-    lines += [f"| {w.replace('|', '/')} | {n} |" for w, n in sorted(why.items(), key=lambda t: (-t[1], t[0]))]
+    lines += ["", "## What stays an ATen call", "", "| reason | entries | operations |", "|---|---|---|"]
+    for reason, entries, targets in grouped(found):
+        lines.append(f"| {reason.replace('|', '/')} | {entries} | {', '.join(f'`{t}`' for t in targets)} |")
     for s in STATES:
         if s == "lowered":
             continue
@@ -491,15 +508,12 @@ def main() -> None:
     if given.only:
         append(run_entries([ops[n] for n in given.only]))
         return
-    if given.again == ["all"]:
-        RESULTS.unlink(missing_ok=True)
-    known = read()
-    wanted = [n for n in ops if n not in known or n in (given.again or ())]
-    if given.again and given.again != ["all"]:
-        kept = [json.dumps(x) for n, x in known.items() if n not in given.again]
-        RESULTS.write_text("".join(x + "\n" for x in kept), encoding="utf-8")
-    by_groups(wanted, GROUP, given.workers)
+    known, again = read(), given.again or []
+    begun = time.monotonic()
+    by_groups([n for n in ops if n not in known or n in again or again == ["all"]], GROUP, given.workers)
+    print(f"{time.monotonic() - begun:.0f} s", flush=True)
     found = read()
+    RESULTS.write_text("".join(json.dumps(x) + "\n" for x in found.values()), encoding="utf-8")
     PAGE.write_text(page({n: found[n] for n in ops if n in found}), encoding="utf-8")
     for n, x in found.items():
         for side in ("forward", "backward"):

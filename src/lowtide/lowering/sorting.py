@@ -3,12 +3,13 @@
 Comes in: ``sort`` and its like. Goes out: for short rows a loop that counts, for every element, how many come before it, and
 stores it there: comparisons as many as the square of the row's length, but nothing depends on data, so rows run side by
 side. Promised: equal elements keep their order and NaN counts as the greatest, as ATen sorts when asked to be stable. Longer
-rows are refused: ATen sorts them in fewer steps. Positions in an order of ATen's own choice are refused, since no other
-order gives them.
+rows are refused, and so is the middle of many: ATen finds them in fewer steps. Positions in an order of ATen's own
+choice are refused, since no other order gives them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from lowtide.ir.graph import Arg
@@ -81,3 +82,8 @@ def _own_choice(what: str) -> Callable[..., None]:
 
 register("sorting", "topk.default", "kthvalue.default")(_own_choice("some of equal elements"))
 register("sorting", "median.dim", "nanmedian.dim", "mode.default")(_own_choice("one of equal elements"))
+
+
+@register("sorting", "median.default", "nanmedian.default")
+def _median(site: Site, self: Arg) -> None:
+    raise Refused(f"chooses among {math.prod(site.size(self))} elements")

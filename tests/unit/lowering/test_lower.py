@@ -24,7 +24,7 @@ pytestmark = pytest.mark.torch
 # What changes its argument, and what refuses what the table's calls look like; each has a test below.
 ELSEWHERE = {
     "aten.copy_.default", "aten.sort.default", "aten.topk.default", "aten.kthvalue.default", "aten.median.dim",
-    "aten.nanmedian.dim", "aten.mode.default",
+    "aten.nanmedian.dim", "aten.mode.default", "aten.median.default", "aten.nanmedian.default",
 }  # fmt: skip
 
 
@@ -53,6 +53,8 @@ def test_sorts_that_are_refused_say_why():
     for name in ("median.dim", "nanmedian.dim"):
         assert "ATen's own" in _refusal(f"aten.{name}", x, 1)
     assert "ATen's own" in _refusal("aten.mode.default", x)
+    for name in ("median.default", "nanmedian.default"):
+        assert f"among {x.numel()} elements" in _refusal(f"aten.{name}", x)
     lowered, _, _ = lower_call("aten.sort.stable", (x[:, :COUNTED],), {"stable": True})
     assert lowered.loops and not lowered.reasons
 
