@@ -71,7 +71,7 @@ def show(call: Call) -> str:
 
 
 @pytest.mark.parametrize("section", list(SECTIONS))
-@pytest.mark.spec("IR-29", "IR-30", "IR-31", "IR-32")
+@pytest.mark.spec("IR-29", "IR-30", "IR-31", "IR-32", "IR-37")
 @pytest.mark.filterwarnings("ignore")
 def test_the_table_of_cases(section: str):
     calls = list(SECTIONS[section]())
