@@ -25,9 +25,9 @@ _COMPARE = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="
 _CALLS: Mapping[str, str] = {
     "exp": "exp_", "expm1": "expm1_", "log": "log_", "log1p": "log1p_", "tanh": "tanh_", "erf": "erf_",
     "sigmoid": "sigmoid_", "rsqrt": "rsqrt_", "sign": "sign_of", "round": "std::nearbyint", "max": "greater",
-    "min": "lesser",
+    "min": "lesser", "sin": "sin_", "cos": "cos_",
 } | {name: f"std::{name}" for name in (
-    "exp2", "log2", "log10", "sqrt", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh",
+    "exp2", "log2", "log10", "sqrt", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh",
     "atanh", "erfc", "lgamma", "floor", "ceil", "trunc", "fmod", "atan2", "hypot", "copysign",
 )}  # fmt: skip
 
@@ -85,7 +85,7 @@ _SPECIAL: Mapping[str, Callable[[str, str, str], str]] = {
     "floordiv": lambda t, a, b: f"floor_div({a}, {b})" if _floating(t) else f"({VALUE[t]})floor_div((i64){a}, (i64){b})",
     "mod": lambda t, a, b: f"floor_mod({a}, {b})" if _floating(t) else f"({VALUE[t]})floor_mod((i64){a}, (i64){b})",
     "fmod": lambda t, a, b: f"std::fmod({a}, {b})" if _floating(t) else f"({VALUE[t]})({b} == 0 ? 0 : {a} % {b})",
-    "pow": lambda t, a, b: f"std::pow({a}, {b})" if _floating(t) else f"whole_power<{VALUE[t]}>({a}, {b})",
+    "pow": lambda t, a, b: f"power({a}, {b})" if _floating(t) else f"whole_power<{VALUE[t]}>({a}, {b})",
     "shl": lambda t, a, b: f"shift_left<{VALUE[t]}>({a}, {b})",
     "shr": lambda t, a, b: f"shift_right<{VALUE[t]}>({a}, {b})",
 }  # fmt: skip

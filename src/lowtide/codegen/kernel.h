@@ -114,12 +114,218 @@ FN float erf_(float x) {
   const float y = a * p / q;
   return std::copysign((a > 3.92f) | (y > 1.f) ? 1.f : y, x);
 }
-FN double exp_(double x) { return std::exp(x); }
-FN double expm1_(double x) { return std::expm1(x); }
-FN double log_(double x) { return std::log(x); }
-FN double log1p_(double x) { return std::log1p(x); }
-FN double tanh_(double x) { return std::tanh(x); }
+
+// The same in double, and sines, cosines and powers in both: within 2 units of the last place (powers 1.5), whatever the size
+// of the argument; denormal numbers, infinities and NaN as C has them.
+FN double as_double(i64 i) { double f; __builtin_memcpy(&f, &i, 8); return f; }
+FN i64 as_bits(double f) { i64 i; __builtin_memcpy(&i, &f, 8); return i; }
+// x = whole + r, |r| <= 1/2, for |x| < 2^51.
+FN double nearest(double x) { const double magic = 6755399441055744.; return (x + magic) - magic; }
+FN i64 whole(double x) { return as_bits(x + 6755399441055744.) - 0x4338000000000000; }
+// x * 2^n in two steps, since 2^n itself may be out of range.
+FN double scaled(double x, i64 n) {
+  const i64 h = n >> 1;
+  return x * as_double((h + 1023) << 52) * as_double((n - h + 1023) << 52);
+}
+// (e^r - 1 - r) / r^2 for |r| <= ln 2 / 2.
+FN double exp_rest(double r) {
+  double p = 2.09147553258932e-09;
+  p = p * r + 2.5105312729622103e-08; p = p * r + 2.755727347871858e-07; p = p * r + 2.755725517000089e-06;
+  p = p * r + 2.480158732567746e-05; p = p * r + 0.0001984126987500228; p = p * r + 0.0013888888888883711;
+  p = p * r + 0.008333333333326084; p = p * r + 0.04166666666666667; p = p * r + 0.1666666666666667;
+  return p * r + 0.5;
+}
+FN double exp_(double x) {
+  double y = x < -746. ? -746. : x;
+  y = y > 710. ? 710. : y;
+  const double n = nearest(y * 1.4426950408889634);
+  const double r = (y - n * 0.6931471803691238) - n * 1.9082149292705877e-10;
+  return scaled(exp_rest(r) * (r * r) + r + 1., whole(y * 1.4426950408889634));
+}
+FN double expm1_(double x) {
+  double y = x < -40. ? -40. : x;
+  y = y > 700. ? 700. : y;
+  const double n = nearest(y * 1.4426950408889634);
+  const double r = (y - n * 0.6931471803691238) - n * 1.9082149292705877e-10;
+  const double s = as_double((whole(y * 1.4426950408889634) + 1023) << 52), p = exp_rest(r) * (r * r) + r;
+  return x == 0. ? x : x > 700. ? exp_(x) : s * p + (s - 1.);
+}
+// x = 2^e * m with sqrt(1/2) <= m < sqrt(2), for x > 0.
+FN double parted(double x, double& e) {
+  const bool small = x < 2.2250738585072014e-308;
+  const i64 b = as_bits(small ? x * 18014398509481984. : x) - 0x3fe6a09e667f3bcd;
+  e = (double)(int32_t)(b >> 52) - (small ? 54. : 0.);
+  return as_double((b & 0xfffffffffffff) + 0x3fe6a09e667f3bcd);
+}
+// With s = f / (2 + f), log(1 + f) = 2 s + s R = f - (f^2 / 2 - s (f^2 / 2 + R)).
+FN double log_(double x) {
+  double e;
+  const double f = parted(x, e) - 1., s = f / (2. + f), z = s * s, half = 0.5 * f * f;
+  double p = 0.14616585424888623;
+  p = p * z + 0.15331710618210773; p = p * z + 0.18182889455674947; p = p * z + 0.22222211130259878;
+  p = p * z + 0.2857142862600327; p = p * z + 0.39999999999899444; p = p * z + 0.666666666666667;
+  double r = e * 0.6931471803691238 - ((half - (s * (half + p * z) + e * 1.9082149292705877e-10)) - f);
+  r = x == (double)INF ? x : r;
+  r = x == 0. ? -(double)INF : r;
+  return x >= 0. ? r : (double)NOT_A_NUMBER;
+}
+FN double log1p_(double x) {
+  const double u = 1. + x, d = u - 1.;
+  return d == 0. ? x : u == (double)INF || u <= 0. ? log_(u) : log_(u) + (x - d) / u;
+}
+FN double tanh_(double x) {
+  const double a = std::fabs(x), z = x * x;
+  double p = -2.0598556673275166e-05;
+  p = p * z + 8.510707927354112e-05; p = p * z - 0.00023463104528300406; p = p * z + 0.0005889348072447028;
+  p = p * z - 0.0014556615775702365; p = p * z + 0.003592110347096177; p = p * z - 0.008863234395418095;
+  p = p * z + 0.021869488493563037; p = p * z - 0.05396825396743174; p = p * z + 0.13333333333332714;
+  p = p * z - 0.3333333333333333;
+  const double t = expm1_(a > 20. ? 40. : 2. * a);
+  return std::copysign(a < 0.55 ? a + a * (z * p) : 1. - 2. / (t + 2.), x);
+}
 FN double erf_(double x) { return std::erf(x); }
+
+// The bits of 2 / pi behind 64 of zeros. An argument m * 2^e is multiplied with those whose product is no whole turn: m times
+// a fixed-point fraction, of which what lies before the point wraps away (M. Payne, R. Hanek 1983).
+static const uint32_t two_over_pi[44] = {
+  0, 0, 0xa2f9836eu, 0x4e441529u, 0xfc2757d1u, 0xf534ddc0u, 0xdb629599u, 0x3c439041u, 0xfe5163abu, 0xdebbc561u,
+  0xb7246e3au, 0x424dd2e0u, 0x06492eeau, 0x09d1921cu, 0xfe1deb1cu, 0xb129a73eu, 0xe88235f5u, 0x2ebb4484u,
+  0xe99c7026u, 0xb45f7e41u, 0x3991d639u, 0x835339f4u, 0x9c845f8bu, 0xbdf9283bu, 0x1ff897ffu, 0xde05980fu,
+  0xef2f118bu, 0x5a0a6d1fu, 0x6d367ecfu, 0x27cb09b7u, 0x4f463f66u, 0x9e5fea2du, 0x7527bac7u, 0xebe5f17bu,
+  0x3d0739f7u, 0x8a5292eau, 0x6bfb5fb1u, 0x1f8d5d08u, 0x56033046u, 0xfc7b6babu, 0xf0cfbc20u, 0x9af4361du,
+  0xa9e39161u, 0x5ee61b08u
+};
+FN uint64_t pi_word(i64 at, i64 i) {
+  const uint64_t w = (uint64_t)two_over_pi[(at >> 5) + i] << 32 | two_over_pi[(at >> 5) + i + 1];
+  return (w << (at & 31)) >> 32;
+}
+#define MUL32(a, b) ((uint64_t)(uint32_t)(a) * (uint64_t)(uint32_t)(b))
+#define LOW32(a) ((uint64_t)(uint32_t)(a))
+// What x leaves of the nearest multiple of pi / 2, and the last two bits of which multiple it is.
+FN double quarter_turns(double x, i64& quarter) {
+  const i64 b = as_bits(x) & 0x7fffffffffffffff;
+  i64 e = (b >> 52) - 1075;
+  e = e < -56 ? -56 : e > 971 ? 971 : e;
+  const i64 at = e + 62;
+  const uint64_t m = ((uint64_t)b & 0xfffffffffffff) | 0x10000000000000, lo = m & 0xffffffff, hi = m >> 32;
+  const uint64_t t0 = pi_word(at, 0), t1 = pi_word(at, 1), t2 = pi_word(at, 2), t3 = pi_word(at, 3), t4 = pi_word(at, 4), t5 = pi_word(at, 5);
+  const uint64_t a1 = MUL32(lo, t1), a2 = MUL32(lo, t2), a3 = MUL32(lo, t3), a4 = MUL32(lo, t4);
+  const uint64_t c2 = MUL32(hi, t2), c3 = MUL32(hi, t3), c4 = MUL32(hi, t4), c5 = MUL32(hi, t5);
+  const uint64_t w4 = LOW32(a4) + (MUL32(lo, t5) >> 32) + LOW32(c5);
+  const uint64_t w3 = LOW32(a3) + (a4 >> 32) + LOW32(c4) + (c5 >> 32) + (w4 >> 32);
+  const uint64_t w2 = LOW32(a2) + (a3 >> 32) + LOW32(c3) + (c4 >> 32) + (w3 >> 32);
+  const uint64_t w1 = LOW32(a1) + (a2 >> 32) + LOW32(c2) + (c3 >> 32) + (w2 >> 32);
+  const uint64_t w0 = MUL32(lo, t0) + (a1 >> 32) + MUL32(hi, t1) + (c2 >> 32) + (w1 >> 32);
+  const uint64_t turn = (w0 << 32) | LOW32(w1), below = (LOW32(w2) << 32) | LOW32(w3);
+  const uint64_t q = (turn + 0x2000000000000000) >> 62;
+  const double f = (double)(i64)(turn - (q << 62)) + (double)(i64)(below >> 11) * 1.1102230246251565e-16;
+  const bool near = std::fabs(x) < 0.7853981633974483;
+  const double r = near ? std::fabs(x) : f * 3.4061215800865545e-19;
+  quarter = near ? 0 : (i64)q;
+  return std::fabs(x) < (double)INF ? r : (double)NOT_A_NUMBER;
+}
+FN double sine_or_cosine(double r, i64 quarter) {
+  const double z = r * r;
+  double s = 1.5918115263265974e-10, c = -1.1382623647474604e-11;
+  s = s * z - 2.505113165023518e-08; s = s * z + 2.7557316101617874e-06; s = s * z - 0.00019841269836756774;
+  s = s * z + 0.008333333333330948; s = s * z - 0.16666666666666666;
+  c = c * z + 2.087614614655861e-09; c = c * z - 2.7557317271145144e-07; c = c * z + 2.480158729876456e-05;
+  c = c * z - 0.0013888888888887398; c = c * z + 0.041666666666666664;
+  const double y = quarter & 1 ? 1. - (0.5 * z - z * z * c) : r + r * (z * s);
+  return quarter & 2 ? -y : y;
+}
+FN double sin_(double x) {
+  i64 q;
+  const double r = quarter_turns(x, q), y = sine_or_cosine(r, q);
+  return as_double(as_bits(y) ^ (as_bits(x) & (i64)0x8000000000000000));
+}
+FN double cos_(double x) {
+  i64 q;
+  const double r = quarter_turns(x, q);
+  return sine_or_cosine(r, q + 1);
+}
+FN double quarter_turns(float x, i64& quarter) {
+  const int32_t b = as_int(x) & 0x7fffffff;
+  i64 e = (i64)(b >> 23) - 150;
+  e = e < -56 ? -56 : e > 104 ? 104 : e;
+  const i64 at = e + 62;
+  const uint64_t m = (uint64_t)((b & 0x7fffff) | 0x800000);
+  const uint64_t turn = (MUL32(m, pi_word(at, 0)) << 32) + MUL32(m, pi_word(at, 1)) + (MUL32(m, pi_word(at, 2)) >> 32);
+  const uint64_t q = (turn + 0x2000000000000000) >> 62;
+  const bool near = std::fabs(x) < 0.78539816f;
+  const double r = near ? (double)std::fabs(x) : (double)(i64)(turn - (q << 62)) * 3.4061215800865545e-19;
+  quarter = near ? 0 : (i64)q;
+  return std::fabs(x) < INF ? r : (double)NOT_A_NUMBER;
+}
+FN float sine_or_cosine(float r, int32_t quarter) {
+  const float z = r * r;
+  float s = -0.00019587865702101875f, c = 2.4547916853691016e-05f;
+  s = s * z + 0.008332748154085032f; s = s * z - 0.16666664661714697f;
+  c = c * z - 0.0013888302919113633f; c = c * z + 0.041666664658901405f;
+  const float y = quarter & 1 ? 1.f - (0.5f * z - z * z * c) : r + r * (z * s);
+  return quarter & 2 ? -y : y;
+}
+FN float sin_(float x) {
+  i64 q;
+  const float r = (float)quarter_turns(x, q), y = sine_or_cosine(r, (int32_t)q);
+  return as_float(as_int(y) ^ (as_int(x) & (int32_t)0x80000000));
+}
+FN float cos_(float x) {
+  i64 q;
+  const float r = (float)quarter_turns(x, q);
+  return sine_or_cosine(r, (int32_t)q + 1);
+}
+
+// What a power is where its logarithm does not say: signs, 1, 0, and what is not finite. ``y`` is |a|^b.
+template <class T> FN T power_of(T a, T b, T y) {
+  const bool even = std::nearbyint(b * (T)0.5) == b * (T)0.5, odd = (std::nearbyint(b) == b) & !even;
+  const bool root = (std::nearbyint(b) != b) & (a < 0) & (a > -(T)INF);
+  T r = odd ? std::copysign(y, a) : y;
+  r = root ? (T)NOT_A_NUMBER : r;
+  const bool one = (b == 0) | (a == 1) | ((a == -1) & (std::fabs(b) == (T)INF));
+  return one ? (T)1 : r;
+}
+FN float power(float a, float b) {
+  double e;
+  const double x = std::fabs((double)a), m = parted(x, e), s = (m - 1.) / (m + 1.), z = s * s;
+  double p = 0.23330581938241893;
+  p = p * z + 0.2855081659971155; p = p * z + 0.40000121876972; p = p * z + 0.6666666655445165;
+  double l = e + (2. * s + s * (z * p)) * 1.4426950408889634;
+  l = x == 0. ? -(double)INF : x < (double)INF ? l : x;
+  const double t = (double)b * l, y = t < -200. ? -200. : t > 200. ? 200. : t, r = y - nearest(y);
+  double q = 0.0001545318282995974;
+  q = q * r + 0.0013390886332106697; q = q * r + 0.009618082519990467; q = q * r + 0.05550357071152507;
+  q = q * r + 0.24022650760645808; q = q * r + 0.6931471880352003;
+  return power_of(a, b, (float)((1. + r * q) * as_double((whole(y) + 1023) << 52)));
+}
+// The logarithm is a sum of two numbers, to 2^-65 of itself: products leave their rounding to a multiply-add.
+FN double power(double a, double b) {
+  double e;
+  const double x = std::fabs(a), m = parted(x, e), f = m - 1.;
+  const double d = m + 1., d_ = m - (d - 1.), s = f / d, s_ = (__builtin_fma(-s, d, f) - s * d_) / d;
+  const double z = s * s, z_ = __builtin_fma(s, s, -z) + 2. * s * s_;
+  double p = 0.11723178623876518;
+  p = p * z + 0.11706236339491206; p = p * z + 0.1333480469384731; p = p * z + 0.1538459496251843;
+  p = p * z + 0.18181818335392802; p = p * z + 0.22222222221655885; p = p * z + 0.28571428571429364; p = p * z + 0.4;
+  const double third = 0.6666666666666666, u = third * z;
+  const double u_ = __builtin_fma(third, z, -u) + third * z_ + 3.700743415417188e-17 * z + p * z * z;
+  const double v = 2. + u, v_ = (u - (v - 2.)) + u_;
+  const double g = s * v, g_ = __builtin_fma(s, v, -g) + s * v_ + s_ * v;
+  const double per = 1.4426950408889634, h = g * per, h_ = __builtin_fma(g, per, -h) + g * 2.0355273740931033e-17 + g_ * per;
+  double l = e + h, l_ = ((e - l) + h) + h_;
+  const bool ends = (x == 0.) | !(x < (double)INF);
+  l = x == 0. ? -(double)INF : ends ? x : l;
+  l_ = ends ? 0. : l_;
+  const double t = b * l, y = t < -1100. ? -1100. : t > 1100. ? 1100. : t;
+  const double t_ = std::fabs(t) < 1100. ? __builtin_fma(b, l, -t) + b * l_ : 0.;
+  const double r = (y - nearest(y)) + t_;
+  double q = 2.5729344553786755e-11;
+  q = q * r + 4.455822025014915e-10; q = q * r + 7.054897292691627e-09; q = q * r + 1.0178057064573359e-07;
+  q = q * r + 1.3215486808727859e-06; q = q * r + 1.5252733841601815e-05; q = q * r + 0.00015403530393370715;
+  q = q * r + 0.0013333558146406436; q = q * r + 0.00961812910762848; q = q * r + 0.055504108664821625;
+  q = q * r + 0.24022650695910072; q = q * r + 0.6931471805599453;
+  return power_of(a, b, scaled(1. + r * q, whole(y)));
+}
 template <class T> FN T sigmoid_(T x) { return (T)1 / ((T)1 + exp_(-x)); }
 // log(e^a + e^b); equal infinities stay what they are.
 template <class T> FN T log_add(T a, T b) {

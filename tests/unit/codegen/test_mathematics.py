@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+
+import mpmath
 import numpy as np
 import pytest
 
@@ -16,7 +19,18 @@ from lowtide.runtime import kernels
 pytestmark = pytest.mark.skipif(native.compiler() is None, reason="needs a C++ compiler")
 
 # Largest error in units of 2^-23 of the result.
-BOUNDS = {"exp": 2.0, "expm1": 2.5, "log": 1.5, "log1p": 2.5, "tanh": 3.0, "erf": 3.0, "sigmoid": 2.5, "rsqrt": 1.5}
+BOUNDS = {
+    "sin": 2.0,
+    "cos": 2.0,
+    "exp": 2.0,
+    "expm1": 2.5,
+    "log": 1.5,
+    "log1p": 2.5,
+    "tanh": 3.0,
+    "erf": 3.0,
+    "sigmoid": 2.5,
+    "rsqrt": 1.5,
+}
 EDGES = [0.0, -0.0, np.inf, -np.inf, np.nan, 1.0, -1.0, 88.72, 88.73, 89.5, -87.4, -103.9, -104.1, -150.0, 1e30, -1e30]
 EDGES += [9.01, 9.02, 9.03, 3.91, 3.92, 3.93, 1e-38, 1e-42, -1e-42, 3.4e38, -3.4e38, 0.5, -0.5]
 
@@ -66,3 +80,151 @@ def test_error_is_within_its_bound(op: str, loops: dict[str, Loop]):
     if op in ("tanh", "erf"):
         assert np.abs(y[there]).max() <= 1
         assert set(np.abs(y[np.abs(POINTS) > 9.1])) == {1.0}
+
+
+# -- double precision, and powers, against numbers of 200 bits ------------------------------------------------------
+
+# Largest error in units of the last place of the result.
+WIDE_BOUNDS = {"exp": 2.0, "expm1": 3.0, "log": 1.5, "log1p": 2.0, "tanh": 3.0, "sin": 2.5, "cos": 2.5, "sigmoid": 3.0}
+_HUGE = 10.0 ** _rng.uniform(-300, 308, 500) * _rng.choice((-1.0, 1.0), 500)
+# Among doubles, about the nearest to a multiple of pi / 2 that there is (J.-M. Muller, Elementary Functions).
+_NEAR = [
+    6381956970095103.0 * 2.0**797,
+    np.pi / 2,
+    np.pi,
+    3 * np.pi / 2,
+    22.0,
+    355.0,
+    5e-324,
+    2.2e-308,
+    1.7e308,
+    2.0**53,
+]
+WIDE = np.concatenate(
+    [_rng.normal(size=500) * 3, _rng.uniform(-750, 750, 500), _rng.normal(size=200) * 1e-3, _HUGE, _NEAR]
+)
+
+
+def _exact(op: str, x: float) -> mpmath.mpf:
+    v = mpmath.mpf(x)
+    if op == "sigmoid":
+        return 1 / (1 + mpmath.exp(-v))
+    if op in ("log", "log1p") and x <= (0 if op == "log" else -1):
+        return mpmath.nan if x < (0 if op == "log" else -1) else -mpmath.inf
+    return getattr(mpmath, op)(v)
+
+
+def _units(found: np.ndarray, exact: list[mpmath.mpf]) -> np.ndarray:
+    """Error in units of the last place, where the exact value is one of the dtype; the others are looked at."""
+    one = found.dtype.type
+    tiny, digits = (2.0**-149, 24) if one is np.float32 else (5e-324, 53)
+    out = np.zeros(len(exact))
+    for k, (y, e) in enumerate(zip(found.tolist(), exact, strict=True)):
+        if mpmath.isnan(e) or mpmath.isinf(e) or mpmath.isinf(one(float(e))):
+            wanted = float(e) if not mpmath.isnan(e) else np.nan
+            assert np.array_equal(one(y), one(wanted), equal_nan=True), (k, y, wanted)
+            continue
+        unit = max(mpmath.ldexp(1, int(mpmath.floor(mpmath.log(abs(e), 2))) - digits + 1) if e else 0, mpmath.mpf(tiny))
+        out[k] = abs(mpmath.mpf(y) - e) / unit if np.isfinite(y) else np.inf
+    return out
+
+
+def _apply(loop: Loop, given: list[np.ndarray]) -> np.ndarray:
+    k = kernel(loop)
+    kernels.finish(kernels.start(kernel_sources([k], 1)))
+    y = np.zeros_like(given[0])
+    numbers = kernels.numbers(",".join(map(str, k.params)))
+    kernels.function(k.name, k.buffers)(numbers, *(x.ctypes.data for x in given), y.ctypes.data)
+    return y
+
+
+def _elementwise(op: str, dtype: str, n: int, operands: int = 1) -> Loop:
+    b = LoopBuilder()
+    b.inputs, b.outputs = [dtype] * operands, [dtype]
+    (r,) = b.stage((n,))
+    b.store(operands, r, b.op(op, dtype, *(b.load(k, dtype, r) for k in range(operands))))
+    return b.build()
+
+
+@pytest.mark.spec("IR-29")
+@pytest.mark.parametrize("op", WIDE_BOUNDS)
+def test_double_precision(op: str):
+    y = _apply(_elementwise(op, "f64", WIDE.size), [WIDE])
+    with mpmath.workprec(1300 if op in ("sin", "cos") else 200):
+        error = _units(y, [_exact(op, x) for x in WIDE.tolist()])
+    least = np.abs(WIDE) < 700 if op == "sigmoid" else np.ones(WIDE.size, bool)  # 0 where e^-x overflows, as in torch
+    worst = int(np.where(least, error, 0).argmax())
+    assert error[worst] <= WIDE_BOUNDS[op], (op, WIDE[worst], y[worst], error[worst])
+    ends = np.array([0.0, -0.0, np.inf, -np.inf, np.nan])
+    with np.errstate(all="ignore"):
+        wanted = np.zeros(5)
+        interpret(_elementwise(op, "f64", 5), [ends, wanted])
+    found = _apply(_elementwise(op, "f64", 5), [ends])
+    np.testing.assert_array_equal(found, wanted)
+    some = ~np.isnan(wanted)
+    np.testing.assert_array_equal(np.signbit(found[some]), np.signbit(wanted[some]))
+
+
+@pytest.mark.spec("IR-29")
+@pytest.mark.parametrize("op", ["sin", "cos"])
+def test_single_precision_of_any_size(op: str):
+    x = np.float32(10.0 ** _rng.uniform(-44, 38.5, 200_000) * _rng.choice((-1.0, 1.0), 200_000))
+    x[:3] = [16367173.0 * 2.0**72, 3.4028234e38, 1e-45]  # the first is next to a multiple of pi / 2
+    y = _apply(_elementwise(op, "f32", x.size), [x])
+    exact = getattr(np, op)(x.astype("f8"))
+    error = np.abs(y - exact) / np.maximum(np.abs(np.spacing(exact.astype("f4"))).astype("f8"), 2.0**-149)
+    worst = int(error.argmax())
+    assert error[worst] <= 2.0, (x[worst], y[worst], exact[worst])
+
+
+@pytest.mark.spec("IR-29")
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_powers(dtype: str):
+    wide = 38 if dtype == "f4" else 300
+    a = np.concatenate(
+        [10.0 ** _rng.uniform(-wide, wide, 500), 1 + _rng.normal(size=500) * 1e-4, _rng.uniform(0, 4, 500)]
+    )
+    largest = np.log(10.0**wide) / np.maximum(np.abs(np.log(np.abs(a))), 1e-300)
+    b = _rng.uniform(-1.05, 1.05, a.size) * np.minimum(largest, 1e6)
+    whole = _rng.random(a.size) < 0.3
+    b[whole] = np.rint(b[whole])
+    a[whole] *= _rng.choice((-1.0, 1.0), whole.sum())
+    a, b = a.astype(dtype), b.astype(dtype)
+    y = _apply(_elementwise("pow", "f32" if dtype == "f4" else "f64", a.size, 2), [a, b])
+    with mpmath.workprec(400), np.errstate(over="ignore"):
+        error = _units(
+            y, [mpmath.power(mpmath.mpf(p), mpmath.mpf(q)) for p, q in zip(a.tolist(), b.tolist(), strict=True)]
+        )
+    worst = int(error.argmax())
+    assert error[worst] <= 1.5, (a[worst], b[worst], y[worst], error[worst])
+
+
+@pytest.mark.spec("IR-29")
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_powers_at_the_ends(dtype: str):
+    values = [0.0, 0.5, 1.0, 2.0, 3.0, 2.5, 1e30, 1e-30, 1e-40, np.inf, 2.0**24 + 2, 1023.0]
+    some = np.array([s * v for v in values for s in (1, -1)] + [np.nan], dtype)
+    a, b = (np.ascontiguousarray(x.ravel()) for x in np.meshgrid(some, some))
+    with np.errstate(all="ignore"):
+        wanted = np.power(a, b)
+    found = _apply(_elementwise("pow", "f32" if dtype == "f4" else "f64", a.size, 2), [a, b])
+    np.testing.assert_allclose(found, wanted, rtol=2e-7 if dtype == "f4" else 1e-15)
+    zero = wanted == 0
+    np.testing.assert_array_equal(np.signbit(found[zero]), np.signbit(wanted[zero]))
+
+
+def test_vectors_have_no_calls():
+    """What a compiler makes of loops over these functions calls no function of one number."""
+    made = [
+        kernel(_elementwise(op, t, 64))
+        for op in ("exp", "log", "tanh", "sin", "cos", "log1p", "expm1")
+        for t in ("f32", "f64")
+    ]
+    made += [kernel(_elementwise("pow", t, 64, 2)) for t in ("f32", "f64")]
+    (source,) = kernel_sources(made, 1)
+    path = native.build(source.text, "kernels", source.flags)
+    listed = subprocess.run(
+        ["nm", "-D", "--undefined-only", str(path)], capture_output=True, text=True, check=True
+    ).stdout
+    called = {line.split()[-1].partition("@")[0] for line in listed.splitlines()}
+    assert called.isdisjoint({"sin", "cos", "exp", "log", "pow", "tanh", "sinf", "cosf", "expf", "logf", "powf", "fma"})

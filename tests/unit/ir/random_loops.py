@@ -10,7 +10,7 @@ import numpy as np
 from lowtide.ir.build import LoopBuilder
 from lowtide.ir.index import flatten, floordiv, modulo
 from lowtide.ir.interpret import NUMPY
-from lowtide.ir.loops import Loop
+from lowtide.ir.loops import SEVERAL, Loop
 from lowtide.ir.symbolic import Dim
 
 INTS = ("i64", "i32", "u8", "bool")
@@ -96,8 +96,14 @@ class _Maker:
         return values[-1]
 
 
-def random_loop(seed: int, dtypes: tuple[str, ...]) -> tuple[Loop, list[Any]]:
-    """A loop, and its buffers: inputs with random contents, outputs with zeros."""
+def _operands(m: _Maker, family: str) -> int:
+    """Numbers, or results of the same kind."""
+    return m.r.choice((1, 1, len(SEVERAL[family])))
+
+
+def random_loop(seed: int, dtypes: tuple[str, ...], *, several: bool = False) -> tuple[Loop, list[Any]]:
+    """A loop, and its buffers: inputs with random contents, outputs with zeros. ``several``: with passes that have several
+    results, which are rounded."""
     m = _Maker(seed, dtypes)
     outer = m.sizes(0, 2) if m.r.random() < 0.6 else ()
     b = LoopBuilder(outer)
@@ -114,6 +120,11 @@ def random_loop(seed: int, dtypes: tuple[str, ...]) -> tuple[Loop, list[Any]]:
             kinds = (
                 ("sum", "max", "min", "argmax", "argmin", "xor") if whole and b.dtype(v) != "bool" else ("max", "min")
             )
+            family = m.r.choice(("", "", "welford", "softmax")) if several and not whole else ""
+            if family:
+                made = b.several(family, *(b.op("abs", b.dtype(v), v) if k else v for k in range(_operands(m, family))))
+                seen += made[: m.r.randint(1, len(made))]
+                continue
             kind = m.r.choice(kinds if b.dtype(v) != "bool" else ("any",))
             seen.append(b.reduce(kind, v, "i64" if kind.startswith("arg") else None))
         else:
