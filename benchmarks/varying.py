@@ -1,10 +1,17 @@
 """Programs whose sizes vary or depend on data, for the tests and the benchmark of the run-time planner.
 
 Each is a module, example arguments, what may vary for ``torch.export``, and ``draw(n)``: arguments at scale ``n`` (1..).
+
+    python -m benchmarks varying
+
+compiles a transformer of four layers with sizes that vary, and prints what the first call took and the first call at each
+further length, beside a call at a length that was there before.
 """
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -176,3 +183,39 @@ def programs(scale: int = 1) -> list[Varying]:
         Varying("small ops", Small(), ({0: D}, {0: D}), lambda n: (torch.randn(n + 1, 8), torch.randn(n + 1, 8))),
         Varying("words", Words(), ({0: D},), lambda n: (torch.randint(0, 5 * n, (9 * n * scale,)),)),
     ]  # fmt: skip
+
+
+def main() -> None:
+    """Print the table."""
+    print(
+        "| what | first call, s | first call at another length, ms: median | worst | of the first | a call again, ms |"
+    )
+    print("|-|-:|-:|-:|-:|-:|")
+    for train in (False, True):
+        torch.manual_seed(0)
+        torch._dynamo.reset()
+        net = Transformer(64, 4, 4)
+        call = torch.compile(net, backend="lowtide", dynamic=True)
+
+        def taken(n: int, call: Callable[..., Any] = call, train: bool = train) -> float:
+            x = torch.randn(3, n, 64)
+            began = time.perf_counter()
+            with torch.set_grad_enabled(train):
+                y = call(x)
+                if train:
+                    y.sum().backward()
+            return time.perf_counter() - began
+
+        first = taken(17)
+        others = [taken(n) for n in range(20, 80, 6)]
+        again = statistics.median(taken(n) for n in (62, 68, 74))
+        median = statistics.median(others)
+        print(
+            f"| {'training' if train else 'inference'} | {first:.1f} | {1000 * median:.0f} | {1000 * max(others):.0f} "
+            f"| {median / first:.1%} | {1000 * again:.1f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

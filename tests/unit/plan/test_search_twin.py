@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import replace
 
@@ -45,7 +46,30 @@ def test_every_order_visits_the_same_nodes_as_its_twin(name: str):
         sections = sections_of(flat, (name,))
         capacity = lower_bound(flat) + draw.choice((0, 0, 0, 1, 2, 5))
         budget = draw.choice((30, 200))
-        fast = compiled.decide(compiled.library(), sections, capacity, budget, 60.0)
-        assert fast == twin.search(sections, capacity, budget, 60.0)
+        fast = compiled.decide(compiled.library(), sections, capacity, budget, math.inf)
+        assert fast == twin.search(sections, capacity, budget, math.inf)
         long += fast[2] > 2 * len(sections.size)
     assert long > 3
+
+
+def crowd(draw: random.Random, n: int, unit: int) -> PackProblem:
+    """Many that meet many, of sizes without a common divisor, so that many are deferred at once."""
+    buffers: list[PackBuffer] = []
+    for i in range(n):
+        first = draw.randrange(12)
+        size = unit * draw.randint(1, 9) + draw.randint(0, 1) * (unit > 1)
+        buffers.append(PackBuffer(str(i), size, ((first, first + draw.randint(2, 7)),)))
+    return PackProblem(tuple(buffers))
+
+
+@needs_compiler
+@pytest.mark.spec("PP-32")
+@pytest.mark.parametrize("unit", [1, 1 << 28])
+def test_many_deferred_rows_and_large_sizes_change_no_node(unit: int):
+    draw = random.Random(unit)
+    for _ in range(25):
+        problem = crowd(draw, 34, unit)
+        flat = flatten(problem)
+        sections, capacity = sections_of(flat, ("lowest:TOL",)), lower_bound(flat)
+        fast = compiled.decide(compiled.library(), sections, capacity, 160, math.inf)
+        assert fast == twin.search(sections, capacity, 160, math.inf)
