@@ -18,6 +18,7 @@ PUBLIC = [
     "plan_at_run_time",
     "release_retained",
     "trace_memory",
+    "write_pictures",
 ]
 
 

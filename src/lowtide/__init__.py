@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lowtide.aot import compile_exported, plan_at_run_time
     from lowtide.core.options import Options
     from lowtide.executor.trace import place_allocations, trace_memory
+    from lowtide.pictures import write_pictures
     from lowtide.runtime.load import release_retained
 
 __version__ = "0.1.0"
@@ -26,6 +27,7 @@ _HOME = {
     "plan_at_run_time": "lowtide.aot",
     "release_retained": "lowtide.runtime.load",
     "trace_memory": "lowtide.executor.trace",
+    "write_pictures": "lowtide.pictures",
     "Options": "lowtide.core.options",
 }
 
@@ -38,6 +40,7 @@ __all__ = [
     "plan_at_run_time",
     "release_retained",
     "trace_memory",
+    "write_pictures",
 ]
 
 

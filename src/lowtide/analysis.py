@@ -20,7 +20,9 @@ from lowtide.ir.lowered import Coverage
 from lowtide.plan.holders import Holder, holders
 from lowtide.plan.plan import SLAB, MemoryPlan
 from lowtide.runtime.measure import Measured, measure
+from lowtide.runtime.rates import machine
 from lowtide.runtime.records import Call, Calls, Planned, Record, left_out, records, runs_so_far
+from lowtide.schedule.estimate import estimates
 from lowtide.schedule.schedule import CALL, Schedule, memory_graph
 
 
@@ -33,6 +35,7 @@ class GraphAnalysis:
     themselves, and their workspaces, at the peak. alias_bytes: results that continue in a dying operand's bytes.
     lower_bound_bytes: proved for the operations as they are, over all orders. sum_bytes: all storages, aligned, without
     sharing. sections: (call, the most bytes held while it runs). fallback: why the graph runs unplanned, or None.
+    moved_bytes, operations, estimated_seconds: of all steps together, by the machine's measured rates.
     reasons: what is not as one would wish, library calls that need not be among it. coverage: how many operations became
     generated loops, and which calls are left; None where library calls compute everything.
     """
@@ -55,6 +58,9 @@ class GraphAnalysis:
     compile_seconds: float
     fallback: str | None
     reasons: tuple[str, ...]
+    moved_bytes: int = 0
+    operations: int = 0
+    estimated_seconds: float = 0.0
     coverage: Coverage | None = None
 
 
@@ -101,6 +107,12 @@ class MemoryAnalysis:
         if covered is not None:
             rows.append(f"computed: {covered}")
             rows.extend(f"  {why}" for why in self._not_lowered())
+        rows.extend(
+            f"{g.name}: estimated {g.estimated_seconds * 1e3:.3g} ms, {format_bytes(g.moved_bytes)} moved, "
+            f"{g.operations:.3g} operations"
+            for g in self.graphs
+            if g.operations or g.moved_bytes
+        )
         measured = "not measured" if self.measured_peak_bytes is None else format_bytes(self.measured_peak_bytes)
         rows.extend(f"not captured by Dynamo, runs in Python: {why}" for why in self.left_to_python)
         rows.append(f"iteration: promised {format_bytes(self.promised_peak_bytes)}, measured {measured}")
@@ -221,6 +233,7 @@ def _graph(record: Record, planned: Planned | None) -> GraphAnalysis:
         for i in s.saved
         if isinstance(a := s.returns[i], Ref)
     }  # fmt: skip
+    costs = estimates(schedule, machine()).values()
     spans = [(s.name, *_span(schedule, i)) for i, s in enumerate(graph.sections)]
     return GraphAnalysis(
         name=record.name,
@@ -242,5 +255,8 @@ def _graph(record: Record, planned: Planned | None) -> GraphAnalysis:
         compile_seconds=seconds[1],
         fallback=fallback,
         reasons=tuple(str(r) for r in schedule.reasons),
+        moved_bytes=sum(e.nbytes for e in costs),
+        operations=sum(e.operations for e in costs),
+        estimated_seconds=sum(e.seconds for e in costs),
         coverage=planned.coverage,
     )

@@ -37,6 +37,7 @@ from lowtide.plan import compiled as plan_search
 from lowtide.runtime.dispatch import Dispatch
 from lowtide.runtime.load import LoadedSection, load, release_retained
 from lowtide.runtime.probe import probe
+from lowtide.runtime.rates import machine
 from lowtide.runtime.records import Planned, Record, forget, note_fallback, note_program, note_run_time, watch
 from lowtide.torch_compat import aot_backend, boxed, is_plain_subclass
 
@@ -215,7 +216,7 @@ def _build(
 ) -> list[LoadedSection]:
     """Compile and load one variant. ``first``: by name, the programs at the sizes that came first; later ones take over
     what was decided there."""
-    compiled = compile_built(graph, probe, options, first.get(graph.name))
+    compiled = compile_built(graph, probe, options, first.get(graph.name), machine=machine())
     first.setdefault(graph.name, compiled)
     planned = Planned(compiled.schedule, compiled.plan, compiled.program, compiled.coverage)
     note_program(record, planned, 2 * options.recent_shapes)  # a section run alone is a variant too

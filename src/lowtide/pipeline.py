@@ -43,7 +43,11 @@ from lowtide.plan.plan import MemoryPlan
 from lowtide.plan.refine import refine
 from lowtide.plan.replay import replay
 from lowtide.program import Program, Source
+from lowtide.report.steps import dump_steps
+from lowtide.report.steps import page as picture
 from lowtide.runtime import kernels
+from lowtide.schedule.cost import Machine
+from lowtide.schedule.estimate import estimates
 from lowtide.schedule.fusion import fuse_loops
 from lowtide.schedule.inline import inline, lengthened
 from lowtide.schedule.schedule import OpFacts, Schedule, memory_graph, reordered, schedule
@@ -66,9 +70,16 @@ class Compiled:
 
 
 def compile_graph(
-    graph: Graph, facts: Facts, options: Options, observers: Observers | None = None, before: Compiled | None = None
+    graph: Graph,
+    facts: Facts,
+    options: Options,
+    observers: Observers | None = None,
+    before: Compiled | None = None,
+    *,
+    machine: Machine = Machine(),  # noqa: B008
 ) -> Compiled:
-    """Run the stages on a static graph, watched by ``observers`` (None: as the environment says). ``before``: the same program
+    """Run the stages on a static graph, watched by ``observers`` (None: as the environment says). ``machine``: what fusion
+    and estimates go by. ``before``: the same program
     at other sizes, whose order and way of slabs are taken over, as far as that fits the budget.
 
     Raises:
@@ -77,11 +88,12 @@ def compile_graph(
     """
     see = _Stopwatch((observers or from_environment()).of_graph(graph.name))
     see("capture", lambda: print_graph(graph))
-    lowered, known, sources = lower_graph(graph, options, facts, see)
+    lowered, known, sources = lower_graph(graph, options, facts, see, machine)
     if lowered.loops:
         see("lower", lambda: print_lowered(lowered))
         see("kernels", lambda: "\n".join(s.text for s in sources))
     scheduled = schedule(lowered.graph, known, inplace=options.inplace, loops=lowered.loops, reasons=lowered.reasons)
+    scheduled = replace(scheduled, members=lowered.members)
     see("schedule", lambda: print_schedule(scheduled))
     see.observers.see("memory", lambda: memory_json.dumps(memory_graph(scheduled)))
     followed = follow(scheduled, before.schedule, before.plan.chosen, options) if before is not None else None
@@ -94,6 +106,8 @@ def compile_graph(
         bound = found.lower_bound if found is not None else None
         ordered, plan = refine(ordered, plan_memory(ordered, options, bound), options, bound)
     see("plan", lambda: dumps(plan.to_json(), indent=1), plan.promised_nbytes)
+    see("steps", lambda: dump_steps(ordered, plan))
+    see("picture", lambda: picture(ordered, plan, estimates(ordered, machine)))
     if options.verify:
         verify(graph)
         verify(lowered.graph)
@@ -108,7 +122,7 @@ def compile_graph(
 
 
 def lower_graph(
-    graph: Graph, options: Options, facts: Facts, see: _Stopwatch
+    graph: Graph, options: Options, facts: Facts, see: _Stopwatch, machine: Machine
 ) -> tuple[Lowered, Mapping[str, OpFacts], tuple[Source, ...]]:
     """The graph with its loops, what is known of the other operations, and the sources of the loops' kernels, which a
     compiler begins to build meanwhile."""
@@ -121,7 +135,7 @@ def lower_graph(
     known = facts(lowered.graph)
     lowered, steps = inline_within(lowered, known, options)
     if options.fuse:
-        fused = fuse_loops(lowered, steps, inplace=options.inplace)
+        fused = fuse_loops(lowered, steps, inplace=options.inplace, machine=machine)
         see("fusion", fused.text)
         lowered = fused.lowered
     made = kernel_sources([kernel(loop) for loop in lowered.loops.values()], 2)
@@ -151,17 +165,24 @@ def inline_within(lowered: Lowered, known: Mapping[str, OpFacts], options: Optio
     return lowered, apart
 
 
-def compile_built(graph: Graph, facts: Facts, options: Options, before: Compiled | None = None) -> Compiled:
+def compile_built(
+    graph: Graph,
+    facts: Facts,
+    options: Options,
+    before: Compiled | None = None,
+    *,
+    machine: Machine = Machine(),  # noqa: B008
+) -> Compiled:
     """``compile_graph``, and its kernels are built; where the compiler fails, ATen computes what they would have, with a
     Reason that quotes it.
 
     Raises: as ``compile_graph``.
     """
-    compiled = compile_graph(graph, facts, options, before=before)
+    compiled = compile_graph(graph, facts, options, before=before, machine=machine)
     try:
         kernels.finish(kernels.start(compiled.program.kernels))
     except BuildError as e:
-        again = compile_graph(graph, facts, replace(options, kernels="aten"))
+        again = compile_graph(graph, facts, replace(options, kernels="aten"), machine=machine)
         why = Reason("kernels of our own", f"could not be built, so ATen computes everything: {e}")
         return replace(again, schedule=replace(again.schedule, reasons=(why, *again.schedule.reasons)))
     return compiled

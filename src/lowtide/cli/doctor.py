@@ -1,7 +1,7 @@
 """``lowtide doctor``: what Lowtide finds on this machine, for people and for bug reports.
 
 Comes in: the machine. Goes out: one line per fact, or JSON. Promised: it changes nothing but a file in a temporary
-folder, and a part that is missing is a fact to print, not an error.
+folder (and the measured rates in the cache, where asked), and a part that is missing is a fact to print, not an error.
 """
 
 from __future__ import annotations
@@ -32,9 +32,14 @@ extern "C" void probe(float* x, long n) {
 """
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    rates: Annotated[bool, typer.Option(help="Measure what the machine does per second, and keep it.")] = False,
+) -> None:
     """Say what Lowtide finds on this machine: Python, torch, compiler, GPU, cache folder, entry point."""
     facts = findings()
+    if rates:
+        facts |= measured_rates()
     if as_json:
         print(json.dumps(facts, indent=2))
         return
@@ -57,6 +62,18 @@ def findings() -> dict[str, str]:
         "cache": _cache(),
         "solvers": _version("ortools", "missing; optional: pip install 'lowtide[solvers]'"),
     }
+
+
+def measured_rates() -> dict[str, str]:
+    """What the machine does per second, measured now."""
+    try:
+        found = importlib.import_module("lowtide.runtime.rates").refresh()
+    except ImportError as e:
+        return {"rates": f"not measured: {e}"}
+    facts = {"from memory": f"{found.bytes_per_second / 1e9:.3g} GB/s"}
+    facts |= {f"{n >> 10} KiB in cache": f"{rate / 1e9:.3g} GB/s" for n, rate in found.in_cache}
+    facts |= {f"matmul {t}": f"{rate / 1e9:.3g} GFLOP/s" for t, rate in found.matmul}
+    return facts | {"call": f"{found.call_seconds * 1e6:.3g} µs"}
 
 
 def _cores() -> int:

@@ -27,6 +27,7 @@ VERBS: dict[str, str] = {
     "demo": "Train a small model eagerly and under Lowtide, side by side.",
     "order": "Order the nodes of a memory graph for the least peak.",
     "pack": "Place buffers with sizes and lifetimes in the fewest bytes.",
+    "show": "Show a planned schedule, as text or as a picture.",
     "trace": "Run a script and say what its allocations need, planned and as they are.",
     "doctor": "Say what Lowtide finds on this machine.",
 }

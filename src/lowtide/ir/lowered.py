@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from lowtide.core.errors import VerifyError
 from lowtide.core.reason import Reason
@@ -23,11 +23,13 @@ LOOP = "lowtide.loop.default"
 
 @dataclass(frozen=True)
 class Lowered:
-    """``loops`` by the name of the operation. ``reasons``: what stayed a library call that need not."""
+    """``loops`` by the name of the operation. ``reasons``: what stayed a library call that need not. ``members``: for a
+    loop that fusion made, the names of the operations in it."""
 
     graph: Graph
     loops: Mapping[str, Loop]
     reasons: tuple[Reason, ...] = ()
+    members: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """What a loop costs: bytes that it moves, arithmetic that it does, and the seconds that follow from both.
 
-Comes in: a static Loop, and what a machine does per second. Goes out: numbers for decisions and for the report. Promised:
-a buffer counts what the loop touches of it, at most its extent under the index, and once for all stages that find it in
-cache; nothing here is measured or guessed from names, so the same loop costs the same everywhere.
+Comes in: a static Loop, and what a machine does per second (``Machine``; ``runtime.rates`` measures it). Goes out: numbers for
+decisions and for the report. Promised: a buffer counts what the loop touches of it, at most its extent under the index, and
+once for all stages that find it in cache; nothing here is measured, so the same loop costs the same on the same Machine.
 """
 
 from __future__ import annotations
@@ -21,13 +21,28 @@ _FREE = frozenset(("load", "store", "const", "index", "cast", "bitcast"))
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What decisions take for granted of a processor: bytes per second from memory, operations per second of vector
-    code, seconds to call a kernel, bytes of cache that one core has to itself."""
+    """What decisions take for granted of a processor, all threads together.
+
+    bytes_per_second: from and to memory. in_cache: (bytes, bytes per second) of smaller amounts that were used before,
+    ascending. operations_per_second: of vector code. call_seconds: to call a kernel or an operator. cache_nbytes: that one
+    core has to itself. matmul: (type, multiplications and additions per second) of a product of large matrices.
+    """
 
     bytes_per_second: float = 12e9
     operations_per_second: float = 40e9
     call_seconds: float = 4e-6
     cache_nbytes: int = 1 << 20
+    in_cache: tuple[tuple[int, float], ...] = ()
+    matmul: tuple[tuple[str, float], ...] = (("f32", 80e9), ("f64", 40e9))
+
+    def moving_seconds(self, nbytes: int) -> float:
+        """To read and write ``nbytes`` in all."""
+        rate = next((rate for most, rate in self.in_cache if nbytes <= most), self.bytes_per_second)
+        return nbytes / rate
+
+    def matmul_seconds(self, dtype: str, operations: int) -> float:
+        """For products of matrices; types that were not measured are taken to be as fast as vector code."""
+        return operations / dict(self.matmul).get(dtype, self.operations_per_second)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +55,7 @@ class Cost:
 
     def seconds(self, machine: Machine) -> float:
         """The longer of moving and computing, and the calls."""
-        moved = self.nbytes / machine.bytes_per_second
+        moved = machine.moving_seconds(self.nbytes)
         return max(moved, self.operations / machine.operations_per_second) + self.calls * machine.call_seconds
 
 

@@ -100,6 +100,7 @@ class _Work:
     def __init__(self, lowered: Lowered, scheduled: Schedule, inplace: bool, machine: Machine) -> None:
         self.lowered, self.graph, self.machine, self.inplace = lowered, lowered.graph, machine, inplace
         self.slabbed = slabbed(scheduled)
+        self.members: dict[str, tuple[str, ...]] = {}
         self.storage = {v.name: v.storage for v in self.graph.values}
         self.notes: list[str] = []
         self.refused: dict[tuple[str, str], Reason] = {}
@@ -361,6 +362,7 @@ class _Work:
         self.notes.append(
             f"{a} + {b} -> {new}: {', '.join(node.op.outputs[k] or '_' for k in range(len(node.op.outputs)))}"
         )
+        self.members[new] = (*self.members.pop(a, (a,)), *self.members.pop(b, (b,)))
         before = (self.before.pop(a) | self.before.pop(b)) - {a, b}
         after = (self.after.pop(a) | self.after.pop(b)) - {a, b}
         for s in (*self.node[a].touches, *self.node[b].touches):
@@ -403,7 +405,7 @@ class _Work:
             sections.append(replace(section, ops=tuple(ops)))
         graph: Graph = pruned(replace(self.graph, sections=tuple(sections)))
         loops = {n: x.task.loop for n, x in self.node.items() if x.task is not None}
-        return Lowered(graph, loops, self.lowered.reasons)
+        return Lowered(graph, loops, self.lowered.reasons, self.members)
 
 
 def _with_views(section: Section, ops: Sequence[Op]) -> list[Op]:

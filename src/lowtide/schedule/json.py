@@ -30,7 +30,7 @@ def load(text: str, file: str = "<text>") -> Schedule:
 
 def to_json(schedule: Schedule) -> dict[str, object]:
     """The JSON object; facts that have their default are left out."""
-    return {
+    out: dict[str, object] = {
         "version": VERSION,
         "kind": "schedule",
         "graph": encode(schedule.graph),
@@ -46,6 +46,9 @@ def to_json(schedule: Schedule) -> dict[str, object]:
         ],
         "reasons": [reason_to_json(r) for r in schedule.reasons],
     }
+    if schedule.members:
+        out["members"] = {n: list(m) for n, m in schedule.members.items()}
+    return out
 
 
 def _facts(facts: OpFacts) -> dict[str, object]:
@@ -58,14 +61,15 @@ def _facts(facts: OpFacts) -> dict[str, object]:
 
 def read_schedule(at: Cursor) -> Schedule:
     """The Schedule of a JSON object. Raises FileError with the place of the first fault."""
-    f = at.fields(("version", "kind", "graph", "steps", "reasons"))
+    f = at.fields(("version", "kind", "graph", "steps", "reasons"), ("members",))
     f["version"].version()
     if f["kind"].text() != "schedule":
         f["kind"].fail(f"'schedule' is expected, not {f['kind'].text()!r}")
     graph = decode(f["graph"])
     ops = {(i, op.name): op for i, s in enumerate(graph.sections) for op in s.ops}
     steps = tuple(_step(s, ops) for s in f["steps"].items())
-    return Schedule(graph, steps, tuple(read_reason(r) for r in f["reasons"].items()))
+    members = {n: tuple(c.text() for c in m.items()) for n, m in f["members"].members()} if "members" in f else {}
+    return Schedule(graph, steps, tuple(read_reason(r) for r in f["reasons"].items()), members)
 
 
 def _step(at: Cursor, ops: dict[tuple[int, str], Op]) -> Step:

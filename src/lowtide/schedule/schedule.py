@@ -8,7 +8,7 @@ where they are used); the sections stay apart; a step's permitted in-place pairs
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from lowtide.core.reason import Reason
@@ -62,11 +62,13 @@ class Step:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Steps in the order in which they run, sections one after the other."""
+    """Steps in the order in which they run, sections one after the other. ``members``: for kernels that fusion made, by name
+    of the operation, the operations in them."""
 
     graph: Graph
     steps: tuple[Step, ...]
     reasons: tuple[Reason, ...] = ()
+    members: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
 
     @cached_property
     def boundaries(self) -> tuple[int, ...]:

@@ -17,6 +17,8 @@ def print_schedule(schedule: Schedule) -> str:
             section = step.section
             lines.append(f"section {schedule.graph.sections[section].name}")
         lines.append(f"  {t:>5}  {_step(step)}")
+        if members := schedule.members.get(step.op.name):
+            lines.append(f"         of {', '.join(members)}")
     lines.extend(f"note: {reason}" for reason in schedule.reasons)
     return "\n".join(lines) + "\n"
 
