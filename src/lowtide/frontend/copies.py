@@ -18,13 +18,10 @@ import torch
 from torch import fx
 
 from lowtide.frontend.made import call
+from lowtide.schedule.schedule import COPIES_WHOLE
 from lowtide.torch_compat import OpOverload, schema_views
 
 aten = torch.ops.aten
-_WHOLE = (
-    aten.copy.default, aten.slice_scatter.default, aten.select_scatter.default, aten.diagonal_scatter.default,
-    aten.as_strided_scatter.default,
-)  # fmt: skip
 
 
 def drop_copies(gm: fx.GraphModule) -> None:
@@ -43,7 +40,7 @@ def own_storages(gm: fx.GraphModule) -> None:
     """Where a part of a view is to be changed, a copy of the view to change instead."""
     changed = False
     for node in list(gm.graph.nodes):
-        view = node.args[0] if node.target in _WHOLE else None
+        view = node.args[0] if str(node.target) in COPIES_WHOLE else None
         if not isinstance(view, fx.Node) or _base(view) is None or not _static(view.meta["val"]):
             continue
         value = view.meta["val"]

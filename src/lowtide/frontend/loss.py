@@ -38,15 +38,21 @@ _PASSED_ON = (aten.detach.default, aten.alias.default)
 
 def shrink_cross_entropy(joint: fx.GraphModule) -> None:
     """Rewrite every plain cross entropy over rows (two dimensions, no class weights) in the joint graph."""
-    changed = False
-    for node in joint.graph.find_nodes(op="call_function", target=aten._log_softmax_backward_data.default):
-        spread = node.args[0]
-        if _is_plain(node, spread):
-            _rewrite(joint.graph, node, spread)
-            changed = True
-    if changed:
-        joint.graph.eliminate_dead_code()
-        joint.recompile()
+
+    def rewrite(node: fx.Node) -> bool:
+        plain = _is_plain(node, node.args[0])
+        if plain:
+            _rewrite(joint.graph, node, node.args[0])
+        return plain
+
+    _each(joint, aten._log_softmax_backward_data.default, rewrite)
+
+
+def _each(gm: fx.GraphModule, target: Any, rewrite: Callable[[fx.Node], bool]) -> None:
+    """Have all calls of ``target`` rewritten; ``rewrite`` says whether it did."""
+    if [node for node in gm.graph.find_nodes(op="call_function", target=target) if rewrite(node)]:
+        gm.graph.eliminate_dead_code()
+        gm.recompile()
 
 
 def _source(node: Any) -> Any:
@@ -87,15 +93,15 @@ def split_cross_entropy(gm: fx.GraphModule, *, loops: bool) -> None:
 
     ``loops``: what is between two reductions over a row is computed in kernels of our own, hence not stored.
     """
-    changed = False
-    for node in gm.graph.find_nodes(op="call_function", target=aten.nll_loss_forward.default):
+
+    def rewrite(node: fx.Node) -> bool:
         logp, _target, weight, *_ = node.args
-        if weight is None and _is_rows(logp) and list(logp.users) == [node]:
+        large = weight is None and _is_rows(logp) and list(logp.users) == [node]
+        if large:
             _split(gm.graph, node, logp, loops and logp.meta["val"].dtype in _COMPUTED)
-            changed = True
-    if changed:
-        gm.graph.eliminate_dead_code()
-        gm.recompile()
+        return large
+
+    _each(gm, aten.nll_loss_forward.default, rewrite)
 
 
 def _is_rows(logp: Any) -> bool:

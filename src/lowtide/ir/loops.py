@@ -24,67 +24,20 @@ from lowtide.core.errors import VerifyError
 from lowtide.ir.graph import ITEMSIZE
 from lowtide.ir.symbolic import Dim, Expr, parse_dim, symbols_of
 
-UNARY = frozenset(
-    [
-        "neg",
-        "abs",
-        "sign",
-        "not",
-        "exp",
-        "exp2",
-        "expm1",
-        "log",
-        "log2",
-        "log10",
-        "log1p",
-        "sqrt",
-        "rsqrt",
-        "reciprocal",
-        "sin",
-        "cos",
-        "tan",
-        "asin",
-        "acos",
-        "atan",
-        "sinh",
-        "cosh",
-        "tanh",
-        "asinh",
-        "acosh",
-        "atanh",
-        "erf",
-        "erfc",
-        "lgamma",
-        "floor",
-        "ceil",
-        "round",
-        "trunc",
-        "sigmoid",
-    ]
-)
+# Functions that no processor has an instruction for.
+CURVES = frozenset(
+    (
+        "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sin", "cos", "tan", "asin", "acos", "atan", "sinh",
+        "cosh", "tanh", "asinh", "acosh", "atanh", "erf", "erfc", "lgamma", "sigmoid",
+    )
+)  # fmt: skip
+UNARY = CURVES | {"neg", "abs", "sign", "not", "sqrt", "rsqrt", "reciprocal", "floor", "ceil", "round", "trunc"}
 BINARY = frozenset(
-    [
-        "add",
-        "sub",
-        "mul",
-        "div",
-        "truncdiv",
-        "floordiv",
-        "mod",
-        "fmod",
-        "max",
-        "min",
-        "pow",
-        "atan2",
-        "hypot",
-        "copysign",
-        "and",
-        "or",
-        "xor",
-        "shl",
-        "shr",
-    ]
-)
+    (
+        "add", "sub", "mul", "div", "truncdiv", "floordiv", "mod", "fmod", "max", "min", "pow", "atan2", "hypot",
+        "copysign", "and", "or", "xor", "shl", "shr",
+    )
+)  # fmt: skip
 COMPARE = frozenset(["eq", "ne", "lt", "le", "gt", "ge"])
 TEST = frozenset(["isnan", "isinf"])
 # sum prod min max any xor: of one operand. argmax, argmin: position of the first among the inner points.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lowtide.ir.loops import Loop
+from lowtide.ir.loops import CURVES, Loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,36 +30,4 @@ def weight(loop: Loop) -> int:
     return sum(10 if x.op in HEAVY else 0 if x.op in free else 1 for x in loop.body)
 
 
-HEAVY = frozenset(
-    [
-        "exp",
-        "exp2",
-        "expm1",
-        "log",
-        "log2",
-        "log10",
-        "log1p",
-        "sin",
-        "cos",
-        "tan",
-        "asin",
-        "acos",
-        "atan",
-        "sinh",
-        "cosh",
-        "tanh",
-        "asinh",
-        "acosh",
-        "atanh",
-        "erf",
-        "erfc",
-        "lgamma",
-        "sigmoid",
-        "pow",
-        "atan2",
-        "hypot",
-        "fmod",
-        "mod",
-        "floordiv",
-    ]
-)
+HEAVY = CURVES | {"pow", "atan2", "hypot", "fmod", "mod", "floordiv"}

@@ -10,6 +10,7 @@ from typing import Any
 
 from lowtide.ir.graph import Arg
 from lowtide.ir.index import add, modulo
+from lowtide.ir.loops import CURVES
 from lowtide.lowering.scalars import FLOATS, Number, Scalar, computed_in, where
 from lowtide.lowering.site import Refused, Site
 from lowtide.lowering.table import pointwise, register
@@ -21,35 +22,7 @@ def _unary(op: str) -> Any:
     return lambda x: x.of(op)
 
 
-for _name in [
-    "exp",
-    "exp2",
-    "expm1",
-    "log",
-    "log2",
-    "log10",
-    "log1p",
-    "sqrt",
-    "rsqrt",
-    "reciprocal",
-    "sin",
-    "cos",
-    "tan",
-    "asin",
-    "acos",
-    "atan",
-    "sinh",
-    "cosh",
-    "tanh",
-    "asinh",
-    "acosh",
-    "atanh",
-    "erf",
-    "erfc",
-    "lgamma",
-    "sigmoid",
-    "neg",
-]:
+for _name in (*sorted(CURVES), "sqrt", "rsqrt", "reciprocal", "neg"):
     pointwise(_unary(_name), f"{_name}.default")
 
 

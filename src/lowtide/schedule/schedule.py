@@ -132,7 +132,7 @@ CALL = "call:"
 
 
 # ATen changes a part of a copy of its first argument, and copies all of the storage under it.
-_OF_WHOLE_STORAGES = frozenset(
+COPIES_WHOLE = frozenset(
     f"aten.{name}.default"
     for name in ("copy", "slice_scatter", "select_scatter", "diagonal_scatter", "as_strided_scatter")
 )
@@ -143,7 +143,7 @@ def copied_whole(schedule: Schedule) -> frozenset[str]:
     found: set[str] = set()
     for step in schedule.steps:
         first = step.op.args[0] if step.op.args and step.loop is None else None
-        if step.op.target in _OF_WHOLE_STORAGES and isinstance(first, Ref):
+        if step.op.target in COPIES_WHOLE and isinstance(first, Ref):
             found.add(schedule.graph.value[first.name].storage)
     return frozenset(found)
 
