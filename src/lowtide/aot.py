@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,11 +25,12 @@ from lowtide.core.options import Options
 from lowtide.core.reason import Reason
 from lowtide.executor.capture import import_block
 from lowtide.executor.emit import dim_text
+from lowtide.executor.entry import ELSE, Checks, entry
 from lowtide.executor.groups import Life
 from lowtide.executor.learned import WINDOW
 from lowtide.executor.placing import Strategy, strategy_of
 from lowtide.executor.plans import Policy
-from lowtide.executor.run import Executor, Told
+from lowtide.executor.run import Executor, Told, clear_code
 from lowtide.frontend.sizes import dim_of
 from lowtide.ir.symbolic import Dim, Expr, evaluate, symbols_of
 from lowtide.runtime.load import exact
@@ -128,13 +130,12 @@ class _Caller:
             tuple if whole == tuple(range(len(self.kept))) else list if whole == list(range(len(self.kept))) else None
         )
         if whole == 0:
-            self.form = lambda kept: kept[0]
+            self.form = _first
         self.all_kept = self.kept == list(range(len(signature.output_specs)))
         count = sum(ours)
         self.front = self.held[:count] if all(ours[:count]) else None
-        self.fits = _fitting(self.arguments) if self.flat else None
-        simple = self.front is not None and self.all_kept and not self.written
-        self.whole = self.form if simple else None
+        self.checks = _checks(self.arguments) if self.flat else None
+        self.fits = _fitting(self.checks) if self.checks is not None else None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run once."""
@@ -142,8 +143,6 @@ class _Caller:
         users: Sequence[Any] = args
         if kwargs or self.fits is None or len(args) != len(self.arguments) or not self.fits(*args):
             given, users = self._fitted(args, kwargs)
-        elif self.whole is not None and not torch.is_grad_enabled():  # what most calls come to
-            return self.whole(self.section([*self.front, *args]))  # type: ignore[misc]
         if torch.is_grad_enabled():
             with torch.no_grad():
                 results = self._run(given, users)
@@ -174,6 +173,36 @@ class RunTimePlanned(_Caller):
     """An exported program that is planned as it runs: called like ``program.module()``, without gradients; safe from several
     threads."""
 
+    def __init__(self, program: ExportedProgram, lowered: ExportedProgram, section: Executor) -> None:
+        super().__init__(program, lowered, section)
+        form = {tuple: "({},)", list: "[{}]", _first: "{}"}.get(self.form)  # type: ignore[call-overload]
+        simple = self.front is not None and self.all_kept and not self.written and bool(self.kept)
+        self.usual_form = form if simple else None
+        self.usual: Callable[[tuple[Any, ...]], Any] | None = None
+        self.usual_of: object = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run once."""
+        usual = self.usual
+        if usual is not None and not kwargs and len(args) == len(self.arguments) and not torch.is_grad_enabled():
+            try:
+                results = usual(args)
+            except BaseException:
+                clear_code(sys.exc_info()[2])
+                raise
+            if results is not ELSE:
+                return results
+        results = super().__call__(*args, **kwargs)
+        if self.usual_of is not self.executor.plan.built:
+            self._renew()
+        return results
+
+    def _renew(self) -> None:
+        """There is other code by now."""
+        self.usual, self.usual_of = None, self.executor.plan.built
+        if self.usual_form is not None and self.checks is not None and self.front is not None:
+            self.usual = entry(self.executor, self.front, self.checks, self.usual_form)
+
     @property
     def executor(self) -> Executor:
         """What runs it."""
@@ -189,47 +218,60 @@ class RunTimePlanned(_Caller):
 
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
+_CPU = torch.device("cpu")
 
 
-def _fitting(arguments: Sequence[_Argument]) -> Callable[..., bool]:
-    """A function that says of arguments, quickly, whether they are just what the program takes. Where it says no they may
-    still do: after a closer look, or as copies."""
-    names = [f"a{i}" for i in range(len(arguments))]
-    bound: dict[str, Any] = {"plain": _PLAIN, "strided": torch.strided}
+def _first(kept: Sequence[Any]) -> Any:
+    return kept[0]
+
+
+def _checks(arguments: Sequence[_Argument]) -> Checks | None:
+    """Whether arguments are just what the program takes, as code. Where it says no they may still do: after a closer look, or
+    as copies. None: a size can only be solved for."""
+    names = [f"_a{i}" for i in range(len(arguments))]
+    bound: dict[str, Any] = {"_plain": _PLAIN, "_strided": torch.strided}
     known: set[str] = set()
     late: list[str] = []
     lines: list[str] = []
     for i, (name, a) in enumerate(zip(names, arguments, strict=True)):
-        sizes = [f"n{i}_{d}" for d in range(len(a.size))]
+        sizes = [f"_n{i}_{d}" for d in range(len(a.size))]
         if isinstance(a.value, torch.Tensor):
-            bound[f"dtype{i}"], bound[f"device{i}"] = a.value.dtype, a.value.device
+            device = a.value.device
+            bound[f"_dtype{i}"], bound[f"_device{i}"] = a.value.dtype, device
+            here = f"{name}.is_cpu" if device == _CPU else f"{name}.device == _device{i}"
             lines += [
-                f"if type({name}) not in plain or {name}.layout is not strided or {name}.dtype is not dtype{i}: return False",
-                f"if {name}.device != device{i} or {name}.dim() != {len(sizes)}: return False",
-                *([f"{', '.join(sizes)}, = {name}.shape"] if sizes else []),
+                f"if type({name}) not in _plain or {name}.dtype is not _dtype{i} or not {here} "
+                f"or {name}.layout is not _strided: return ELSE",
+                f"_shape = {name}.shape",
+                f"if len(_shape) != {len(sizes)}: return ELSE",
+                *([f"{', '.join(sizes)}, = _shape"] if sizes else []),
             ]
         elif isinstance(a.value, torch.SymInt):
-            lines += [f"if type({name}) is not int: return False", f"{sizes[0]} = {name}"]
+            lines += [f"if type({name}) is not int: return ELSE", f"{sizes[0]} = {name}"]
         else:
-            bound[f"value{i}"] = a.value
-            lines.append(f"if type({name}) is not type(value{i}) or {name} != value{i}: return False")
+            bound[f"_value{i}"] = a.value
+            lines.append(f"if type({name}) is not type(_value{i}) or {name} != _value{i}: return ELSE")
         for n, d in zip(sizes, a.size, strict=True):
             symbol = str(d.args[0]) if isinstance(d, Expr) and d.op == "sym" else None
             if symbol is not None and symbol not in known:
                 known.add(symbol)
                 low, high = a.limits.get(symbol, (0, math.inf))
                 above = "" if math.isinf(high) else f" <= {int(high)}"
-                lines += [f"if not {low} <= {n}{above}: return False", f"k_{symbol} = {n}"]
+                lines += [f"if not {low} <= {n}{above}: return ELSE", f"k_{symbol} = {n}"]
             else:
-                late.append(f"if {n} != {dim_text(d)}: return False")
+                late.append(f"if {n} != {dim_text(d)}: return ELSE")
         if isinstance(a.value, torch.Tensor):
-            late.append(f"if {name}.stride() != ({''.join(f'{dim_text(d)}, ' for d in a.stride)}): return False")
+            late.append(f"if {name}.stride() != ({''.join(f'{dim_text(d)}, ' for d in a.stride)}): return ELSE")
     used = {s for a in arguments for d in (*a.size, *a.stride) for s in symbols_of(d)}
-    if used - known:  # a size that can only be solved for
-        return lambda *_: False
-    body = "\n    ".join([*lines, *late, "return True"])
-    exec(f"def fits({', '.join(names)}):\n    {body}\n", bound)
-    return bound["fits"]
+    return None if used - known else Checks(tuple(names), (*lines, *late), frozenset(known), bound)
+
+
+def _fitting(checks: Checks) -> Callable[..., bool]:
+    """The same as a function of its own."""
+    names = {**checks.bound, "ELSE": False}
+    body = "\n    ".join([*checks.lines, "return True"])
+    exec(f"def fits({', '.join(checks.names)}):\n    {body}\n", names)
+    return names["fits"]
 
 
 @dataclass(frozen=True, slots=True)

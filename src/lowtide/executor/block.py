@@ -18,10 +18,13 @@ CALL, VIEW, SCALAR, COND, LOOP, REGION = "call", "view", "scalar", "cond", "loop
 NESTED = (COND, LOOP, REGION)
 
 
+OFFSET = -1
+
+
 @dataclass(frozen=True, slots=True)
 class Bind:
-    """A symbol that is known once a line ran: a dimension of its ``output``-th result, or (``dim`` None) the result
-    itself, a number."""
+    """A symbol that is known once a line ran: a dimension of its ``output``-th result, (``dim`` ``OFFSET``) where a view begins
+    in its storage, in elements, or (``dim`` None) the result itself, a number."""
 
     symbol: str
     output: int
@@ -49,7 +52,8 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """A symbol that is read off input ``position``: its dimension, or (``dim`` None) the input itself, a number."""
+    """A symbol that is read off input ``position``: its dimension, (``dim`` ``OFFSET``) where it begins in its storage, in
+    elements, or (``dim`` None) the input itself, a number."""
 
     symbol: str
     position: int

@@ -22,6 +22,7 @@ from lowtide.executor.block import (
     CALL,
     COND,
     LOOP,
+    OFFSET,
     REGION,
     SCALAR,
     VIEW,
@@ -122,7 +123,8 @@ class _Dynamic(Importer):
         if isinstance(val, torch.SymInt) and isinstance(found, Expr):
             self._learn_given(found, position, None)
         elif isinstance(found, Ref):
-            for d, dim in enumerate(self.values[found.name].layout.size):
+            layout = self.values[found.name].layout
+            for d, dim in (*enumerate(layout.size), (OFFSET, layout.offset)):
                 self._learn_given(dim, position, d)
         return found
 
@@ -187,7 +189,8 @@ class _Dynamic(Importer):
     def _binds(self, values: list[Value | None]) -> tuple[Bind, ...]:
         out: list[Bind] = []
         for i, v in enumerate(values):
-            for d, dim in enumerate(v.layout.size if v is not None else ()):
+            dims = [*enumerate(v.layout.size), (OFFSET, v.layout.offset)] if v is not None else []
+            for d, dim in dims:
                 name = _plain(dim)
                 if name is not None and name not in self.known and name not in self.outside:
                     self.known.add(name)

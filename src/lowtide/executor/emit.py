@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 
 from lowtide.core.errors import BugError
 from lowtide.executor.arithmetic import Arithmetic, arithmetic
-from lowtide.executor.block import COND, LOOP, NESTED, SCALAR, VIEW, Block, Line
+from lowtide.executor.block import COND, LOOP, NESTED, OFFSET, SCALAR, VIEW, Block, Line
 from lowtide.executor.lives import Lives, last_uses, layout_symbols
 from lowtide.ir.graph import ITEMSIZE, Arg, Atom, Layout, Op, Ref, Value, refs_in
 from lowtide.ir.symbolic import Dim
@@ -59,17 +59,24 @@ class Slot:
 
 @dataclass(frozen=True)
 class Code:
-    """``bound``: name -> what it stands for. ``slots``: headers in the order of ``run.headers``. ``symbols``: per segment
-    the sizes that it is shaped by; ``arithmetic``: its distinct layouts. ``nested``: indices of lines that have blocks, in
-    order. ``results``: results that are written into a slab of their own, with fresh headers in every run."""
+    """``source``: the function, made of ``inputs`` (names of its arguments), ``given`` (lines that read sizes off them, by
+    symbol), ``body`` and ``returned``. ``bound``: name -> what it stands for. ``slots``: headers in the order of
+    ``run.headers``. ``symbols``: per segment the sizes that it is shaped by; ``arithmetic``: its distinct layouts.
+    ``nested``: indices of lines that have blocks, in order. ``results``: results that are written into a slab of their own,
+    with fresh headers in every run. ``folded``: values that depend on nothing, worked out once."""
 
     source: str
+    inputs: tuple[str, ...]
+    given: Mapping[str, str]
+    body: tuple[str, ...]
+    returned: tuple[str, ...]
     bound: Mapping[str, str]
     slots: tuple[Slot, ...]
     symbols: tuple[tuple[str, ...], ...]
     arithmetic: tuple[Arithmetic, ...]
     nested: tuple[int, ...]
     results: tuple[Slot, ...] = ()
+    folded: tuple[str, ...] = ()
 
 
 _PLAIN = Spelling()
@@ -87,18 +94,27 @@ def emit(
     *,
     verify: bool = False,
     results: Sequence[str] = (),
+    folded: Sequence[str] = (),
 ) -> Code:
     """The code of one block, without those inside it. ``verify``: bytes are poisoned before they are written, and every
-    result that an operation allocates is held against the slab. ``results``: those that go into a slab of their own."""
-    return _Writer(block, lives, spelled, verify, results).code()
+    result that an operation allocates is held against the slab. ``results``: those that go into a slab of their own.
+    ``folded``: operations that are worked out once."""
+    return _Writer(block, lives, spelled, verify, results, folded).code()
 
 
 class _Writer:
     """Writes one function; short-lived."""
 
     def __init__(
-        self, block: Block, lives: Lives | None, spelled: Mapping[str, Spelling], verify: bool, results: Sequence[str]
+        self,
+        block: Block,
+        lives: Lives | None,
+        spelled: Mapping[str, Spelling],
+        verify: bool,
+        results: Sequence[str],
+        folded: Sequence[str],
     ) -> None:
+        self.folded = dict.fromkeys(folded)
         self.block, self.lives, self.spelled, self.verify = block, lives, spelled, verify
         self.first = lives is None
         self.how = lives.how if lives is not None else {}
@@ -116,15 +132,18 @@ class _Writer:
     # -- headers and segments ----------------------------------------------------------------------------------------
 
     def _headers(self) -> dict[str, None]:
-        """Values that are headers over the slab: managed results, and views made of headers."""
+        """Values that are headers over the slab: managed results, and views made of headers. Where a view begins may be known
+        only once torch made it (an index that depends on data); views of that one are headers again."""
         out: dict[str, None] = {}
-        for line in self.block.lines:
+        late: set[str] = set()
+        for i, line in enumerate(self.block.lines):
             op = line.op
             if line.kind == VIEW and not line.computed and len(op.outputs) >= 1:
-                base = op.reads[0] if op.reads else None
-                if base in out:
-                    known = all(self._known(o) for o in op.outputs if o is not None)
-                    out.update(dict.fromkeys(o for o in op.outputs if o is not None) if known else {})
+                base, made = op.reads[0] if op.reads else None, [o for o in op.outputs if o is not None]
+                if base in out or base in late:
+                    known = all(self._known(o) and self._birth(self.value[o]) < i for o in made)
+                    out.update(dict.fromkeys(made) if known else {})
+                    late.update(() if known else made)
             elif len(op.outputs) == 1 and op.outputs[0] in self.how:
                 out[str(op.outputs[0])] = None
         return out
@@ -164,7 +183,8 @@ class _Writer:
             used = {s for v in inside for s in layout_symbols(v) | layout_symbols(self.value[v.storage])}
             out.append(tuple(sorted(used)))
         if self.block.known_at:
-            out[0] = tuple(sorted(s for s, at in self.block.known_at.items() if at < 0))
+            begins = {g.symbol for g in self.block.given if g.dim == OFFSET} - set(out[0])  # says nothing of sizes
+            out[0] = tuple(sorted(s for s, at in self.block.known_at.items() if at < 0 and s not in begins))
         return tuple(out)
 
     # -- names and text ----------------------------------------------------------------------------------------------
@@ -196,7 +216,9 @@ class _Writer:
     def code(self) -> Code:
         """All of it."""
         symbols, slots, results = self._symbols(), self._slots(self.headers), self._slots(self.results)
-        lines = [*self._opening(symbols[0]), *self._shaping(-1, symbols)]
+        names = [i.name if isinstance(i, Ref) else f"_given{n}" for n, i in enumerate(self.block.inputs)]
+        given = {g.symbol: f"k_{g.symbol} = {names[g.position]}{_read(g.dim)}" for g in self.block.given}
+        lines = self._opening(names, symbols[0])
         for i, line in enumerate(self.block.lines):
             text = self._line(i, line)
             deaths = self._deaths(i, line)
@@ -208,23 +230,24 @@ class _Writer:
         if self.first:
             seen = ", ".join(f"{s!r}: k_{s}" for s in self.block.known_at)
             lines.append(f"run.bindings = {{{seen}}}")
-        lines.append(f"return [{', '.join(self._result(a) for a in self.block.returns)}]")
+        returned = tuple(self._result(a) for a in self.block.returns)
         free = "".join(f", k_{s}" for s in self.block.free)
         for c in self.block.graph.constants:
             self.bound[c] = f"constant:{c}"
-        body = "\n".join(f"    {x}" for x in lines)
+        unpack = f"{', '.join(names)}{',' if len(names) == 1 else ''} = args; " if names else ""
+        whole = [f"{unpack}args.clear()", *given.values(), *lines, f"return [{', '.join(returned)}]"]
+        body = "\n".join(f"    {x}" for x in whole)
         source = f"def block(args, run{free}):\n{body}\n\n\n{self._geometry(symbols)}"
         numbers = tuple(
             arithmetic([(a, b) for _, a, b in self.rows.get(k, {}).values()], names) for k, names in enumerate(symbols)
         )
-        return Code(source, self.bound, slots, symbols, numbers, tuple(self.nested), results)
+        return Code(
+            source, tuple(names), given, tuple(lines), returned, self.bound, slots, symbols, numbers, tuple(self.nested),
+            results, tuple(self.folded),
+        )  # fmt: skip
 
-    def _opening(self, key: tuple[str, ...]) -> list[str]:
-        names = [i.name if isinstance(i, Ref) else f"_given{n}" for n, i in enumerate(self.block.inputs)]
-        out = [f"{', '.join(names)}{',' if len(names) == 1 else ''} = args"] if names else []
-        out.append("args.clear()")
-        for g in self.block.given:
-            out.append(f"k_{g.symbol} = {names[g.position]}" + (f".size({g.dim})" if g.dim is not None else ""))
+    def _opening(self, names: Sequence[str], key: tuple[str, ...]) -> list[str]:
+        out: list[str] = []
         if not self.first:
             now = _tuple([f"k_{s}" for s in key])
             out.append(f"if run.key != {now}: run.begin({now})")
@@ -262,7 +285,12 @@ class _Writer:
         out: list[str] = []
         for b in line.binds:
             name = line.op.outputs[b.output]
-            out.append(f"k_{b.symbol} = " + (f"{name}.size({b.dim})" if b.dim is not None else f"_n{b.output}"))
+            if b.dim == OFFSET:  # headers begin somewhere in the slab, and inputs somewhere in the caller's storage
+                base = line.op.reads[0]
+                begin = dim_text(self.value[base].layout.offset)
+                out.append(f"k_{b.symbol} = {name}.storage_offset() - {base}.storage_offset() + {begin}")
+            else:
+                out.append(f"k_{b.symbol} = " + (f"_n{b.output}" if b.dim is None else f"{name}{_read(b.dim)}"))
         return out
 
     def _result(self, a: Arg) -> str:
@@ -282,6 +310,8 @@ class _Writer:
             self.nested.append(i)
             return [self._inner(len(self.nested) - 1, line), *self._agreed(line)]
         results = [o for o in op.outputs if o is not None]
+        if op.name in self.folded:
+            return [f"{results[0]} = {self._name(f'folded:{results[0]}')}"]
         if results and all(o in self.headers for o in results) and line.kind == VIEW:
             return []
         spelled = self.spelled.get(op.name, _PLAIN)
@@ -399,6 +429,11 @@ class _Writer:
             unpack = f"    {_tuple([f'k_{n}' for n in names])[1:-1]} = key\n" if names else ""
             out.append(f"def geometry{k}(key):\n{unpack}    return [{', '.join(self.rows.get(k, {}))}]\n")
         return "\n\n".join(out)
+
+
+def _read(dim: int | None) -> str:
+    """What reads a size off a tensor, or where it begins."""
+    return "" if dim is None else ".storage_offset()" if dim == OFFSET else f".size({dim})"
 
 
 def _tuple(names: list[str]) -> str:

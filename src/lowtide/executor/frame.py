@@ -39,12 +39,13 @@ class Frame:
         self.built: Built | None = None
         self.key: tuple[Any, ...] | None = None
         self.at: list[tuple[Any, ...] | None] = []
+        self.many = self.exact = False  # more than one segment; the signature says all sizes
         self.unknown: list[tuple[Any, ...] | None] = []
         self.is_odd = outer is not None or plan.policy.tight  # the slab may have to be another for every size
         self.storages = ManagedStorages()
         self.headers: tuple[torch.Tensor, ...] = ()
         self.escaped: dict[int, torch.UntypedStorage] = {}
-        self.escapes = self.leaks = self.copies = 0
+        self.runs = self.escapes = self.copies = 0
         self.bindings: dict[str, Any] | None = None
         self.slab: Slab | None = None
         self.start = self.room = 0
@@ -68,28 +69,35 @@ class Frame:
         assert built is not None
         entry = built.entries.get(key)
         found = entry.where if entry is not None else None
-        self.stirred = True
-        if entry is None or found is None or self.is_odd or slab is None or slab.nbytes < found.placement.nbytes:
+        if entry is None or found is None or self.is_odd or slab is None or slab.nbytes < found.nbytes:
             self._search(entry, key)
         else:
             entry.used = built.moment()
             self.entry, self.version, self.placement = entry, entry.version, found.placement
-            shaper = self.shaper
-            shaper.place(found, self.start)
-            self.at = self.unknown[:]
+            if self.many:
+                self.at = self.unknown[:]
             if self.escaped or self.pointed is not slab:
                 self._end_escapes()
-            if shaper(0, key, True):
-                self._outgrown(0, key)
+            if self.shaper.begin(found, key):
+                self.stirred = True
+                if self.shaper.count:
+                    self._outgrown(0, key)
+            learned = entry.learned
+            if not self.exact and learned is not None:
+                learned.runs += 1
+                if learned.runs + 1 >= learned.window:
+                    self.stirred = True
         self.at[0] = self.key = key
-        for arms in self.inner:
-            for inner in arms:
-                inner.key = None  # their slab may lie elsewhere now
+        if self.inner:
+            for arms in self.inner:
+                for inner in arms:
+                    inner.key = None  # their slab may lie elsewhere now
 
     def _search(self, entry: Entry | None, key: tuple[Any, ...]) -> None:
         """The same where something has to be found first: a placement, or a slab."""
         built = self.built
         assert built is not None
+        self.stirred = True
         unseen = entry is None and self.slab is not None and not self.plan.policy.tight
         if entry is None:
             entry = built.meet(key)
@@ -98,15 +106,15 @@ class Frame:
         for again in (unseen, False):
             self._move(found.placement)
             self.version = -1 if again else entry.version
-            self.shaper.place(found, self.start)
             self.at = self.unknown[:]
             if self.escaped:
                 self._end_escapes()
-            outgrown = self.shaper(0, key, True)
-            if not again or not outgrown:
+            self.shaper.start_at(self.start)
+            self.shaper.begin(found, key)
+            if not again or not self.shaper.count:
                 break
             found = built.placed(entry)
-        if outgrown:
+        if self.shaper.count:
             self._outgrown(0, key)
 
     def _move(self, placement: Placement) -> None:
@@ -120,11 +128,12 @@ class Frame:
     def shape(self, segment: int, key: tuple[Any, ...]) -> None:
         """Point the headers of a segment, whose sizes are now known."""
         self.at[segment] = key
-        self.stirred = True
         if self.escaped:  # in an earlier turn of a loop
             self._back(segment)
         if self.shaper(segment, key):
-            self._outgrown(segment, key)
+            self.stirred = True
+            if self.shaper.count:
+                self._outgrown(segment, key)
 
     def _back(self, segment: int) -> None:
         """Headers of a segment that escaped stand on the slab again."""
@@ -274,6 +283,8 @@ class Frame:
         self.headers = tuple(self.storages.append(s) for s in loaded.slots)
         self.shaper = shaper(self.headers, self.built.shapes if self.built is not None else NO_SHAPES)
         self.unknown = [None] * len(loaded.geometry)
+        self.at, self.many = self.unknown[:], len(self.unknown) > 1
+        self.exact = self.built is not None and self.built.exact
         self.forget()
 
     def forget(self) -> None:
@@ -353,7 +364,7 @@ class Frame:
         if self.shaper.over or (not built.exact and learned is not None and learned.runs + 1 >= learned.window):
             built.learn(entry, self.shaper.learned())
             if entry.where is not None:
-                self.shaper.place(entry.where, self.start)
+                self.shaper.place(entry.where)
         elif learned is not None:
             learned.runs += 1
         if self.escaped or self.version != entry.version:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from lowtide.executor.block import CALL, NESTED, Block, Line, trusted
+from lowtide.executor.block import CALL, NESTED, Block, Line, needed, trusted
 from lowtide.executor.groups import Life
 from lowtide.ir.graph import Graph, Op, Ref, Value, refs_in, specialise
 from lowtide.ir.symbolic import symbols_of
@@ -20,6 +20,8 @@ from lowtide.memory.lifetime import lifetimes
 from lowtide.schedule.schedule import OpFacts, memory_graph, schedule
 
 OUT, OVERWRITE, OWN = "out", "overwrite", "own"
+_FOLDED = 4096  # bytes of a value that is kept because it depends on nothing
+_UNSET = ("aten.empty", "aten.new_empty")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +79,29 @@ def managed_outputs(block: Block, facts: Mapping[str, OpFacts], copied: frozense
     return tuple(n for n in found if n in block.returned)
 
 
+def foldable(block: Block) -> frozenset[str]:
+    """Operations whose one result is small, depends on nothing, and is only read: they are worked out once."""
+    value = block.graph.value
+    written = {value[m].storage for line in block.lines for m in line.op.mutates}
+    taken = {value[r].storage for line in block.lines if not trusted(line.op) for r in line.op.reads} | block.returned
+    out: set[str] = set()
+    for line in block.lines:
+        op = line.op
+        if line.kind != CALL or op.reads or op.mutates or op.effect or not trusted(op) or needed(line):
+            continue
+        if len(op.outputs) != 1 or op.outputs[0] is None or op.target.startswith(_UNSET):
+            continue
+        made = value[op.outputs[0]]
+        ours = made.storage == made.name and made.name not in written | taken
+        if ours and made.layout.static and made.layout.extent <= _FOLDED:
+            out.add(op.name)
+    return frozenset(out)
+
+
 def _written(
     block: Block, facts: Mapping[str, OpFacts], copied: frozenset[str], taken: frozenset[str]
 ) -> dict[str, str]:
-    known = block.known_at
+    known, folded = block.known_at, foldable(block)
     out: dict[str, str] = {}
     for i, line in enumerate(block.lines):
         op, known_facts = line.op, facts.get(line.op.name)
@@ -89,7 +110,7 @@ def _written(
         value = block.graph.value[op.outputs[0]]
         if value.storage != value.name or value.storage in taken or op.mutates or known_facts.restride:
             continue
-        if op.name in copied or any(known.get(s, i) >= i for s in layout_symbols(value)) or _offset(value):
+        if op.name in copied | folded or any(known.get(s, i) >= i for s in layout_symbols(value)) or _offset(value):
             continue
         if known_facts.out is not None:
             out[value.name] = OUT

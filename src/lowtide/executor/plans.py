@@ -23,15 +23,16 @@ from lowtide.executor.capture import NUMBERS
 from lowtide.executor.emit import Code, Slot, Spelling, emit
 from lowtide.executor.groups import Life
 from lowtide.executor.learned import WINDOW, Learned
-from lowtide.executor.lives import Lives, lives_of, managed_outputs, nested_slab
+from lowtide.executor.lives import Lives, foldable, lives_of, managed_outputs, nested_slab
 from lowtide.executor.placing import Strategy
 from lowtide.executor.shaping import Geometry, Shapes, Where, where
 from lowtide.executor.spelling import callable_of, spellings
 from lowtide.ir.graph import Atom
-from lowtide.runtime.calls import atom, overload
+from lowtide.runtime.calls import atom, overload, python_of
 from lowtide.runtime.load import exact
 
 _numbers = itertools.count()
+CODE_NAME = "lowtide block"  # begins the name of the file in which generated code says to be
 
 
 @dataclass(frozen=True)
@@ -197,11 +198,14 @@ class BlockPlan:
 
     def _build(self, bindings: Mapping[str, Any]) -> Built:
         sizes = {s: b for s, b in bindings.items() if isinstance(b, int)}
+        folded = foldable(self.block)
         spelled = spellings(self.block, sizes, self.copied)
         facts = {n: s.facts for n, s in spelled.items()}
         lives = lives_of(self.block, facts, self.copied, sizes)
         results = managed_outputs(self.block, facts, self.copied) if self.policy.manage_outputs else ()
-        loaded = self._load(emit(self.block, lives, spelled, verify=self.policy.verify, results=results))
+        loaded = self._load(
+            emit(self.block, lives, spelled, verify=self.policy.verify, results=results, folded=tuple(folded))
+        )
         slabs = tuple(lives.buffer[nested_slab(line)] for line in self.block.lines if line.blocks)
         built = Built(loaded, lives, self.policy, slabs)
         seen = [0] * len(lives.lives)
@@ -234,11 +238,13 @@ class BlockPlan:
                 names[name] = self.constants[f"{self.block.name}:{text}"]
             elif kind == "number":
                 names[name] = _hold if text == "assert" else NUMBERS[text]
+            elif kind == "folded":
+                names[name] = self._once(text)
             elif kind == "exact":
                 names[name] = exact
             else:
                 names[name] = atom(Atom(kind, text))
-        filename = f"<lowtide block {next(_numbers)} {self.block.name}>"
+        filename = f"<{CODE_NAME} {next(_numbers)} {self.block.name}>"
         linecache.cache[filename] = (len(code.source), None, code.source.splitlines(keepends=True), filename)
         exec(compile(code.source, filename, "exec"), names)
         geometry = tuple(names[f"geometry{k}"] for k in range(len(code.symbols)))
@@ -246,6 +252,14 @@ class BlockPlan:
             tuple(i for i, s in enumerate(code.slots) if s.segment == k) for k in range(len(code.symbols))
         )
         return Loaded(code, names["block"], geometry, by_segment, names)
+
+    def _once(self, value: str) -> torch.Tensor:
+        """A value that depends on nothing."""
+        op = next(line.op for line in self.block.lines if value in line.op.outputs)
+        args = [python_of(a, self.constants.__getitem__) for a in op.args]
+        kwargs = {k: python_of(a, self.constants.__getitem__) for k, a in op.kwargs}
+        with torch.inference_mode(False), torch.no_grad():
+            return overload(op.target)(*args, **kwargs)
 
 
 def _hold(what: Any, message: str) -> None:

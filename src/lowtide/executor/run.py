@@ -21,11 +21,11 @@ from lowtide.core.units import format_bytes
 from lowtide.executor.block import Block
 from lowtide.executor.frame import Frame
 from lowtide.executor.lives import Counts
-from lowtide.executor.plans import BlockPlan, Policy
+from lowtide.executor.plans import CODE_NAME, BlockPlan, Policy
 from lowtide.runtime.retainers import also_retains
 
 _LEAST_SLAB = 1 << 16  # bytes; below, a larger slab than needed is not worth a new allocation
-_LOOK = 15  # of as many runs and one more, one looks at everything
+LOOK = 15  # of as many runs and one more, one looks at everything
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +70,19 @@ class Executor:
 
     def __init__(self, block: Block, constants: Mapping[str, torch.Tensor], policy: Policy) -> None:
         self.plan, self.policy = BlockPlan(block, policy, constants), policy
-        self.idle: list[Frame] = []
+        self.idle: list[Frame] = []  # taken and given back without the lock: both are one step of the interpreter
+        self.frames: weakref.WeakSet[Frame] = weakref.WeakSet()
         self.lock = threading.Lock()
-        self.runs = self.instances = self.escapes = self.leaks = self.copies = self.swaps = 0
+        self.past = self.instances = self.escapes = self.leaks = self.copies = self.swaps = 0
         self.latest: Frame | None = None
         _all.add(self)
 
     def __call__(self, args: list[Any]) -> list[Any]:
         """Run; empties ``args``."""
-        with self.lock:
-            frame = self.idle.pop() if self.idle else None
-            self.runs = runs = self.runs + 1
+        try:
+            frame = self.idle.pop()
+        except IndexError:
+            frame = None
         if frame is None or frame.built is not self.plan.built or self.policy.verify:
             frame = self._ready(frame)
         done = False
@@ -89,10 +91,11 @@ class Executor:
             done = True
         finally:
             if not done:
-                _clear(sys.exc_info()[2])
-                self._finish(frame, False)
+                clear_code(sys.exc_info()[2])
+                self.failed(frame)
+        frame.runs = runs = frame.runs + 1
         # What most runs come to: no blocks inside, nothing went wrong, and nobody but us on the slab.
-        if frame.is_plain and runs & _LOOK:
+        if frame.is_plain and runs & LOOK:
             if frame.stirred:
                 frame.settle()
             slab = frame.slab
@@ -103,10 +106,16 @@ class Executor:
                 else:
                     self.idle.append(frame)
                 return results
-        self._finish(frame, True)
+        self.finish(frame)
         return results
 
     # -- instances ---------------------------------------------------------------------------------------------------
+
+    @property
+    def runs(self) -> int:
+        """Calls so far that ended."""
+        with self.lock:
+            return self.past + sum(f.runs for f in self.frames)
 
     @property
     def held(self) -> int:
@@ -119,6 +128,7 @@ class Executor:
             frame = Frame(self.plan)
             with self.lock:
                 self.instances += 1
+                self.frames.add(frame)
         if frame.built is not self.plan.built:
             frame.renew()
         if self.policy.verify and frame.slab is not None:
@@ -132,32 +142,47 @@ class Executor:
             frame.forget()
         self.idle.append(frame)
 
-    def _finish(self, frame: Frame, done: bool) -> None:
-        """End of a run, in this order: what was not managed is gone with the code's own names; sizes are learned; what
-        escaped is let go; then the slab is kept or released. An instance whose run raised, or of which somebody still holds
-        a piece, is left to them; the next call makes another one."""
+    def finish(self, frame: Frame) -> None:
+        """End of a run that went well, in this order: what was not managed is gone with the code's own names; sizes are
+        learned; what escaped is let go; then the slab is kept or released. An instance of which somebody still holds a piece
+        is left to them; the next call makes another one."""
+        everyone = self._end(frame, True)
+        for f in everyone:
+            f.settle()
+        slab = frame.slab
+        if self._has_guests(frame, everyone):
+            self.leaks += 1
+            self._retire(frame)
+            return
+        if slab is not None and slab.nbytes > _LEAST_SLAB and not frame.runs & LOOK and self._too_large(frame):
+            frame.forget()
+        self.latest = frame
+        self._keep(frame)
+
+    def failed(self, frame: Frame) -> None:
+        """End of a run that raised. The instance is left to whoever holds a piece of it."""
+        frame.runs += 1
+        self._end(frame, False)
+        self._retire(frame)
+
+    def _end(self, frame: Frame, done: bool) -> Sequence[Frame]:
+        """What both ends have in common. Returns all frames of the instance."""
         if frame.result_slab is not None:
             frame.end_results(done)
         if frame.bindings is not None or frame.inner:
             self._build(frame, done)
         everyone = list(frame.everyone()) if frame.inner else (frame,)
         for f in everyone:
-            if done:
-                f.settle()
             if f.escapes or f.copies:
                 with self.lock:
                     self.escapes, f.escapes = self.escapes + f.escapes, 0
                     self.copies, f.copies = self.copies + f.copies, 0
-        if not done:
-            return
-        slab = frame.slab
-        if self._has_guests(frame, everyone):
-            self.leaks += 1
-            return
-        if slab is not None and slab.nbytes > _LEAST_SLAB and not self.runs & _LOOK and self._too_large(frame):
-            frame.forget()
-        self.latest = frame
-        self._keep(frame)
+        return everyone
+
+    def _retire(self, frame: Frame) -> None:
+        with self.lock:
+            self.past += frame.runs
+            self.frames.discard(frame)
 
     def _build(self, frame: Frame, done: bool) -> None:
         for f in reversed(list(frame.everyone())):  # inner blocks first: their slabs are buffers of the outer ones
@@ -234,10 +259,10 @@ class Executor:
         )  # fmt: skip
 
 
-def _clear(trace: Any) -> None:
+def clear_code(trace: Any) -> None:
     """Let go of what the code of ours held when it raised, though somebody keeps the exception."""
     while trace is not None:
-        if trace.tb_frame.f_code.co_filename.startswith("<lowtide block"):
+        if trace.tb_frame.f_code.co_filename.startswith(f"<{CODE_NAME}"):
             trace.tb_frame.clear()
         trace = trace.tb_next
 

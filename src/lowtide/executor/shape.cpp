@@ -1,6 +1,6 @@
 // Points many tensor headers over one slab at once. Links against libc10 alone; no Python header is needed.
 //
-// A `Shared` belongs to one frame and says where buffers lie and what is known of their sizes; a `Segment` says how the
+// A `Shared` belongs to one frame; its `Places` say where buffers lie and what is known of their sizes; a `Segment` says how the
 // layouts of some headers follow from the numbers that became known. `limit`: sizes that were learned already. Headers that
 // do not fit their place are left alone and reported by index.
 #include <c10/core/TensorImpl.h>
@@ -11,8 +11,12 @@
 
 namespace {
 
-struct Shared {
+struct Places {
   const int64_t *offsets, *capacity, *limit;
+};
+
+struct Shared {
+  const Places* places;
   int64_t start, buffers;
   int64_t *sizes, *high, *escaped;
 };
@@ -81,31 +85,33 @@ void lay_out(const Segment& s) {
 
 }  // namespace
 
-// Shapes the headers of a segment and returns how many do not fit, and 2^32 more where a size is above the limit. `anew`:
-// nothing is known of this run's sizes yet.
-extern "C" int64_t lowtide_shape(Segment* segment, int64_t anew) {
+// Shapes the headers of a segment and returns how many do not fit, and 2^32 more where a size is above the limit. `anew`, if
+// not null: a run begins in these places, and nothing is known of its sizes yet.
+extern "C" int64_t lowtide_shape(Segment* segment, const Places* anew) {
   const Segment& s = *segment;
   Shared& all = *s.shared;
-  if (anew) {
+  if (anew != nullptr) {
+    all.places = anew;
     std::memset(all.sizes, 0, static_cast<size_t>(all.buffers) * sizeof(int64_t));
     std::memset(all.high, 0, static_cast<size_t>(all.buffers) * sizeof(int64_t));
   }
   lay_out(s);
+  const Places& at = *all.places;
   int64_t found = 0, over = 0;
   for (int64_t i = 0; i < s.count; ++i) {
     const int64_t* layout = s.layouts + s.where[i];
     const int64_t b = s.buffer[i], nbytes = layout[0];
     all.sizes[b] = nbytes;
     if (nbytes > all.high[b]) all.high[b] = nbytes;
-    if (nbytes > all.limit[b]) over = int64_t{1} << 32;
-    if (nbytes > all.capacity[b]) {
+    if (nbytes > at.limit[b]) over = int64_t{1} << 32;
+    if (nbytes > at.capacity[b]) {
       all.escaped[found++] = i;
       continue;
     }
     auto* header = reinterpret_cast<c10::TensorImpl*>(s.headers[i]);
     const auto n = static_cast<size_t>(s.rank[i]);
     header->set_sizes_and_strides(c10::IntArrayRef(layout + 2, n), c10::IntArrayRef(layout + 2 + n, n),
-                                  (all.start + all.offsets[b]) / s.itemsize[i] + layout[1]);
+                                  (all.start + at.offsets[b]) / s.itemsize[i] + layout[1]);
   }
   return found + over;
 }

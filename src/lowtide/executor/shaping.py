@@ -60,7 +60,7 @@ def compiled() -> ctypes.PyDLL | None:
         return None
     library = ctypes.PyDLL(built._name, handle=built._handle)
     library.lowtide_shape.restype = ctypes.c_int64
-    library.lowtide_shape.argtypes = [ctypes.c_void_p, ctypes.c_int64]
+    library.lowtide_shape.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
     return library
 
 
@@ -79,19 +79,22 @@ class Shapes:
 
 
 class Where(NamedTuple):
-    """Where a signature's buffers lie, and the sizes (bytes) up to which there is nothing to learn of them; never changed, so
-    that compiled code may hold the addresses as long as one holds the whole."""
+    """Where a signature's buffers lie, in a slab of ``nbytes``, and the sizes (bytes) up to which there is nothing to learn of
+    them; never changed, so that compiled code may hold the ``address`` (of ``table``) as long as one holds the whole."""
 
     placement: Placement
+    nbytes: int
     limit: array[int]
-    addresses: tuple[int, int, int]
+    table: array[int]
+    address: int
 
 
 def where(placement: Placement, limit: Sequence[int]) -> Where:
     """The same with the addresses of its numbers."""
     held = array(ITEM, limit)
     offsets, capacity = placement.arrays
-    return Where(placement, held, (_at(offsets), _at(capacity), _at(held)))
+    table = array(ITEM, (_at(offsets), _at(capacity), _at(held)))
+    return Where(placement, placement.nbytes, held, table, _at(table))
 
 
 NO_SHAPES = Shapes((), (), (), (), (), (), 0)
@@ -99,19 +102,24 @@ NO_SHAPES = Shapes((), (), (), (), (), (), 0)
 
 class Shaper:
     """The Python twin, and what both have in common. Sizes in bytes per buffer: ``sizes`` of this run, ``high`` the largest
-    since they were last asked for. ``over``: one of them is above what was learned."""
+    since they were last asked for. ``over``: one of them is above what was learned. ``count``: headers that did not fit when
+    a segment was shaped last."""
 
     def __init__(self, headers: Sequence[torch.Tensor], shapes: Shapes) -> None:
         self.headers, self.shapes = headers, shapes
         self.sizes, self.high = array(ITEM, bytes(8 * shapes.buffers)), array(ITEM, bytes(8 * shapes.buffers))
         self.where = where(Placement((), (), 0, 0), self.sizes)
-        self.start = 0
+        self.start = self.count = 0
         self.over = False
         self.outgrown: list[int] = []
 
-    def place(self, where: Where, start: int) -> None:
-        """New places, and what is known of the sizes there; the block's bytes begin ``start`` bytes into the slab."""
-        self.where, self.start = where, start
+    def start_at(self, start: int) -> None:
+        """The block's bytes begin ``start`` bytes into the slab."""
+        self.start = start
+
+    def place(self, where: Where) -> None:
+        """New places, and what is known of the sizes there."""
+        self.where = where
 
     def need(self, buffer: int, nbytes: int) -> None:
         """A buffer without header needs that much."""
@@ -130,26 +138,31 @@ class Shaper:
         """The headers that did not fit when the segment was shaped last."""
         return self.outgrown
 
-    def __call__(self, segment: int, key: tuple[Any, ...], anew: bool = False) -> int:
-        """Shape a segment's headers. ``anew``: nothing is known of this run's sizes yet. Returns how many do not fit."""
-        if anew:
-            self.sizes[:] = self.high[:] = array(ITEM, bytes(8 * len(self.sizes)))
-            self.over = False
-        layouts, (placement, limit, _) = self.shapes.geometry[segment](key), self.where
-        self.outgrown = []
+    def begin(self, where: Where, key: tuple[Any, ...]) -> bool:
+        """New places, and shape what is known at the start; nothing is known of this run's other sizes yet. Returns whether
+        anything does not fit or is above what was learned."""
+        self.where, self.over = where, False
+        self.sizes[:] = self.high[:] = array(ITEM, bytes(8 * len(self.sizes)))
+        return self(0, key)
+
+    def __call__(self, segment: int, key: tuple[Any, ...]) -> bool:
+        """Shape a segment's headers. Returns whether anything does not fit or is above what was learned."""
+        layouts, (placement, _, limit, *_) = self.shapes.geometry[segment](key), self.where
+        self.outgrown, over = list[int](), False
         for i in self.shapes.by_segment[segment]:
             slot, header, b = self.shapes.slots[i], self.headers[i], self.shapes.buffer[i]
             at, rank = slot.where, slot.rank
             nbytes = layouts[at]
             self.sizes[b] = nbytes
             self.high[b] = max(self.high[b], nbytes)
-            self.over = self.over or nbytes > limit[b]
+            over = over or nbytes > limit[b]
             if nbytes > placement.capacity[b]:
                 self.outgrown.append(i)
                 continue
             begin = (self.start + placement.offsets[b]) // header.element_size() + layouts[at + 1]
             header.as_strided_(layouts[at + 2 : at + 2 + rank], layouts[at + 2 + rank : at + 2 + 2 * rank], begin)
-        return len(self.outgrown)
+        self.over, self.count = self.over or over, len(self.outgrown)
+        return over or self.count > 0
 
 
 _OVER = 1 << 32  # what the compiled part adds to its count where a size is above the limit
@@ -163,14 +176,15 @@ class _Compiled(Shaper):
         library = compiled()
         assert library is not None
         self.call = library.lowtide_shape
-        self.count = 0
         self.out = array(ITEM, [0] * max(len(headers), 1))
-        self.shared = array(ITEM, [0, 0, 0, 0, shapes.buffers, _at(self.sizes), _at(self.high), _at(self.out)])
-        self.tell_places = struct.Struct("4q").pack_into
+        self.shared = array(
+            ITEM, [self.where.address, 0, shapes.buffers, _at(self.sizes), _at(self.high), _at(self.out)]
+        )
         made = [self._segment(k) for k in range(len(shapes.by_segment))]
         self.tables = [tables for tables, _, _ in made]
         self.segments = [(tell, _at(control)) for _, tell, control in made]
         self.controls = [control for _, _, control in made]
+        self.tell, self.at = self.segments[0] if made else (_nothing, 0)
 
     def _segment(self, k: int) -> tuple[list[array[int]], Callable[[tuple[Any, ...]], None], array[int]]:
         shapes, a = self.shapes, self.shapes.arithmetic[k]
@@ -193,29 +207,46 @@ class _Compiled(Shaper):
         tell = _teller(values, a.first_key, a.taken, len(shapes.symbols[k]))
         return [values, code, rows, starts, wheres, layouts, *of_headers], tell, control
 
-    def place(self, where: Where, start: int) -> None:
-        """New places, and what is known of the sizes there; the block's bytes begin ``start`` bytes into the slab."""
-        self.where, self.start = where, start
-        self.tell_places(self.shared, 0, *where.addresses, start)
+    def start_at(self, start: int) -> None:
+        """The block's bytes begin ``start`` bytes into the slab."""
+        self.start = self.shared[1] = start
+
+    def place(self, where: Where) -> None:
+        """New places, and what is known of the sizes there."""
+        self.where = where
+        self.shared[0] = where.address
 
     def escaped(self, segment: int) -> list[int]:
         """The headers that did not fit when the segment was shaped last."""
         inside = self.shapes.by_segment[segment]
         return [inside[k] for k in self.out[: self.count]]
 
-    def __call__(self, segment: int, key: tuple[Any, ...], anew: bool = False) -> int:
-        """Shape a segment's headers. ``anew``: nothing is known of this run's sizes yet. Returns how many do not fit."""
+    def begin(self, where: Where, key: tuple[Any, ...]) -> bool:
+        """New places, and shape what is known at the start; nothing is known of this run's other sizes yet. Returns whether
+        anything does not fit or is above what was learned."""
+        self.where = where
+        self.tell(key)
+        found = self.call(self.at, where.address)
+        if not found:
+            self.over, self.count = False, 0
+            return False
+        self.over, self.count = found >= _OVER, found % _OVER
+        return True
+
+    def __call__(self, segment: int, key: tuple[Any, ...]) -> bool:
+        """Shape a segment's headers. Returns whether anything does not fit or is above what was learned."""
         tell, at = self.segments[segment]
         tell(key)
-        found = self.call(at, anew)
-        if anew:
-            self.over = False
+        found = self.call(at, None)
         if not found:
             self.count = 0
-            return 0
-        self.over = self.over or found >= _OVER
-        self.count = found % _OVER
-        return self.count
+            return False
+        self.over, self.count = self.over or found >= _OVER, found % _OVER
+        return True
+
+
+def _nothing(_: tuple[Any, ...]) -> None:
+    """There is no segment to be told sizes."""
 
 
 def _at(numbers: array[int]) -> int:

@@ -18,7 +18,7 @@ from torch import Tensor  # noqa: E402
 
 import lowtide  # noqa: E402
 from lowtide import plan_at_run_time  # noqa: E402
-from lowtide.core.errors import BugError  # noqa: E402
+from lowtide.core.errors import BugError, UserError  # noqa: E402
 from lowtide.executor import block, plans  # noqa: E402
 from lowtide.executor.emit import Slot  # noqa: E402
 from lowtide.executor.storages import ManagedStorages  # noqa: E402
@@ -200,7 +200,8 @@ class Sabotage:
         self.call, self.left, self.undo = call, n, []
 
     def __enter__(self) -> Sabotage:
-        for names in namespaces(self.call.executor.plan):
+        usual = [self.call.usual.__globals__] if self.call.usual is not None else []
+        for names in (*namespaces(self.call.executor.plan), *usual):
             for name, f in list(names.items()):
                 if name.startswith(("op_", "torch_")):
                     self.undo.append((names, name, f))
@@ -221,14 +222,15 @@ class Sabotage:
             names[name] = f
 
 
-@given(cuts=st.lists(st.tuples(st.integers(0, 40), st.integers(1, 8)), min_size=2, max_size=5))
-@settings(max_examples=8, phases=[Phase.generate])
+@given(cuts=st.lists(st.tuples(st.integers(0, 40), st.integers(1, 8)), min_size=2, max_size=5), verify=st.booleans())
+@settings(max_examples=12, phases=[Phase.generate])
 @pytest.mark.spec("RT-16", "G1")
-def test_exceptions_at_random_operations(program: tuple[Any, Any], cuts: list[tuple[int, int]]):
+def test_exceptions_at_random_operations(program: tuple[Any, Any], cuts: list[tuple[int, int]], verify: bool):
     p, exported = program
-    if p.name not in _calls:
-        _calls[p.name] = plan_at_run_time(exported, verify=True)
-    call = _calls[p.name]
+    key = f"{p.name} {verify}"
+    if key not in _calls:
+        _calls[key] = plan_at_run_time(exported, verify=verify)
+    call = _calls[key]
     with torch.no_grad():
         for n, size in cuts:
             args = p.draw(size)
@@ -244,6 +246,29 @@ def test_exceptions_at_random_operations(program: tuple[Any, Any], cuts: list[tu
 
 
 _calls: dict[str, Any] = {}
+
+
+@pytest.mark.spec("RT-13", "RT-16", "RT-29")
+def test_the_usual_call_leaves_what_is_unusual_to_the_long_way():
+    def f(x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        return {"a": chain(x) + torch.arange(3) * 2, "b": y * 2}
+
+    call = planned(lambda x, y: tuple(f(x, y).values()), torch.randn(5, 3), torch.randn(5))
+    wide, flat = torch.randn(4, 6), torch.randn(8)
+    with torch.no_grad():
+        for _ in range(3):
+            call(wide[:, :3].clone(), flat[:4].clone())
+        assert call.usual is not None and "folded_arange" in call.usual.__code__.co_names
+        for x, y in ((wide[:, ::2], flat[::2]), (wide.t()[:3].t(), flat[:4]), (torch.randn(2, 3), torch.randn(2))):
+            for got, want in zip(call(x, y), f(x, y).values(), strict=True):
+                torch.testing.assert_close(got, want, rtol=0, atol=0)
+        runs = call.told().runs
+        for wrong in ((flat[:4], flat[:4]), (wide[:, :3].double(), flat[:4]), (wide, flat[:4]), (wide[:, :3],), (1, 2)):
+            with pytest.raises(UserError):
+                call(*wrong)
+        assert call.told().runs == runs == 6
+    with torch.enable_grad():
+        assert not call(wide[:, :3].clone().requires_grad_(), flat[:4])[0].requires_grad
 
 
 @pytest.mark.spec("RT-16", "RT-26")

@@ -78,11 +78,15 @@ def test_both_shape_alike(layouts: list[Layout], keys: list[tuple[int, int]], st
             torch.empty(0, dtype=kinds[s.dtype]).set_(slab.untyped_storage(), 0, (0,), (1,)) for s in shapes.slots
         ]
         shape = shaper(headers, shapes, native=native)
-        shape.place(where(placement, limit), 64 * start)
+        shape.start_at(64 * start)
         told = []
         for n, (a, b) in enumerate(keys):
-            outgrown = shape(0, (a, b, 0.5), n == 0)
-            told += [outgrown, shape.escaped(0), shape.over, list(shape.sizes), list(shape.high)]
+            if n == 0:
+                told.append(shape.begin(where(placement, limit), (a, b, 0.5)))
+            else:
+                shape.place(where(placement, limit))
+                told.append(shape(0, (a, b, 0.5)))
+            told += [shape.count, shape.escaped(0), shape.over, list(shape.sizes), list(shape.high)]
             told += [(h.shape, h.stride(), h.storage_offset(), h.is_contiguous()) for h in headers]
             for h, s, at in zip(headers, shapes.slots, (s.where for s in shapes.slots), strict=True):
                 nbytes = shapes.geometry[0]((a, b, 0.5))[at]

@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from running import planned  # noqa: E402
+from running import D, planned  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")]
@@ -43,3 +43,26 @@ def test_a_slice_of_everything_that_is_returned_is_a_view_of_its_own():
     for _ in range(3):
         got, _ = call(x)
         assert got is not x and got.data_ptr() == x.data_ptr()
+
+
+@pytest.mark.spec("RT-02", "RT-04", "G3")
+@pytest.mark.parametrize("verify", [False, True])
+def test_a_row_that_data_picks_is_a_view_whose_place_is_read_off_it(verify: bool):
+    def f(x: Tensor, i: Tensor) -> tuple[Tensor, ...]:
+        y = (x * 2).tanh()
+        row = y[i.item()]
+        part = row[1:]  # of a view whose place was not known before
+        z = (y + 1).sin() * 0.5  # new bytes while the row is alive
+        return part.exp() + 1, z.sum() + row.sum(), x[i.item()] * 3, (row * 2).square().sum()
+
+    whole = torch.randn(9, 4)
+    call = planned(f, whole[1:6], torch.tensor(2), shapes=(({0: D}, None),), verify=verify)
+    for rows, i in ((5, 2), (5, 0), (5, -1), (5, 4), (7, 6), (3, -3), (7, 1), (5, 3)):
+        x = whole[1 : 1 + rows]  # begins in the middle of its storage
+        for got, want in zip(call(x, torch.tensor(i)), f(x, torch.tensor(i)), strict=True):
+            torch.testing.assert_close(got, want, rtol=0, atol=0)
+    source = call.executor.plan.built.loaded.code.source
+    assert "storage_offset()" in source
+    with pytest.raises(IndexError):
+        call(whole[:3], torch.tensor(5))
+    assert call.told().leaks == call.told().copies == 0
