@@ -22,6 +22,7 @@ from lowtide.memory.lifetime import lifetimes, timeline
 from lowtide.plan.choose import plan_memory
 from lowtide.plan.plan import OVER, MemoryPlan
 from lowtide.plan.replay import replay
+from lowtide.schedule.fusion import fuse_loops
 from lowtide.schedule.inplace import call_pairs
 from lowtide.schedule.schedule import OpFacts, Schedule, memory_graph, reordered, schedule
 from plans import any_order
@@ -29,9 +30,9 @@ from plans import any_order
 CALLS = OpFacts(out="aten.opaque.out")
 
 
-def scheduled(lowered: Lowered) -> Schedule:
+def scheduled(lowered: Lowered, inplace: bool = True) -> Schedule:
     facts = {op.name: CALLS for op in lowered.graph.ops}
-    return schedule(lowered.graph, facts, loops=lowered.loops)
+    return schedule(lowered.graph, facts, inplace=inplace, loops=lowered.loops)
 
 
 def run(made: Schedule, plan: MemoryPlan) -> dict[str, np.ndarray]:
@@ -77,11 +78,14 @@ def taken(made: Schedule, plan: MemoryPlan) -> list[str]:
     return [p.storage for p in plan.places if p.over is not None and made.graph.nbytes[p.over] > p.nbytes]
 
 
-@pytest.mark.spec("SC-55", "SC-56", "G2")
-@given(programs(), st.integers(0, 2**16), st.sampled_from(SLABS))
+@pytest.mark.spec("SC-55", "SC-56", "G1", "G2")
+@given(programs(), st.integers(0, 2**16), st.sampled_from(SLABS), st.booleans(), st.booleans())
 @settings(max_examples=80, deadline=None)
-def test_planned_programs_compute_the_same(lowered: Lowered, seed: int, slabs: str) -> None:
-    made = scheduled(lowered)
+def test_planned_programs_compute_the_same(lowered: Lowered, seed: int, slabs: str, fuse: bool, inplace: bool) -> None:
+    """Fused or not, in place or not, in any order, in slabs or not: all of it together, run in the bytes of the plan."""
+    made = scheduled(lowered, inplace)
+    if fuse:
+        made = scheduled(fuse_loops(lowered, made, inplace=inplace).lowered, inplace)
     made = reordered(made, any_order(made, seed))
     plan = plan_memory(made, Options(slabs=slabs))
     replay(made, plan)
