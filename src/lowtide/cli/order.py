@@ -9,17 +9,17 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from lowtide.core import codec
 from lowtide.core.errors import UserError
 from lowtide.core.units import format_bytes
-
-if TYPE_CHECKING:
-    from lowtide.memory.graph import MemoryGraph
-    from lowtide.order.engine import OrderResult
+from lowtide.memory import json as graph_json
+from lowtide.memory.graph import MemoryGraph
+from lowtide.memory.lifetime import lifetimes, timeline
+from lowtide.order.engine import OrderResult, reorder
 
 
 def order(
@@ -32,9 +32,6 @@ def order(
     device: Annotated[str | None, typer.Option(help="Count the bytes of this device only.")] = None,
 ) -> None:
     """Order the nodes of a memory graph for the least peak."""
-    from lowtide.memory import json as graph_json
-    from lowtide.order.engine import reorder
-
     start = time.perf_counter()
     loaded = graph_json.load(graph)
     if device is not None and all(b.device != device for b in loaded.buffers):
@@ -59,8 +56,6 @@ def _progress(steps: int, peak: int, bound: int) -> None:
 
 
 def _answer(graph: MemoryGraph, result: OrderResult, seconds: float, device: str | None) -> dict[str, object]:
-    from lowtide.memory.lifetime import lifetimes, timeline
-
     alive = lifetimes(graph, result.order)
     names = sorted({b.device for b in graph.buffers})
     return {

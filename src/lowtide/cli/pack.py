@@ -50,7 +50,7 @@ def pack(
     if output is not None and result.offsets:
         _write(output, _plan_text(output, problem, result))
     if html is not None and result.offsets:
-        from lowtide.report.packing import page, svg
+        from lowtide.report.packing import page, svg  # here, because most calls draw nothing and start sooner without
 
         _write(html, svg(problem, result) if html.endswith(".svg") else page(problem, result))
     print(dumps(result_value(result)) if json else _table(problem, result))

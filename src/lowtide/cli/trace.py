@@ -165,7 +165,7 @@ def _table(script: str, function: str | None, found: MemoryTrace, top: int) -> s
 
 
 def _write(path: str, found: MemoryTrace) -> None:
-    from lowtide.report.packing import page, svg
+    from lowtide.report.packing import page, svg  # here, because most calls draw nothing and start sooner without
 
     problem_of: Callable[..., Any] = importlib.import_module("lowtide.executor.traced").problem_of
     problem = problem_of(found.allocations)

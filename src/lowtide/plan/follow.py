@@ -1,7 +1,7 @@
 """Other sizes of a program that is planned already: the decisions stay, the bytes are counted and placed anew.
 
 Comes in: the schedule at new sizes, in program order, and the schedule and plan of the same program at others. Goes out: the
-schedule in that order and its plan, with the same way of forming slabs. Promised: nothing is searched for, which takes
+schedule in that order and its plan, with the same way of forming slabs. Promised: no order is searched for, which takes
 milliseconds; the plan is as exact as any other and never above program order's without slabs (unless the caller forces one
 slab); its lower bound holds for every order. What a search at the new sizes might have found in addition is given up.
 """

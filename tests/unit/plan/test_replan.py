@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -13,13 +14,19 @@ from lowtide.core.errors import UserError
 from lowtide.plan import compiled
 from lowtide.plan.check import check
 from lowtide.plan.problem import PackBuffer, PackProblem
-from lowtide.plan.replan import replanner
+from lowtide.plan.replan import Replanned, replanner
 
 
 def network(n: int = 120) -> PackProblem:
     draw = random.Random(5)
     rows = [(i, i + draw.choice((1, 2, 3, 20))) for i in range(n)]
     return PackProblem(tuple(PackBuffer(f"t{i}", 64, (row,)) for i, row in enumerate(rows)))
+
+
+def sound(problem: PackProblem, sizes: Sequence[int], got: Replanned) -> None:
+    """The independent checker takes a placement for these sizes."""
+    sized = replace(problem, buffers=tuple(replace(b, size=s) for b, s in zip(problem.buffers, sizes, strict=True)))
+    check(sized, dict(zip((b.id for b in problem.buffers), got.offsets, strict=True)), height=got.height)
 
 
 @pytest.mark.spec("PP-28", "PP-16")
@@ -31,8 +38,7 @@ def test_a_hundred_shapes_are_all_valid_and_near_their_bound():
         batch, length = draw.randint(0, 64), draw.randint(0, 512)
         sizes = [4 * (batch if b else 1) * (length if n else 1) * 16 for b, n in kind]
         got = plan(sizes)
-        sized = replace(problem, buffers=tuple(replace(b, size=s) for b, s in zip(problem.buffers, sizes, strict=True)))
-        check(sized, dict(zip((b.id for b in problem.buffers), got.offsets, strict=True)), height=got.height)
+        sound(problem, sizes, got)
         assert got.lower_bound <= got.height <= 1.01 * got.lower_bound
 
 
@@ -45,8 +51,7 @@ def test_any_sizes_at_all(data):
     nodes = data.draw(st.sampled_from((0, 90)))
     fast, slow = (replanner(problem, native=native, nodes=nodes)(sizes) for native in (True, False))
     assert fast == slow
-    sized = replace(problem, buffers=tuple(replace(b, size=s) for b, s in zip(problem.buffers, sizes, strict=True)))
-    check(sized, dict(zip((b.id for b in problem.buffers), fast.offsets, strict=True)), height=fast.height)
+    sound(problem, sizes, fast)
 
 
 def test_recent_shapes_are_remembered_and_old_ones_forgotten():
@@ -89,8 +94,7 @@ def test_shapes_that_greedy_orders_miss_are_searched_to_within_a_per_cent():
         sizes = [c * s0**a * s1**b for c, a, b in forms]
         got = plan(sizes)
         assert got.height <= 1.01 * got.lower_bound
-        sized = replace(problem, buffers=tuple(replace(b, size=s) for b, s in zip(problem.buffers, sizes, strict=True)))
-        check(sized, dict(zip((b.id for b in problem.buffers), got.offsets, strict=True)), height=got.height)
+        sound(problem, sizes, got)
         searched += got.packer in ("descent", "exact")
     assert searched > 5
 
@@ -116,8 +120,7 @@ def test_where_too_many_meet_for_the_search_descents_come_within_a_per_cent():
         sizes = [c * s0**a * s1**b for c, a, b in forms]
         got = plan(sizes)
         assert got.height <= 1.01 * got.lower_bound
-        sized = replace(problem, buffers=tuple(replace(b, size=s) for b, s in zip(problem.buffers, sizes, strict=True)))
-        check(sized, dict(zip((b.id for b in problem.buffers), got.offsets, strict=True)), height=got.height)
+        sound(problem, sizes, got)
         packers.add(got.packer)
     assert packers & {"breadth", "descent"}
 
@@ -162,5 +165,4 @@ def test_several_lives_fixed_places_and_exclusions_are_planned_anew_too():
     problem = PackProblem(rows, exclusions=(("b", "e"),))
     for sizes in ([640, 64, 64, 128, 64], [0, 64, 1, 64, 200], [64, 0, 0, 64, 0]):
         got = replanner(problem)(sizes)
-        sized = replace(problem, buffers=tuple(replace(b, size=s) for b, s in zip(rows, sizes, strict=True)))
-        check(sized, dict(zip("abcde", got.offsets, strict=True)), height=got.height)
+        sound(problem, sizes, got)
