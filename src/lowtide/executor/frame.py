@@ -363,8 +363,9 @@ class Frame:
         learned = entry.learned
         if self.shaper.over or (not built.exact and learned is not None and learned.runs + 1 >= learned.window):
             built.learn(entry, self.shaper.learned())
-            if entry.where is not None:
-                self.shaper.place(entry.where)
+            found = entry.where  # another thread may take it away
+            if found is not None:
+                self.shaper.place(found)
         elif learned is not None:
             learned.runs += 1
         if self.escaped or self.version != entry.version:

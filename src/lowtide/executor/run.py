@@ -8,6 +8,7 @@ that raises leaves nothing behind.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import weakref
@@ -223,9 +224,10 @@ class Executor:
 
     def release(self) -> int:
         """Drop the slabs of idle instances. Returns the number of bytes."""
-        with self.lock:
-            idle = self.idle[:]
-            del self.idle[: len(idle)]
+        idle: list[Frame] = []
+        with contextlib.suppress(IndexError):  # one by one: a call may take one at any moment
+            while True:
+                idle.append(self.idle.pop())
         freed = 0
         for frame in idle:
             freed += frame.slab.nbytes if frame.slab is not None else 0
