@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from lowtide.ir.graph import Arg
 from lowtide.ir.index import add, mul
@@ -35,8 +35,8 @@ def _embedding(
     n.done()
 
 
-@register("indexing", "gather.default")
-def _gather(site: Site, self: Arg, dim: int, index: Arg, *, sparse_grad: bool = False) -> None:
+def _picked(site: Site, self: Arg, dim: int, position: Callable[[Nest, list[Dim], int], Scalar]) -> None:
+    """Every element of the one result: that of ``self`` at its own index, but at ``position`` along a dimension."""
     out = site.output()
     if out is None:
         return
@@ -47,9 +47,14 @@ def _gather(site: Site, self: Arg, dim: int, index: Arg, *, sparse_grad: bool = 
     d = along(size, dim)
     n = site.loop()
     at = list(n.stage(*site.size(out)))
-    i = n.checked(n.load(index, at), extent(size, d))
+    i = n.checked(position(n, at, d), extent(size, d))
     n.store(out, at, n.load(self, moved(size, at, d, i)))
     n.done()
+
+
+@register("indexing", "gather.default")
+def _gather(site: Site, self: Arg, dim: int, index: Arg, *, sparse_grad: bool = False) -> None:
+    _picked(site, self, dim, lambda n, at, _d: n.load(index, at))
 
 
 def along(size: Sequence[int], dim: int) -> int:
@@ -94,19 +99,8 @@ def _masked_index(site: Site, self: Arg, mask: Arg, indices: tuple[Arg, ...], fi
 
 @register("indexing", "index_select.default")
 def _index_select(site: Site, self: Arg, dim: int, index: Arg) -> None:
-    out = site.output()
-    if out is None:
-        return
-    size = site.size(self)
-    if 0 in site.size(out):
-        fill_with(site, lambda n, _at: n.const(site.dtype(out), 0))
-        return
-    d = along(size, dim)
-    n = site.loop()
-    at = list(n.stage(*site.size(out)))
-    i = n.load(index, ([at[d]] if at else [0]) if site.size(index) else [])
-    n.store(out, at, n.load(self, moved(size, at, d, n.checked(i, extent(size, d)))))
-    n.done()
+    one = not site.size(index)
+    _picked(site, self, dim, lambda n, at, d: n.load(index, [] if one else [at[d] if at else 0]))
 
 
 COUNTED = 128  # boundaries that every value is compared with; ATen searches among more of them
