@@ -4,6 +4,7 @@
     python -m benchmarks.fusion --accept               # and keep the new figures as the old ones
     python -m benchmarks.fusion --only gpt2 --text     # what was fused and what was not, with reasons
     python -m benchmarks.fusion --capture              # write the graphs anew (needs torch and the model libraries)
+    python -m benchmarks.fusion --capture infer        # only those of inference
 
 A file of ``benchmarks/corpus/fusion`` is one captured graph (training: forward and backward together) with what was
 measured of its operations, in the schedule's JSON form behind gzip. No kernel is compiled here. *Arena* is what the plan
@@ -21,7 +22,7 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from lowtide.lowering.lower import lower
 from lowtide.memory.lifetime import timeline
 from lowtide.pipeline import inline_within, order_steps
 from lowtide.plan.choose import plan_memory
+from lowtide.plan.plan import FRESH
 from lowtide.plan.refine import refine
 from lowtide.schedule.fusion import Fused, fuse_loops
 from lowtide.schedule.json import dump, load
@@ -43,7 +45,9 @@ GRAPHS, ACCEPTED = HERE / "fusion", HERE / "fusion.json"
 MIB = 1 << 20
 LOOPS = Options(kernels="loops")
 Row = dict[str, Any]
-SAME = ("operations", "loops", "kernels", "sources", "buffers", "aten", "apart", "peak", "arena", "bound")
+SAME = (
+    "operations", "loops", "kernels", "library", "sources", "buffers", "allocations", "aten", "apart", "peak", "arena", "bound",
+)  # fmt: skip
 
 
 def read(path: Path) -> tuple[Graph, Mapping[str, OpFacts]]:
@@ -77,7 +81,9 @@ def measure(path: Path) -> Row:
         "loops": len(lowered.loops),
         "kernels": len(made.loops),
         "sources": len({kernel(loop).name for loop in made.loops.values()}),
+        "library": sum(s.loop is None for s in ordered.steps),
         "buffers": len({p.storage for p in plan.places if p.nbytes}),
+        "allocations": sum(p.how == FRESH and p.nbytes > 0 for p in plan.places) + len(plan.slabs),
         "aten": timeline(memory_graph(aten)).peak,
         "apart": timeline(memory_graph(apart)).peak,
         "peak": timeline(memory_graph(ordered)).peak,
@@ -94,8 +100,8 @@ def _cells(new: Row, old: Row | None) -> list[str]:
 
     def show(key: str) -> str:
         scale = key in ("aten", "apart", "peak", "arena", "bound")
-        text = [f"{r[key] / MIB:.1f}" if scale else str(r[key]) for r in (old, new) if r is not None]
-        return text[-1] if old is None or old[key] == new[key] else " -> ".join(text)
+        text = [f"{r[key] / MIB:.1f}" if scale else str(r[key]) for r in (old, new) if r is not None and key in r]
+        return text[-1] if old is None or old.get(key) == new[key] else " -> ".join(text)
 
     seconds = [f"{sum(r[k] for k in ('lower_s', 'fuse_s', 'plan_s')):.1f}" for r in (old, new) if r is not None]
     return [*map(show, SAME), *map(str, (new["lower_s"], new["fuse_s"], new["plan_s"])), seconds[0]]
@@ -151,8 +157,8 @@ def _captured(name: str, size: str, train: bool) -> Iterator[Schedule]:
         yield from (_bare(p.schedule) for p in record.planned)
 
 
-def capture(only: list[str] | None) -> None:
-    """Write the graphs of the suite's models, training and inference."""
+def capture(only: list[str] | None, kinds: Sequence[str]) -> None:
+    """Write the graphs of the suite's models, of ``kinds`` (train, infer)."""
     import torch
     from benchmarks.suite.models import MODELS, missing
 
@@ -165,6 +171,8 @@ def capture(only: list[str] | None) -> None:
         if why := missing(entry):
             sys.exit(why)
         for train in (True, False):
+            if ("train" if train else "infer") not in kinds:
+                continue
             if not train and not entry.needs:
                 continue  # inference of the plain models shows nothing that the others do not
             for k, found in enumerate(_captured(name, "bench", train)):
@@ -178,12 +186,12 @@ def capture(only: list[str] | None) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", help="names, or their beginnings")
-    parser.add_argument("--capture", action="store_true")
+    parser.add_argument("--capture", nargs="?", const="train,infer", choices=("train,infer", "train", "infer"))
     parser.add_argument("--accept", action="store_true")
     parser.add_argument("--text", action="store_true")
     words = parser.parse_args()
     if words.capture:
-        capture(words.only)
+        capture(words.only, words.capture.split(","))
         return
     paths = [p for p in sorted(GRAPHS.glob("*.json.gz")) if words.only is None or p.name.startswith(tuple(words.only))]
     if words.text:
