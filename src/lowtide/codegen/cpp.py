@@ -19,11 +19,25 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from lowtide.codegen import shape
-from lowtide.codegen.cpp_ops import BUFFER, COMBINE, JOIN, LANES, VALUE, constant, loaded, neutral, scalar, stored
+from lowtide.codegen.cpp_ops import (
+    BUFFER,
+    COMBINE,
+    JOIN,
+    LANES,
+    VALUE,
+    carried,
+    constant,
+    loaded,
+    neutral,
+    result,
+    scalar,
+    stored,
+    taken,
+)
 from lowtide.codegen.cpp_text import Text, coefficient, index_of
 from lowtide.ir.graph import ITEMSIZE, int_of
 from lowtide.ir.index import affine, substitute, uses
-from lowtide.ir.loops import SEVERAL, Instr, Loop, Stage
+from lowtide.ir.loops import Instr, Loop, Stage
 from lowtide.ir.normal import normalise
 from lowtide.ir.symbolic import symbol
 
@@ -464,7 +478,7 @@ class _Writer(Text):
         sizes = [int_of(n) for n in stage.inner]
         self.tile_accumulators([n for n in self.numbers(k) if self.loop.body[n].op in ("reduce", "scan")])
         runs = [n for n in self.numbers(k) if self.in_runs(n)]
-        at, run = _chunked(sizes) if runs else (-1, 0)
+        at, run = shape.chunked(sizes, DEEP) if runs else (-1, 0)
         four = at >= 0 and at == len(sizes) - 1 and len(stage.body) <= _SHORT and not any(x.acts for x in stage.body)
         for j, n in enumerate(sizes):
             low, high = "0", self.number(n)
@@ -662,7 +676,8 @@ class _Writer(Text):
         value = f"v{x.args[0]}"
         if x.family:
             if self.group[n] == n:
-                self.carry(n, x, value, len(self.loop.stages[k].inner) - 1)
+                run = f"[r{len(self.loop.stages[k].inner) - 1} - q]" if n in self.gathered else ""
+                self.put(taken(x, n, run, "[j]" if columns else ""))
             return
         if self.arg(n):
             best, at = (f"best{n}[j]", f"a{n}[j]") if columns else (f"best{n}", f"v{n}")
@@ -676,33 +691,13 @@ class _Writer(Text):
             if self.flagged(n):
                 self.put(f"nan{n} |= {value} != {value};")
 
-    def carry(self, n: int, x: Instr, value: str, last: int) -> None:
-        """Take a value into what a pass carries: by way of a run, or at once."""
-        if n in self.gathered:
-            self.put(f"run{n}[r{last} - q] = {value};")
-            if x.family == "welford":
-                self.put(f"sum{n} += {value};")
-            else:
-                self.put(f"top{n} = {value} > top{n} ? {value} : top{n}; odd{n} |= {value} != {value};")
-            return
-        at = "[j]" if self.shape == "columns" else ""
-        state = ", ".join(f"{name}{at}" for _, name, _ in self.carried(n))
-        one = [value, f"{value} - {value}", "1."] if x.family == "welford" else [value, f"{value} == -INF ? 0. : 1."]
-        given = ", ".join(one if len(x.args) == 1 else [f"v{a}" for a in x.args])
-        self.put(f"{JOIN[x.family]}({state}, {given});")
-
     def carried(self, n: int) -> list[tuple[str, str, str]]:
         """Type, name and start of what the pass of a reduction with several results carries."""
-        g, x = self.group[n], self.loop.body[n]
-        if x.family == "welford":
-            return [("double", f"mean{g}", "0."), ("double", f"squares{g}", "0."), ("double", f"weight{g}", "0.")]
-        return [(VALUE[x.dtype], f"most{g}", "-INF"), ("double", f"total{g}", "0.")]
+        return carried(self.loop.body[n], self.group[n])
 
     def result(self, n: int) -> str:
         """One of several results of a pass, of what it carries."""
-        x = self.loop.body[n]
-        parts = SEVERAL[x.family]
-        return f"({VALUE[x.dtype]}){self.carried(n)[parts.index(str(x.attr).partition('.')[2])][1]}"
+        return result(self.loop.body[n], self.group[n])
 
     def results(self, reduces: Sequence[int]) -> None:
         """Name the results of passes with several, behind their loops."""
@@ -715,13 +710,3 @@ class _Writer(Text):
         for k, n in enumerate(stage.inner):
             text = f"r{k}" if k == 0 else f"({text}) * {self.number(int_of(n))} + r{k}"
         return text
-
-
-def _chunked(sizes: Sequence[int]) -> tuple[int, int]:
-    """The range that is cut into runs of at most about DEEP points, and how many of its points a run has."""
-    inside = 1
-    for j in range(len(sizes) - 1, -1, -1):
-        if inside * sizes[j] >= DEEP // 4 or j == 0:
-            return j, max(1, DEEP // inside)
-        inside *= sizes[j]
-    raise AssertionError("a sum over no range")

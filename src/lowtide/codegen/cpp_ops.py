@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from lowtide.core.errors import BugError
 from lowtide.ir.build import constant_value
-from lowtide.ir.loops import Instr
+from lowtide.ir.loops import SEVERAL, Instr
 
 VALUE: Mapping[str, str] = {
     "bool": "bool", "u8": "uint8_t", "i8": "int8_t", "i16": "int16_t", "i32": "int32_t", "i64": "i64",
@@ -143,3 +143,26 @@ LANES: Mapping[str, tuple[str, str]] = {
     "xor": ("^", "{0} ^= {1};"), "max": ("max", "{0} = {1} > {0} ? {1} : {0};"),
     "min": ("min", "{0} = {1} < {0} ? {1} : {0};"),
 }  # fmt: skip
+
+
+def carried(x: Instr, g: int) -> list[tuple[str, str, str]]:
+    """Type, name and start of what the pass of a reduction with several results carries; ``g``: number of the first."""
+    if x.family == "welford":
+        return [("double", f"mean{g}", "0."), ("double", f"squares{g}", "0."), ("double", f"weight{g}", "0.")]
+    return [(VALUE[x.dtype], f"most{g}", "-INF"), ("double", f"total{g}", "0.")]
+
+
+def result(x: Instr, g: int) -> str:
+    """One of several results of a pass, of what it carries."""
+    return f"({VALUE[x.dtype]}){carried(x, g)[SEVERAL[x.family].index(str(x.attr).partition('.')[2])][1]}"
+
+
+def taken(x: Instr, g: int, run: str, at: str) -> str:
+    """Take a value into what a pass carries: by way of element ``run`` of an array, or at once, where that is empty."""
+    value = f"v{x.args[0]}"
+    if run:
+        found = f"top{g} = {value} > top{g} ? {value} : top{g}; odd{g} |= {value} != {value};"
+        return f"run{g}{run} = {value}; {f'sum{g} += {value};' if x.family == 'welford' else found}"
+    state = ", ".join(f"{name}{at}" for _, name, _ in carried(x, g))
+    one = [value, f"{value} - {value}", "1."] if x.family == "welford" else [value, f"{value} == -INF ? 0. : 1."]
+    return f"{JOIN[x.family]}({state}, {', '.join(one if len(x.args) == 1 else [f'v{a}' for a in x.args])});"

@@ -7,6 +7,8 @@ that equal loops give equal text.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lowtide.ir.graph import int_of
 from lowtide.ir.index import affine
 from lowtide.ir.loops import Instr, Loop, Stage, renumbered
@@ -127,3 +129,13 @@ def turned(loop: Loop, k: int) -> tuple[int, list[int]] | None:
             if parts[0].get(f"r{t}") == 1 and int_of(stage.inner[t]) >= _FEW:
                 found.setdefault(t, []).append(n)
     return max(found.items(), key=lambda f: (len(f[1]), f[0]), default=None)
+
+
+def chunked(sizes: Sequence[int], deep: int) -> tuple[int, int]:
+    """The range that is cut into runs of at most about ``deep`` points, and how many of its points a run has."""
+    inside = 1
+    for j in range(len(sizes) - 1, -1, -1):
+        if inside * sizes[j] >= deep // 4 or j == 0:
+            return j, max(1, deep // inside)
+        inside *= sizes[j]
+    raise AssertionError("a sum over no range")
