@@ -127,11 +127,13 @@ def test_where_too_many_meet_for_the_search_descents_come_within_a_per_cent():
 
 @pytest.mark.spec("PP-28")
 @pytest.mark.parametrize("make", [mixed, crowded])
-@pytest.mark.parametrize("alignment", [1, 64])
+@pytest.mark.parametrize("alignment", [(1,), (64,), (64, 256)])
 def test_descents_and_their_twin_place_alike(make, alignment):
     draw = random.Random(4)
     problem, forms = make(50 if make is mixed else 150, draw)
-    problem = PackProblem(tuple(replace(b, alignment=alignment) for b in problem.buffers))
+    problem = PackProblem(
+        tuple(replace(b, alignment=alignment[i % len(alignment)]) for i, b in enumerate(problem.buffers))
+    )
     fast, slow = (replanner(problem, native=native, nodes=0) for native in (True, False))
     packers = set()
     for _ in range(20):

@@ -58,7 +58,7 @@ def crowd(draw: random.Random, n: int, unit: int) -> PackProblem:
     for i in range(n):
         first = draw.randrange(12)
         size = unit * draw.randint(1, 9) + draw.randint(0, 1) * (unit > 1)
-        buffers.append(PackBuffer(str(i), size, ((first, first + draw.randint(2, 7)),)))
+        buffers.append(PackBuffer(str(i), size, ((first, first + draw.randint(2, 7)),), 1))
     return PackProblem(tuple(buffers))
 
 
