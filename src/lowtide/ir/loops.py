@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from lowtide.core.errors import VerifyError
 from lowtide.ir.graph import ITEMSIZE
@@ -79,7 +79,7 @@ class Instr:
         """Numbers of the instructions that it uses, in its index too."""
         if self.index is None or isinstance(self.index, int):
             return self.args
-        return (*self.args, *sorted(int(s[1:]) for s in symbols_of(self.index) if s[0] == "v"))
+        return (*self.args, *_looked_up(self.index))
 
     @property
     def touches(self) -> bool:
@@ -107,8 +107,14 @@ class Instr:
         return self.writes or self.op == "check"
 
 
+@lru_cache(maxsize=1 << 16)
+def _looked_up(index: Expr) -> tuple[int, ...]:
+    """Numbers of the instructions whose values stand in an index."""
+    return tuple(sorted(int(s[1:]) for s in symbols_of(index) if s[0] == "v"))
+
+
 def _looks_up(index: Dim | None) -> bool:
-    return isinstance(index, Expr) and any(s[0] == "v" for s in symbols_of(index))
+    return isinstance(index, Expr) and bool(_looked_up(index))
 
 
 @dataclass(frozen=True, slots=True)

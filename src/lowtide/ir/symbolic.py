@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lowtide.core.errors import VerifyError
 
@@ -34,6 +34,7 @@ class Expr:
 
     op: str
     args: tuple[Dim | str, ...]
+    hashed: int = field(init=False, repr=False, compare=False)  # expressions are asked for in tables very often
 
     def __post_init__(self) -> None:
         if self.op == "sym":
@@ -44,6 +45,10 @@ class Expr:
             raise VerifyError("expression", f"there is no operation {self.op!r} on sizes")
         elif len(self.args) < 2 or any(isinstance(a, str) for a in self.args):
             raise VerifyError("expression", f"{self.op!r} takes two or more sizes, not {self.args!r}")
+        object.__setattr__(self, "hashed", hash((self.op, self.args)))
+
+    def __hash__(self) -> int:
+        return self.hashed
 
     def __str__(self) -> str:
         return _text(self)

@@ -13,7 +13,7 @@ two needs the first and is needed by the second; what stands between goes in fro
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 from lowtide.core.reason import Reason
@@ -23,7 +23,7 @@ from lowtide.ir.loops import Loop
 from lowtide.ir.lowered import LOOP, Lowered, loop_op, pruned
 from lowtide.ir.task import Task
 from lowtide.memory.estimate import Estimate
-from lowtide.memory.flat import Flat, build
+from lowtide.memory.flat import Flat, build, saved_bytes
 from lowtide.schedule.cost import Machine, loop_cost
 from lowtide.schedule.depend import accesses, dependencies, needed_operations
 from lowtide.schedule.inplace import loop_pairs
@@ -64,6 +64,14 @@ class _Node:
     @property
     def touches(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys((*self.reads, *self.makes)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """An order of what stands from one node to another, '' for the two fused; ``moved``: what changes places with others."""
+
+    names: Sequence[str]
+    moved: Set[str]
 
 
 def fuse_loops(
@@ -134,6 +142,8 @@ class _Work:
         self.maker = {s: n for n, node in self.node.items() for s in node.makes}
         self.returned = {self.storage[n] for s in self.graph.sections for a in s.returns for n in refs_in(a)}
         self.outlives = self._kept()
+        owned = self.graph.caller_owned  # what the caller has costs us nothing
+        self.nbytes = {s: 0 if s in owned else self.graph.nbytes[s] for s in self.users}
         self.measure()
 
     def _kept(self) -> set[str]:
@@ -147,14 +157,10 @@ class _Work:
 
     # -- the timeline ------------------------------------------------------------------------------------------------
 
-    def nbytes(self, s: str) -> int:
-        """What a storage costs us."""
-        return 0 if s in self.graph.caller_owned else self.graph.nbytes[s]
-
     def measure(self) -> None:
         """The timeline of the whole program."""
         names = [n for n in self.order if n is not None]
-        line = Estimate(self.flat([self.node[n] for n in names], None), range(len(names)))
+        line = Estimate(self.flat(names), range(len(names)))
         self.live = [0] * len(self.order)
         self.left = [0] * len(self.order)
         total, k = 0, 0
@@ -167,41 +173,67 @@ class _Work:
         self.peak = max((self.base, *self.live))
         self.top = max(range(len(self.live)), key=self.live.__getitem__, default=0)
 
-    def flat(self, nodes: Sequence[_Node], span: tuple[int, int] | None) -> Flat:
-        """Nodes in a row; with ``span`` they stand for the places [lo, hi], and what lives around them counts too."""
+    def flat(self, names: Sequence[str]) -> Flat:
+        """All nodes in a row."""
+        nodes = [self.node[n] for n in names]
         number: dict[str, int] = {}
         for node in nodes:
             for s in node.touches:
-                if self.nbytes(s) and s not in number:
+                if self.nbytes[s] and s not in number:
                     number[s] = len(number)
-        size = [self.nbytes(s) for s in number]
+        size = [self.nbytes[s] for s in number]
         outlives = [s in self.outlives for s in number]
-        extra = 0
         makers: list[list[int]] = [[] for _ in number]
-        holds: list[list[int]] = [[] for _ in nodes]
+        holds: list[list[int]] = [[number[s] for s in node.touches if s in number] for node in nodes]
         for i, node in enumerate(nodes):
             for s in node.makes:
                 if s in number:
                     makers[number[s]].append(i)
-            for s in node.touches:
-                if s in number:
-                    holds[i].append(number[s])
-        if span is not None:
-            lo, hi = span
-            here = {n.op.name for n in nodes} | {x for x in self.order[lo : hi + 1] if x is not None}
-            for s, b in number.items():
-                if any(self.at[u] > hi for u in self.users[s] - here):
-                    outlives[b] = True
-            before = self.left[lo - 1] if lo else self.base
-            extra = before - sum(size[b] for b in number.values() if not makers[b])
         ends = {s for s, b in number.items() if not outlives[b]}
         pairs = [[(number[r], number[w]) for r, w in n.pairs if r in ends and w in number] for n in nodes]
         work = [n.workspace for n in nodes]
-        return build([[] for _ in nodes], size, holds, makers, outlives, work, pairs, extra)
+        return build([[] for _ in nodes], size, holds, makers, outlives, work, pairs)
 
-    def judged(self, nodes: Sequence[_Node], span: tuple[int, int]) -> Estimate:
-        """The timeline of the places [lo, hi] if these nodes stood there."""
-        return Estimate(self.flat(nodes, span), range(len(nodes)))
+    def judged(self, a: str, b: str, node: _Node, way: _Way) -> tuple[list[int], list[int]]:
+        """Bytes alive in each of the steps from a to b, and after each, if the fused node stood there as ``way`` says.
+
+        Only what touches a storage of those that move, and they themselves, are timed anew: before and after any other
+        step there are as many bytes more or less as before and after the one in front of it."""
+        hi = self.at[b]
+        place = {n: k for k, n in enumerate(way.names)}
+        touched = {s for n in (a, b, *way.moved) for s in self.node[n].touches}
+        anew = {u for s in touched for u in self.users[s]} | {""}
+        total = self.left[self.at[a] - 1] if self.at[a] else self.base
+        live: list[int] = []
+        after: list[int] = []
+        for k, name in enumerate(way.names):
+            if name not in anew:
+                t = self.at[name]
+                more = total - (self.left[t - 1] if t else self.base)
+                live.append(self.live[t] + more)
+                total = self.left[t] + more
+            else:
+                n = self.node[name] if name else node
+                total += sum(self.nbytes[s] for s in n.makes)
+                ends = [s for s in n.touches if self.nbytes[s] and self.ends_here(s, k, place, node, (a, b), hi)]
+                live.append(total + n.workspace - self.saved(n, ends))
+                total -= sum(self.nbytes[s] for s in ends)
+            after.append(total)
+        return live, after
+
+    def ends_here(self, s: str, k: int, place: Mapping[str, int], node: _Node, gone: tuple[str, str], hi: int) -> bool:
+        """Whether step ``k`` of a new row of steps is the last that touches a storage."""
+        if s in self.outlives or (place[""] > k and s in node.touches):
+            return False
+        return not any(u not in gone and (place.get(u, -1) > k or self.at[u] > hi) for u in self.users[s])
+
+    def saved(self, node: _Node, ends: Sequence[str]) -> int:
+        """Bytes that results of a node save by lying on what ends in it."""
+        pairs = [(r, w) for r, w in node.pairs if r in ends and self.nbytes[w]]
+        if not pairs:
+            return 0
+        number = {s: k for k, s in enumerate(dict.fromkeys(s for pair in pairs for s in pair))}
+        return saved_bytes([(number[r], number[w]) for r, w in pairs], [self.nbytes[s] for s in number])
 
     # -- candidates --------------------------------------------------------------------------------------------------
 
@@ -212,7 +244,8 @@ class _Work:
         """
         lo, hi = self.span[section]
         self.queue: list[tuple[int, int, int, str, str]] = []
-        self.tried: set[tuple[str, str]] = set()
+        self.tried: set[tuple[int, int]] = set()  # by number: a fused node may have the name of one that is gone
+        self.number = {n: k for k, n in enumerate(self.node)}
         self.inside = {n for n in self.order[lo:hi] if n is not None}
         self.count = 0
         for n in self.order[lo:hi]:
@@ -243,8 +276,9 @@ class _Work:
             for u in others:
                 if u in self.inside and u != name and self.node[u].task is not None:
                     a, b = (name, u) if self.at[name] < self.at[u] else (u, name)
-                    if (a, b) not in self.tried:
-                        self.tried.add((a, b))
+                    pair = (self.number[a], self.number[b])
+                    if pair not in self.tried:
+                        self.tried.add(pair)
                         self.count += 1
                         heapq.heappush(self.queue, (-self.score(a, b), self.at[b] - self.at[a], self.count, a, b))
 
@@ -256,7 +290,7 @@ class _Work:
         for s in set(x.touches) & set(y.touches):
             out += self.graph.nbytes[s]
             if self.goes(s, a, b):
-                out += self.nbytes(s) * (_AT_PEAK if self.at_peak(s) else 1)
+                out += self.nbytes[s] * (_AT_PEAK if self.at_peak(s) else 1)
         return out
 
     def goes(self, s: str, a: str, b: str) -> bool:
@@ -309,7 +343,7 @@ class _Work:
                 return f"%{s} goes by several names in them"
         return ""
 
-    def arrangements(self, a: str, b: str) -> tuple[list[str], ...] | str:
+    def arrangements(self, a: str, b: str) -> tuple[_Way, ...] | str:
         """The orders, without the pair's own names, in which what stands from a to b may stand around the two ('' is
         their place)."""
         lo, hi = self.at[a], self.at[b]
@@ -320,7 +354,8 @@ class _Work:
             return f"%{min(below & above)} must run between them"
         late = [*(n for n in between if n not in below), "", *(n for n in between if n in below)]
         early = [*(n for n in between if n in above), "", *(n for n in between if n not in above)]
-        return (late,) if late == early else (late, early)
+        ways = _Way(late, below), _Way(early, above)
+        return ways[:1] if late == early else ways
 
     def _reached(self, start: str, lo: int, hi: int, edges: Mapping[str, set[str]]) -> set[str]:
         out: set[str] = set()
@@ -338,24 +373,26 @@ class _Work:
         pairs = loop_pairs(self.graph, op, task.loop, self.slabbed) if self.inplace else ()
         return _Node(op, task, read, changed, made, pairs, 0)
 
-    def put(self, a: str, b: str, node: _Node, placed: Sequence[Sequence[str]]) -> str:
+    def put(self, a: str, b: str, node: _Node, placed: Sequence[_Way]) -> str:
         """Put the fused node where the window peaks least, unless that lifts the peak."""
         lo, hi = self.at[a], self.at[b]
         now = max(self.live[lo : hi + 1])
         best: tuple[int, int, int] | None = None
-        found: tuple[Estimate, Sequence[str]] | None = None
-        for k, names in enumerate(placed):
-            line = self.judged([self.node[n] if n else node for n in names], (lo, hi))
-            key = (max(line.live), sum(line.after), k)
+        found: tuple[list[int], list[int], Sequence[str]] | None = None
+        for k, way in enumerate(placed):
+            live, after = self.judged(a, b, node, way)
+            key = (max(live), sum(after), k)
             if best is None or key < best:
-                best, found = key, (line, names)
+                best, found = key, (live, after, way.names)
         assert best is not None and found is not None
         if best[0] > max(now, self.peak):
             return f"the peak would rise from {format_bytes(self.peak)} to {format_bytes(best[0])}"
-        self.accept(a, b, node, found[0], found[1])
+        self.accept(a, b, node, *found)
         return ""
 
-    def accept(self, a: str, b: str, node: _Node, line: Estimate, names: Sequence[str]) -> None:
+    def accept(
+        self, a: str, b: str, node: _Node, live: Sequence[int], left: Sequence[int], names: Sequence[str]
+    ) -> None:
         """Make the change."""
         lo, hi = self.at[a], self.at[b]
         new = node.op.name
@@ -385,14 +422,14 @@ class _Work:
         spare = hi + 1 - lo - len(filled)
         self.order[lo : hi + 1] = [None] * spare + filled
         start = self.left[lo - 1] if lo else self.base
-        self.live[lo : hi + 1] = [0] * spare + line.live
-        self.left[lo : hi + 1] = [start] * spare + line.after
+        self.live[lo : hi + 1] = [0] * spare + list(live)
+        self.left[lo : hi + 1] = [start] * spare + list(left)
         for k, n in enumerate(filled, lo + spare):
             self.at[n] = k
         if old_peak == self.peak:
             self.peak = max((self.base, *self.live))
             self.top = max(range(len(self.live)), key=self.live.__getitem__)
-        self.tried = {p for p in self.tried if new not in p}
+        self.number[new] = len(self.order) + len(self.notes)
         self.offer(new)
 
     # -- the result --------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from lowtide.ir.build import LoopBuilder, compact
 from lowtide.ir.graph import int_of
@@ -52,6 +53,7 @@ def joined(a: Task, b: Task, needed: Set[str]) -> Task | str:
     return made
 
 
+@lru_cache(maxsize=4096)
 def streams(loop: Loop) -> int:
     """The most large buffers that one stage walks through."""
     most = 0
