@@ -185,11 +185,13 @@ class RunTimePlanned(_Caller):
         """Run once."""
         usual = self.usual
         if usual is not None and not kwargs and len(args) == len(self.arguments) and not torch.is_grad_enabled():
+            done = False
             try:
                 results = usual(args)
-            except BaseException:
-                clear_code(sys.exc_info()[2])
-                raise
+                done = True
+            finally:
+                if not done:
+                    clear_code(sys.exc_info()[2])
             if results is not ELSE:
                 return results
         results = super().__call__(*args, **kwargs)
