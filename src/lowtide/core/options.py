@@ -38,7 +38,7 @@ class Options:
     reorder: bool = True
     inplace: bool = True
     slabs: str = "auto"
-    kernels: str = "aten"
+    kernels: str = "loops"
     fuse: bool = True
     retain: int = 1 << 30
     recent_shapes: int = 16

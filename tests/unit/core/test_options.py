@@ -39,6 +39,10 @@ BAD: dict[str, tuple[object, ...]] = {
 NAMES = [f.name for f in dataclasses.fields(Options)]
 
 
+def test_loops_of_our_own_are_the_default():
+    assert Options().kernels == "loops" and Options().fuse
+
+
 def test_the_tables_above_have_every_option():
     assert set(NAMES) == set(GOOD) == set(BAD)
 
