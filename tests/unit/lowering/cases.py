@@ -578,7 +578,7 @@ SECTIONS = {
     "unary": _unary, "binary": _binary, "several": _several, "reductions": _reductions, "rows": _rows,
     "movement": _movement, "indexing": _indexing, "pooling": windows.pooling, "scatter": _scatter,
     "rearranging": _rearranging, "curves": _curves, "losses": _losses, "more rows": _more_rows,
-    "others of kinds": _others_of_kinds, "large windows": windows.large_windows, "resampling": windows.resampling, 
+    "others of kinds": _others_of_kinds, "large windows": windows.large_windows, "resampling": windows.resampling,
     "running": _running,
     "meeting": _meeting,
 }  # fmt: skip
