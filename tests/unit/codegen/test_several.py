@@ -151,7 +151,8 @@ def test_parts_of_uneven_length_join_to_the_whole(family: str, across: bool):
     got = run(second, [np.ascontiguousarray(j).ravel() for j in joined], many)
     whole = run(over(family, "f32", (6,), (1003,), False), [x.ravel()], many)
     for a, b in zip(got, whole, strict=True):
-        np.testing.assert_allclose(a, b, rtol=5e-3)  # a part's mean is kept in f32, whose unit is a tenth of the deviation
+        # a part's mean is kept in f32, whose unit is a tenth of the deviation
+        np.testing.assert_allclose(a, b, rtol=5e-3)
     wanted = [np.zeros(6, "f4") for _ in range(many)]
     interpret(second, [*(np.ascontiguousarray(j).ravel() for j in joined), *wanted])
     for a, b in zip(got, wanted, strict=True):
