@@ -118,11 +118,10 @@ def load_steps(text: str, file: str = "<text>") -> tuple[Schedule, MemoryPlan]:
 
 def _rows(schedule: Schedule) -> tuple[list[_Row], int]:
     """Rows in order, and the height of them all. Positions are those of ``memory_graph(schedule).nodes``."""
-    by_name = {s.op.name: s for s in schedule.steps}
     top = _HEAD
     rows: list[_Row] = []
     for t, node in enumerate(memory_graph(schedule).nodes):
-        step = None if node.name.startswith(CALL) else by_name[node.name]
+        step = None if node.name.startswith(CALL) else schedule.step[node.name]
         listed = 0 if step is None else min(len(_members(schedule, step)), _SHOWN + 1)
         height = _HEAD if step is None else _ROW + _LINE * listed
         rows.append(_Row(t, top, height, step))

@@ -71,6 +71,13 @@ class Schedule:
     members: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
 
     @cached_property
+    def step(self) -> Mapping[str, Step]:
+        """Step by the name of its operation, and by those of the operations that fusion put into it."""
+        found = {s.op.name: s for s in self.steps}
+        inside = {m: found[n] for n, names in self.members.items() if n in found for m in names}
+        return inside | found
+
+    @cached_property
     def boundaries(self) -> tuple[int, ...]:
         """For each section the index of the first step behind it."""
         counts = [0] * len(self.graph.sections)
@@ -237,6 +244,5 @@ def _node(graph: Graph, step: Step, hazards: _Hazards) -> Node:
 def reordered(given: Schedule, order: Sequence[int]) -> Schedule:
     """The schedule with its steps in ``order`` (indices of ``memory_graph(given).nodes``; ``call:`` nodes are dropped)."""
     nodes = memory_graph(given).nodes
-    by_name = {s.op.name: s for s in given.steps}
-    steps = tuple(by_name[nodes[i].name] for i in order if not nodes[i].name.startswith(CALL))
+    steps = tuple(given.step[nodes[i].name] for i in order if not nodes[i].name.startswith(CALL))
     return replace(given, steps=steps)
