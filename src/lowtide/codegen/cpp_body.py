@@ -25,7 +25,7 @@ from lowtide.codegen.cpp_ops import (
 from lowtide.codegen.cpp_text import Text
 from lowtide.ir.graph import int_of
 from lowtide.ir.index import uses
-from lowtide.ir.loops import Instr, Loop, Stage
+from lowtide.ir.loops import FAILURES, Instr, Loop, Stage
 
 TILES = (1024, 512, 256, 128)  # columns, the most where their results are kept in arrays, which shall stay in cache
 KEPT_BYTES = 24_576  # of those arrays
@@ -171,7 +171,7 @@ class Body(Text):
             guard = f"if (v{x.args[1]}) " if len(x.args) == 2 else ""
             self.put(f"{guard}{element} = {stored(x.dtype, value)};")
         elif x.op == "check":
-            self.put(f"bad |= !v{x.args[0]};")
+            self.put(f"bad |= {FAILURES[x.attr]} * !v{x.args[0]};")
         elif x.op == "const":
             self.put(f"const {kind} v{n} = {constant(x)};")
         elif x.op == "index":

@@ -85,7 +85,7 @@ class Text:
         if used:
             self.lines.insert(at, "  const i64 " + ", ".join(f"p{k} = P[{k}]" for k in used) + ";")
         if self.loop.checks:
-            self.lines.append(f"  if (bad) __atomic_store_n((int32_t*)B[{self.extra - 1}], 1, __ATOMIC_RELAXED);")
+            self.lines.append(f"  if (bad) __atomic_fetch_or((int32_t*)B[{self.extra - 1}], bad, __ATOMIC_RELAXED);")
         self.lines.append("}")
 
     def driver_number(self, n: int) -> str:

@@ -24,10 +24,15 @@ FN bf16 to_bf16(float x) {
 FN float round_bf16(float x) { return from(to_bf16(x)); }
 FN float round_f16(float x) { return (float)(f16)x; }
 
-// Integer division and remainder as Python and torch have them; division by 0 gives 0 and stops nothing.
+// Integer division and remainder as Python and torch have them; division by 0 gives 0 and stops nothing. For values there
+// are forms in which the least number divided by -1 wraps: the processor would stop.
 FN i64 floor_div(i64 a, i64 b) { if (b == 0) return 0; const i64 q = a / b; return q - ((a % b != 0) & ((a < 0) != (b < 0))); }
 FN i64 floor_mod(i64 a, i64 b) { if (b == 0) return 0; const i64 r = a % b; return r + (((r != 0) & ((r < 0) != (b < 0))) ? b : 0); }
-FN i64 trunc_div(i64 a, i64 b) { return b == 0 ? 0 : a / b; }
+FN i64 whole_minus(i64 a) { return (i64)(0 - (uint64_t)a); }
+FN i64 whole_floor(i64 a, i64 b) { return b == -1 ? whole_minus(a) : floor_div(a, b); }
+FN i64 whole_trunc(i64 a, i64 b) { return b == -1 ? whole_minus(a) : b == 0 ? 0 : a / b; }
+FN i64 whole_mod(i64 a, i64 b) { return b == -1 ? 0 : floor_mod(a, b); }
+FN i64 whole_rest(i64 a, i64 b) { return b == -1 || b == 0 ? 0 : a % b; }
 FN float floor_div(float a, float b) {
   if (b == 0) return a / b;
   float m = std::fmod(a, b), d = (a - m) / b;

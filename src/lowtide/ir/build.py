@@ -71,9 +71,9 @@ class LoopBuilder:
         """A constant."""
         return self.emit(Instr("const", dtype, attr=constant_text(dtype, value)))
 
-    def check(self, condition: int) -> None:
-        """The kernel reports a failure where the condition does not hold."""
-        self.emit(Instr("check", "bool", (condition,)))
+    def check(self, condition: int, of: str | None = None) -> None:
+        """The kernel reports a failure where the condition does not hold. ``of``: what it is about (``loops.FAILURES``)."""
+        self.emit(Instr("check", "bool", (condition,), attr=of))
 
     def index(self, e: Dim) -> int:
         """An index as an i64 value."""

@@ -90,7 +90,7 @@ def _run(
         return _memory(x, a, _index(x.index, grid, values), shape, buffers[int(str(x.attr))])
     if x.op == "check":
         if not np.all(a[0]):
-            raise IndexError("a check failed")
+            raise ZeroDivisionError if x.attr == "divisor" else IndexError("a check failed")
         return None
     if x.op == "const":
         return NUMPY[x.dtype](constant_value(x))
@@ -232,8 +232,8 @@ def _elementwise(f: Callable[[float], float]) -> Callable[[Array], Array]:
 def _truncdiv(a: Array, b: Array) -> Array:
     if np.asarray(a).dtype.kind == "f":
         return np.trunc(a / b)
-    q: Array = np.abs(a) // np.abs(np.where(b == 0, 1, b))
-    return (b != 0) * np.sign(a) * np.sign(b) * q
+    q: Array = a // b  # 0 where b is
+    return q + ((q * b != a) & (b != 0) & ((a < 0) != (b < 0)))
 
 
 def _logical(f: Callable[..., Array], g: Callable[..., Array]) -> Callable[..., Array]:

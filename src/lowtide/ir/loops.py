@@ -16,7 +16,7 @@ earlier ones of its own stage, and of earlier stages the reductions and whatever
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -50,6 +50,8 @@ _PARTS = [f"{family}.{part}" for family, parts in SEVERAL.items() for part in pa
 REDUCE = frozenset(["sum", "prod", "min", "max", "any", "xor", "argmax", "argmin", *_PARTS])
 SCAN = frozenset(["sum", "prod", "max", "min", "logaddexp"])
 FLOATS = frozenset(["f16", "bf16", "f32", "f64"])
+# What a check is about, an index or the divisor of whole numbers, and its bit in what the kernel returns.
+FAILURES: Mapping[int | str | None, int] = {None: 1, "divisor": 2}
 ACCESSES = ("load", "store", "accumulate", "fold")
 FOLDED = 1 << 13  # elements that the folds of one loop fill: their partial results lie on a stack
 _OTHERS = frozenset([*ACCESSES, "check", "const", "index", "cast", "bitcast", "where", "reduce", "scan"])
@@ -62,10 +64,11 @@ class Instr:
 
     dtype: of its result; what ``store``, ``accumulate`` and ``fold`` write has the buffer's. args: numbers of the
     instructions it uses. index: the element of ``load store accumulate fold``, the value of ``index``. attr: the buffer's
-    number, the constant as text, or the kind of ``reduce`` and ``scan``. A ``load`` with an argument happens only where that is
-    true, and gives 0 elsewhere; a ``store`` or ``accumulate`` with a second one likewise. ``check``: the kernel reports a
-    failure where its argument is false at any point. ``fold``: the element of an output that nothing else touches, another
-    one at each inner point, is the sum of the argument over all outer points; it is there once the loop is done.
+    number, the constant as text, or the kind of ``reduce``, ``scan`` and ``check``. A ``load`` with an argument happens only
+    where that is true, and gives 0 elsewhere; a ``store`` or ``accumulate`` with a second one likewise. ``check``: the
+    kernel reports a failure where its argument is false at any point. ``fold``: the element of an output that nothing else
+    touches, another one at each inner point, is the sum of the argument over all outer points; it is there once the loop
+    is done.
     """
 
     op: str
@@ -158,6 +161,11 @@ class Loop:
     def checks(self) -> bool:
         """Whether its kernel can report a failure."""
         return any(x.op == "check" for x in self.body)
+
+    @cached_property
+    def divides(self) -> bool:
+        """Whether its kernel can report a division by 0."""
+        return any(x.op == "check" and x.attr == "divisor" for x in self.body)
 
     @property
     def dtypes(self) -> tuple[str, ...]:
@@ -328,7 +336,7 @@ def _check_instr(loop: Loop, x: Instr, n: int, k: int) -> None:
         raise fail("dtype", f"where of {given} gives no {x.dtype}")
     if x.family and (x.dtype not in ("f32", "f64") or set(given) != {x.dtype}):
         raise fail("dtype", f"{x.attr} of {given} gives no {x.dtype}")
-    kinds: Mapping[str, frozenset[str]] = {"reduce": REDUCE, "scan": SCAN}
+    kinds: Mapping[str, Container[object]] = {"reduce": REDUCE, "scan": SCAN, "check": FAILURES}
     if x.op in kinds and x.attr not in kinds[x.op]:
         raise fail("instruction", f"{x.op} has no kind {x.attr!r}")
 

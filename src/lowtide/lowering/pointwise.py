@@ -6,12 +6,13 @@ Formulas are those of the operators' documentation, in the order in which ATen r
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from lowtide.ir.graph import Arg
 from lowtide.ir.index import add, modulo
 from lowtide.ir.loops import CURVES
-from lowtide.lowering.scalars import FLOATS, Number, Scalar, computed_in, where
+from lowtide.lowering.scalars import FLOATS, INTEGERS, Number, Scalar, computed_in, where
 from lowtide.lowering.site import Refused, Site
 from lowtide.lowering.table import pointwise, register
 
@@ -90,14 +91,26 @@ pointwise(lambda x, y: x * y, "mul.Tensor", "mul.Scalar")
 pointwise(lambda x, y: x / y, "div.Tensor", "div.Scalar")
 
 
+def _whole(op: str) -> Callable[[Scalar, Operand], Scalar]:
+    """A division or remainder that whole numbers have none of by 0, which is reported."""
+
+    def function(x: Scalar, y: Operand) -> Scalar:
+        y = x.same(y)
+        if x.dtype in INTEGERS and not y.number:
+            x.b.check(y.differs(0).n, "divisor")
+        return x.of(op, y)
+
+    return function
+
+
 def _div_mode(x: Scalar, y: Operand, *, rounding_mode: str | None = None) -> Scalar:
-    return x / y if rounding_mode is None else x.of("floordiv" if rounding_mode == "floor" else "truncdiv", y)
+    return x / y if rounding_mode is None else _whole("floordiv" if rounding_mode == "floor" else "truncdiv")(x, y)
 
 
 pointwise(_div_mode, "div.Tensor_mode", "div.Scalar_mode")
-pointwise(lambda x, y: x.of("floordiv", y), "floor_divide.default")
-pointwise(lambda x, y: x.of("mod", y), "remainder.Tensor", "remainder.Scalar")
-pointwise(lambda x, y: x.of("fmod", y), "fmod.Tensor", "fmod.Scalar")
+pointwise(_whole("floordiv"), "floor_divide.default")
+pointwise(_whole("mod"), "remainder.Tensor", "remainder.Scalar")
+pointwise(_whole("fmod"), "fmod.Tensor", "fmod.Scalar")
 pointwise(lambda x, y: x.max(y), "maximum.default")
 pointwise(lambda x, y: x.min(y), "minimum.default")
 pointwise(lambda x, y: where(y.differs(y), x, where(x.differs(x), y, x.max(y))), "fmax.default")

@@ -20,6 +20,7 @@ import torch
 
 from lowtide.core.errors import BugError
 from lowtide.ir.graph import Atom
+from lowtide.ir.loops import FAILURES
 from lowtide.program import Entry, Header, Program, SlabUse
 from lowtide.runtime import kernels
 from lowtide.runtime.calls import DTYPES, atom, overload
@@ -174,9 +175,13 @@ def exact(t: torch.Tensor, size: Sequence[int], stride: Sequence[int]) -> torch.
 
 
 def failed(status: int, place: str) -> None:
-    """Raise IndexError where a kernel says that an index was out of range. ``place``: the user's line."""
-    if status:
-        raise IndexError(f"index out of range ({place})" if place else "index out of range")
+    """Raise what torch raises where a kernel says that an index was out of range, or a whole number divided by 0.
+    ``place``: the user's line."""
+    where = f" ({place})" if place else ""
+    if status & FAILURES[None]:
+        raise IndexError(f"index out of range{where}")
+    if status & FAILURES["divisor"]:
+        raise RuntimeError(f"ZeroDivisionError{where}")
 
 
 class LoadedSection:

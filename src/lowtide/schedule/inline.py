@@ -83,8 +83,8 @@ class _Work:
     def try_inline(self, name: str) -> None:
         """Put one loop into its readers, if it may be and if it pays."""
         task = self.tasks[name]
-        if len(task.makes) != 1 or task.changes or not task.loop.pointwise:
-            return
+        if len(task.makes) != 1 or task.changes or not task.loop.pointwise or task.loop.divides:
+            return  # a division that may fail does so at every element, read or not
         value = task.makes[0]
         readers = list(self.readers.get(value, ()))
         if value in self.held or not readers or not self.worth(task, value, readers):
