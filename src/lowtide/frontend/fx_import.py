@@ -214,6 +214,9 @@ class Importer:
             return (ref.name,), "one"
         if isinstance(val, tuple | list):
             used = {u.args[1] for u in node.users if u.target is operator.getitem}
+            odd = [type(v).__name__ for i, v in enumerate(val) if i in used and not isinstance(v, torch.Tensor | None)]
+            if odd:
+                raise Unsupported(Reason(f"{node.target}", f"has a {odd[0]} among its results ({origin_of(node)})"))
             wide = _statistics_dtype(node)
             refs = tuple(
                 self._define(node, v, storage(i), f"_{i}", wide if i in (1, 2) else None)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,9 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from lowtide.core.errors import Unsupported
-from lowtide.frontend.fx_import import import_graph
+from lowtide.frontend.fx_import import DTYPES, import_graph
 from lowtide.frontend.sizes import dim_of
-from lowtide.ir.graph import Graph, Op, Ref
+from lowtide.ir.graph import Graph, Op, Origin, Ref
 from lowtide.ir.symbolic import Expr, symbols_of
 from lowtide.ir.verify import verify
 from lowtide.program import usable
@@ -262,3 +264,109 @@ def test_statistics_of_mixed_normalisations_have_the_type_that_they_really_have(
     assert graph.value["detach"].layout.dtype == "f32"
     graph = traced(calls["native_layer_norm"][0], x, wide.bfloat16())
     assert {graph.value[str(n)].layout.dtype for n in op(graph, "native_layer_norm").outputs} == {"bf16"}
+
+
+@pytest.mark.spec("IR-06")
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda v: (v, [v, v]), "has a list among its results"),
+        (lambda v: (v, 3), "has a int among its results"),
+        (lambda v: 1.5, "gives a scalar that depends on data"),
+        (lambda v: {"a": v}, "returns a dict"),
+        (lambda v: (v, v.to_sparse()), "torch.sparse_coo values are not planned"),
+    ],
+    ids=["nested", "number", "scalar", "dict", "sparse"],
+)
+def test_results_of_another_kind_are_named(make: Callable[[torch.Tensor], Any], says: str):
+    """A call gives nothing, a tensor, or a flat list of tensors; what is not taken out of a list may be anything."""
+    gm = make_fx(lambda x: [aten.split.Tensor(x, 2)[1] * 2], tracing_mode="fake")(X)
+    gm.graph.eliminate_dead_code()
+    (call,) = gm.graph.find_nodes(op="call_function", target=aten.split.Tensor)
+    value = gm.graph.find_nodes(op="placeholder")[0].meta["val"]
+    with value.fake_mode:
+        call.meta["val"] = make(value)
+    with pytest.raises(Unsupported, match=says):
+        import_graph("g", [("inference", gm)])
+    call.meta["val"] = ([value], value)
+    graph, _ = import_graph("g", [("inference", gm)])
+    assert op(graph, "split").outputs == (None, "split_1")
+
+
+@pytest.mark.spec("IR-05", "IR-11")
+def test_every_kind_of_value_is_asked_in_one_way():
+    """Inputs, constants, results, one of several, views, what is changed, other dtypes, no dimensions, no elements."""
+    given = [
+        X,
+        torch.zeros(3, 8)[:, 1:7:2],
+        torch.zeros((), dtype=torch.int64),
+        torch.zeros(0, 5, dtype=torch.bfloat16),
+    ]
+
+    def f(a: torch.Tensor, b: torch.Tensor, n: torch.Tensor, none: torch.Tensor) -> list[torch.Tensor]:
+        parts = aten.split.Tensor(a + 1, 3, 1)
+        norm, mean, _ = aten.native_layer_norm.default(b, [3], None, None, 1e-5)
+        shown = aten.select.int(aten.t.default(norm), 0, 2)
+        aten.add_.Tensor(n, 1)
+        return [*parts, mean, shown, aten.expand.default(n, [4, 2]), aten.view.dtype(a * 2, torch.int32), none * 2]
+
+    gm = make_fx(f, tracing_mode="fake")(*given)
+    gm.graph.eliminate_dead_code()
+    graph, _ = import_graph("g", [("inference", gm)])
+    values: dict[str, torch.Tensor] = {}
+    for node in gm.graph.nodes:
+        val = node.meta.get("val")
+        several = isinstance(val, tuple | list)
+        values |= {f"{node}_{i}": t for i, t in enumerate(val)} if several else {str(node): val}
+    asked = [v for v in graph.values if v.name in values]
+    assert len(asked) >= 15
+    for v in asked:
+        t, y = values[v.name], v.layout
+        assert (y.dtype, y.device) == (DTYPES[t.dtype], "cpu")
+        assert (y.size, y.stride, y.offset) == (tuple(t.shape), t.stride(), t.storage_offset())
+        assert y.extent <= graph.nbytes[v.storage]
+    norm = op(graph, "native_layer_norm")
+    assert norm.outputs[2] is None and "native_layer_norm_2" not in graph.value, "what nobody uses is no value"
+    with pytest.raises(KeyError, match="nothing"):
+        graph.value["nothing"]
+
+
+@pytest.mark.spec("IR-01")
+def test_what_is_known_of_a_value_is_fixed_when_it_is_made():
+    graph = traced(lambda x: x * 2, X)
+    value = graph.value["mul"]
+    for record, field in ((value, "origin"), (value.layout, "size"), (graph.ops[0], "mutates"), (graph, "values")):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(record, field, ())
+
+
+@pytest.mark.spec("IR-01")
+def test_graphs_imported_side_by_side_keep_their_own_lines():
+    """Where a value comes from is read from its own node: there is no scope that another thread could be in."""
+
+    def made(line: int) -> Any:
+        gm = make_fx(lambda x: [x * 2 + 1], tracing_mode="fake")(X)
+        for k, node in enumerate(gm.graph.nodes):
+            node.meta["stack_trace"] = f'  File "/u/net{line}.py", line {line + k}, in forward\n'
+            node.meta["nn_module_stack"] = {"m": (f"L['self'].layers.{line}", torch.nn.ReLU)}
+        return gm
+
+    modules = [made(100 * k) for k in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        graphs = list(pool.map(lambda gm: import_graph("g", [("inference", gm)])[0], modules))
+    for k, graph in enumerate(graphs):
+        assert [v.origin for v in graph.values] == [
+            Origin(f"/u/net{100 * k}.py", 100 * k + j, f"layers.{100 * k}") for j in range(3)
+        ]
+
+
+@pytest.mark.spec("IR-26")
+def test_complex_numbers_seen_as_pairs_stand_on_the_same_bytes():
+    z = torch.zeros(3, 2, dtype=torch.complex64)
+    graph = traced(lambda z: aten.select.int(aten.view_as_real.default(z + 1), 2, 1) * 2, z)
+    pairs = graph.value["view_as_real"]
+    assert op(graph, "view_as_real").view and pairs.storage == "add"
+    assert (pairs.layout.dtype, pairs.layout.size, pairs.layout.stride) == ("f32", (3, 2, 2), (4, 2, 1))
+    assert graph.value["select"].storage == "add" and "view_as_real" not in graph.nbytes
+    back = traced(lambda x: aten.view_as_complex.default(x + 1) * 2, torch.zeros(3, 2))
+    assert op(back, "view_as_complex").view and back.value["view_as_complex"].storage == "add"
