@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from lowtide.core.reason import Reason
-from lowtide.ir.graph import Graph, Op, Ref
+from lowtide.ir.graph import Graph, Op, Ref, refs_in
 from lowtide.ir.loops import Loop
 from lowtide.memory.graph import Buffer, MemoryGraph, Node
 from lowtide.schedule.inplace import call_pairs, loop_pairs
@@ -196,8 +196,8 @@ def _returned(graph: Graph) -> frozenset[str]:
     out: set[str] = set()
     for s in graph.sections:
         for i, arg in enumerate(s.returns):
-            if i not in s.saved and (name := getattr(arg, "name", None)) is not None:
-                out.add(graph.value[name].storage)
+            if i not in s.saved:
+                out |= {graph.value[n].storage for n in refs_in(arg)}
     return frozenset(out)
 
 
