@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Set
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from loop_programs import compute, one_by_one, programs
 
@@ -14,9 +16,12 @@ from lowtide.ir.graph import Graph, Layout, Op, Origin, Ref, Section, Value
 from lowtide.ir.interpret import interpret
 from lowtide.ir.loops import parse_loop
 from lowtide.ir.lowered import LOOP, Lowered, check_lowered, loop_op
+from lowtide.ir.task import Task
 from lowtide.ir.verify import verify
 from lowtide.memory.lifetime import timeline
+from lowtide.schedule import fusion
 from lowtide.schedule.fusion import Fused, fuse_loops
+from lowtide.schedule.joined import joined
 from lowtide.schedule.schedule import OpFacts, Schedule, memory_graph, schedule
 
 
@@ -77,6 +82,55 @@ def test_only_loops_are_paired_and_each_refusal_names_both(lowered: Lowered) -> 
 @settings(max_examples=30, deadline=None)
 def test_the_same_program_is_fused_the_same_way(lowered: Lowered) -> None:
     assert fused(lowered) == fused(lowered)
+
+
+@pytest.mark.spec("SC-39")
+@given(programs())
+@settings(max_examples=60, deadline=None)
+def test_what_is_fused_is_not_fused_again(lowered: Lowered) -> None:
+    once = fused(lowered)
+    again = fused(once.lowered)
+    assert (again.notes, again.peak) == ((), once.peak)
+
+
+@pytest.mark.spec("SC-40", "SC-37", "G12")
+@given(programs())
+@settings(max_examples=60, deadline=None, phases=[Phase.generate])
+def test_pairs_that_share_something_are_tried_and_no_others(lowered: Lowered) -> None:
+    """Every pair of maker and reader that there is in the end was refused for a reason: none was forgotten."""
+    storage = {v.name: v.storage for v in lowered.graph.values}
+
+    def watched(a: Task, b: Task, needed: Set[str]) -> Task | str:
+        assert {storage[n] for n in (*a.given, *a.makes)} & {storage[n] for n in (*b.given, *b.makes)}
+        return joined(a, b, needed)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fusion, "joined", watched)
+        found = fused(lowered)
+    graph, why = found.lowered.graph, {r.what for r in found.refused}
+    forgotten: list[tuple[str, str]] = []
+    for section in graph.sections:
+        for a, b in itertools.combinations([op for op in section.ops if op.target == LOOP], 2):
+            made = {storage[o] for o in a.outputs if o is not None}
+            if made & {storage[n] for n in b.reads} and f"%{a.name} and %{b.name} stay two kernels" not in why:
+                forgotten.append((a.name, b.name))
+    assert not forgotten
+
+
+@pytest.mark.spec("SC-40")
+def test_of_many_readers_only_neighbours_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = 0
+
+    def counted(a: Task, b: Task, needed: Set[str]) -> str:
+        nonlocal tried
+        tried += 1
+        return "as told"
+
+    monkeypatch.setattr(fusion, "joined", counted)
+    names = [f"s{k}" for k in range(200)]
+    ops = [(ROWSUM, ("x",), (n,)) for n in names]
+    fused(program({"x": (N, M)} | dict.fromkeys(names, (N,)), ops, " ".join(names)))
+    assert tried == 199
 
 
 def program(
@@ -368,6 +422,51 @@ def test_bytes_at_the_peak_come_first() -> None:
     graph = replace(lowered.graph, sections=(replace(section, ops=ops_, inputs=inputs),))
     found = fused(Lowered(graph, lowered.loops))
     assert found.notes[0].startswith("b + s")
+
+
+@pytest.mark.spec("SC-42")
+def test_more_bytes_come_first_and_of_equal_ones_the_nearer() -> None:
+    shapes: dict[str, tuple[int, ...]] = {
+        "x": (N, M), "y": (N, M), "a": (N, M), "b": (N, M), "s": (N,), "t": (N,), "v": (4 * N, M), "u": (4 * N,), "w": (4 * N, M),
+    }  # fmt: skip
+    wide = POINTWISE.replace(f"stage [{N}, {M}]", f"stage [{4 * N}, {M}]")
+    wide_sum = ROWSUM.replace(f"loop [{N}]", f"loop [{4 * N}]")
+    ops = [
+        (POINTWISE, ("x",), ("a",)),  # as many bytes as from b to t, and farther away
+        (POINTWISE, ("y",), ("b",)),
+        (ROWSUM, ("b",), ("t",)),
+        (ROWSUM, ("a",), ("s",)),
+        (wide, ("w",), ("v",)),
+        (wide_sum, ("v",), ("u",)),
+    ]
+    found = fused(program(shapes, ops, "a b v s t u"))
+    assert [n.split(" -> ")[0] for n in found.notes] == ["v + u", "b + t", "a + s"]
+
+
+@pytest.mark.spec("SC-34", "SC-27")
+@pytest.mark.parametrize("between", [1, 200])
+def test_siblings_far_apart_share_a_pass_where_that_costs_no_peak(between: int) -> None:
+    """What counts is what lives longer, not how many others stand between."""
+    others = [f"o{k}" for k in range(between)]
+    ops = [(ROWSUM, ("x",), ("s",)), *((ROWSUM, (f"i{o}",), (o,)) for o in others), (POINTWISE, ("x",), ("a",))]
+    shapes: dict[str, tuple[int, ...]] = {"x": (N, M), "s": (N,), "a": (N, M)}
+    shapes |= dict.fromkeys(others, (N,)) | {f"i{o}": (N, M) for o in others}
+    found = fused(program(shapes, ops, " ".join(("s", "a", *others))))
+    assert any(op.outputs in (("s", "a"), ("a", "s")) for op in found.lowered.graph.ops)
+
+
+@pytest.mark.spec("SC-34", "SC-33")
+def test_siblings_side_by_side_stay_apart_where_that_lifts_the_peak() -> None:
+    """``a`` is gone before ``b`` begins."""
+    ops = [
+        (POINTWISE, ("x",), ("a",)),
+        (COLUMNMAX, ("a",), ("s",)),
+        (POINTWISE, ("x",), ("b",)),
+        (COLUMNMAX, ("b",), ("t",)),
+    ]
+    found = fused(program({"x": (N, M), "a": (N, M), "b": (N, M), "s": (M,), "t": (M,)}, ops, "s t"))
+    assert kernels(found.lowered) == 4
+    assert any("%a and %b" in r.what and "the peak would rise" in r.because for r in found.refused)
 
 
 @pytest.mark.spec("SC-33")
