@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from lowtide.core.errors import VerifyError
 from lowtide.ir.graph import ITEMSIZE, Expr, Graph, Layout, Ref, Section, Value, specialise
+from lowtide.ir.lowered import LOOP
 from lowtide.ir.symbolic import evaluate, symbol
-from lowtide.ir.text import print_graph
+from lowtide.ir.text import parse, print_graph
+from lowtide.ir.verify import verify
 from strategies import graphs, reach, static_graphs
 
 SMALL = st.integers(0, 4)
@@ -109,3 +111,43 @@ def test_a_missing_size_is_named():
 def test_the_text_of_a_specialised_graph_has_no_symbols(g: Graph):
     text = print_graph(specialise(g, {"s0": 2, "s1": 3}))
     assert not re.search(r"[\[({,+ ]s[01]\b", re.sub(r'"(?:[^"\\]|\\.)*"', '""', text))
+
+
+KINDS = """
+graph g version 1
+  section inference
+    input %x: f32[4]{1} @cpu
+    input %none: f32[0]{1} @cpu
+    const %c: f32[4]{1} @cpu
+    %part: f32[2]{1}+2 @cpu in %x = view aten.slice.Tensor(%x, 0, 2, 4)
+    %again: f32[1]{1}+3 @cpu in %x = view aten.slice.Tensor(%part, 0, 1, 2)
+    %some: f32[2]{1} @cpu in %c = view aten.slice.Tensor(%c, 0, 0, 2)
+    %made: f32[4]{1} @cpu = aten.mm.default(%x, %c)
+    %half: f32[2]{1} @cpu in %made = view aten.slice.Tensor(%made, 0, 0, 2)
+    %loop: f32[4]{1} @cpu = lowtide.loop.default(%made)
+    %empty: f32[0]{1} @cpu = aten.neg.default(%none)
+    call aten.copy_.default(%again, %half) mutates %again as copy
+    return %loop
+"""
+# value: is the caller's, is a constant, has bytes, is static
+VALUES = {
+    "x": (True, False, True), "none": (True, False, False), "c": (True, True, True), "part": (True, False, True),
+    "again": (True, False, True), "some": (True, True, True), "made": (False, False, True), "half": (False, False, True),
+    "loop": (False, False, True), "empty": (False, False, False),
+}  # fmt: skip
+
+
+@pytest.mark.spec("IR-07")
+def test_what_a_value_is_is_seen_through_views():
+    graph = parse(KINDS)
+    verify(graph)
+    constants = {graph.value[c].storage for c in graph.constants}
+    for name, expected in VALUES.items():
+        storage = graph.value[name].storage
+        assert (storage in graph.caller_owned, storage in constants, graph.nbytes[storage] > 0) == expected, name
+    called = [op.name for op in graph.ops if not op.view and op.target != LOOP]
+    assert called == ["made", "empty", "copy"]
+    assert [op.name for op in graph.ops if op.mutates or op.effect] == ["copy"]
+    x = graph.value["x"].layout
+    assert x.static and not dataclasses.replace(x, size=(symbol("s0"),)).static
+    assert not dataclasses.replace(x, offset=symbol("s0")).static

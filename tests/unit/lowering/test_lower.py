@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from cases import SECTIONS
 from evaluate import lower_call
 
 from lowtide.ir.graph import Graph, Layout, Op, Ref, Section, Value
-from lowtide.ir.lowered import LOOP
+from lowtide.ir.lowered import LOOP, print_lowered
 from lowtide.lowering.lower import lower
 from lowtide.lowering.rules import RECORDS
+from lowtide.lowering.site import Site
 from lowtide.lowering.sorting import COUNTED
 
 pytestmark = pytest.mark.torch
@@ -82,3 +84,22 @@ def test_a_changed_input_that_is_returned_is_another_name_of_it():
     loop, name = lowered.graph.ops
     assert (loop.target, loop.mutates, loop.outputs) == (LOOP, ("x",), ())
     assert (name.view, name.outputs, name.reads) == (True, ("z",), ("x",))
+
+
+@pytest.mark.spec("IR-03")
+def test_printing_shows_the_bodies_and_changes_nothing():
+    lowered, _, _ = lower_call("aten._softmax.default", (torch.zeros(3, 5), 1, False))
+    before = copy.deepcopy(lowered)
+    text = print_lowered(lowered)
+    assert print_lowered(lowered) == text and lowered == before
+    assert lower_call("aten._softmax.default", (torch.zeros(3, 5), 1, False))[0] == lowered
+    assert "reduce max" in text and "lowtide.loop.default" in text
+    assert all(str(loop) in text for loop in lowered.loops.values())
+
+
+@pytest.mark.spec("IR-13")
+@pytest.mark.parametrize("size", [(), (3,), (2, 3, 4), (2, 0, 4), (0,), (0, 0, 3), (5, 1, 2)], ids=str)
+def test_tensors_of_our_own_have_row_major_strides(size: tuple[int, ...]):
+    op = Op("y", "aten.neg.default", (Ref("x"),), (), ("y",))
+    site = Site(_one(op, Value("x", Layout("f32", "cpu", (), ()), "x")), op, {})
+    assert site.value(site.temporary("f32", size)).layout.stride == torch.empty(size).stride()

@@ -88,3 +88,69 @@ def test_nothing_is_computed_in_another_section() -> None:
     backward = Section("backward", (Ref("y"),), (second,), (Ref("z"),))
     graph = type(lowered.graph)("g", lowered.graph.values, (forward, backward))
     assert len(inline(Lowered(graph, lowered.loops)).loops) == 2
+
+
+@pytest.mark.spec("IR-18")
+def test_what_is_read_before_a_change_is_not_read_after_it() -> None:
+    more = flat(1, 0, (16,), "a = load 0 r0; c = const 1; b = add a c; store 0 r0 b")
+    same(made([(PLUS, "x", "y"), (more, "x", ""), (PLUS, "y", "z")], "z"), 3)
+    same(made([(PLUS, "x", "y"), (PLUS, "y", "z"), (more, "x", "")], "z"), 3)  # put anywhere, it might pass the change
+    same(made([(more, "x", ""), (PLUS, "x", "y"), (PLUS, "y", "z")], "z"), 2)
+
+
+def remainders(count: int) -> Loop:
+    """Something heavy: weight 10 for each."""
+    steps = "; ".join(f"v{k + 1} = mod v{k} c" for k in range(count))
+    return flat(1, 1, (16,), f"c = const 7; v0 = load 0 r0; {steps}; store 1 r0 v{count}")
+
+
+def chain(count: int) -> Loop:
+    """So many cheap instructions."""
+    steps = "; ".join(f"v{k + 1} = add v{k} v{k}" for k in range(count - 2))
+    return flat(1, 1, (16,), f"v0 = load 0 r0; {steps}; store 1 r0 v{count - 2}")
+
+
+def total_of(count: int) -> Loop:
+    """The sum of so many vectors."""
+    loads = "; ".join(f"x{k} = load {k} r0" for k in range(count))
+    sums = "; ".join(f"s{k} = add {f's{k - 1}' if k > 1 else 'x0'} x{k}" for k in range(1, count))
+    return flat(count, 1, (16,), f"{loads}; {sums}; store {count} r0 s{count - 1}")
+
+
+def vectors(count: int) -> str:
+    return " ".join(f"x{k}" for k in range(count))
+
+
+ROWS_OF_IT = flat(1, 1, (4, 16), "a = load 0 r1; store 1 16*r0+r1 a")
+SEVENS = flat(0, 1, (16,), "c = const 7; store 0 r0 c")
+ONE, TWO = [(PLUS, "y", "z")], [(PLUS, "y", "z"), (PLUS, "y", "w")]
+DECISIONS = {
+    "cheap, read twice": ([(PLUS, "x", "y"), *TWO], 2),
+    "heavy, read once": ([(remainders(3), "x", "y"), *ONE], 1),
+    "heavy, read twice": ([(remainders(3), "x", "y"), *TWO], 3),
+    "not so heavy, read twice": ([(remainders(2), "x", "y"), *TWO], 2),
+    "short, read once": ([(chain(110), "x", "y"), *ONE], 1),
+    "long, read once": ([(chain(121), "x", "y"), *ONE], 2),
+    "of 12 buffers, read once": ([(total_of(12), vectors(12), "y"), *ONE], 1),
+    "of 13 buffers, read once": ([(total_of(13), vectors(13), "y"), *ONE], 2),
+    "of three buffers, read twice": ([(total_of(3), vectors(3), "y"), *TWO], 3),
+    "constant, read twice": ([(SEVENS, "", "y"), *TWO], 2),
+}
+
+
+@pytest.mark.spec("IR-28")
+@pytest.mark.parametrize("name", DECISIONS)
+def test_what_is_stored_and_what_is_computed_again(name: str) -> None:
+    ops, kernels = DECISIONS[name]
+    lowered = made(ops, " ".join(out for _, _, out in ops[1:]))
+    same(lowered, kernels)
+    assert inline(lowered) == inline(lowered)
+    assert len(inline(lowered, {"y"}).loops) == len(ops), "what is to be stored is"
+
+
+@pytest.mark.spec("IR-28")
+def test_a_broadcast_counts_how_often_it_is_computed_not_its_readers() -> None:
+    for loop, kernels in ((PLUS, 1), (remainders(1), 2)):
+        ops = [(str(loop), ("x",), ("y",)), (str(ROWS_OF_IT), ("y",), ("z",))]
+        lowered = program({"x": (16,), "y": (16,), "z": (4, 16)}, ops, "z", "i64")
+        same(lowered, kernels)
