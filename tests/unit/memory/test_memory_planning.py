@@ -97,14 +97,14 @@ def test_freeable_inputs_are_those_said_to_be_and_used():
     assert info.buffers["saved"].nbytes_on_free == 0
 
 
-@pytest.mark.spec("PK-14")
+@pytest.mark.spec("PK-14", "SC-22")
 def test_a_cycle_is_named():
     g = MemoryGraph((), (Node("a", after=("c",)), Node("b", after=("a",)), Node("c", after=("b",))))
     with pytest.raises(VerifyError, match="cycle: a needs c needs b needs a"):
         validate_acyclic(g)
 
 
-@pytest.mark.spec("PK-14")
+@pytest.mark.spec("PK-14", "SC-22")
 def test_deep_graphs_need_no_recursion():
     n = 5000
     validate_acyclic(MemoryGraph((), tuple(Node(f"n{i}", after=(f"n{i - 1}",) if i else ()) for i in range(n))))

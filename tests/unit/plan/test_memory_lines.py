@@ -9,6 +9,7 @@ from test_pool_lines import run
 from lowtide.core.errors import UserError
 from lowtide.ir.graph import Graph, Layout, Op, Ref, Section, Value, refs_in, specialise
 from lowtide.ir.symbolic import evaluate, parse_dim
+from lowtide.ir.text import parse
 from lowtide.memory.lifetime import lifetimes
 from lowtide.plan.memory_lines import memory_lines, scope_peaks
 from lowtide.plan.pool_lines import (
@@ -93,6 +94,30 @@ def test_free_lines_stand_behind_the_last_use_through_any_name(made: Schedule):
     assert len(freed) == len(set(freed))
     taken = {x.names[1] for x in lines if x.kind == REUSE}
     assert {n for n, info in infos.items() if not info.output} <= {*freed, *taken}
+
+
+@pytest.mark.spec("SC-02")
+def test_a_buffer_begins_with_one_line_of_its_kind_and_ends_only_if_it_is_ours_to_end():
+    graph = parse("""graph g version 1
+  section inference
+    input %x: f32[8]{1} @cpu
+    %own: f32[8]{1} @cpu = aten.cumsum.default(%x)
+    %a: f32[8]{1} @cpu = aten.cos.default(%own)
+    %v: f32[8]{1} @cpu in %a = view aten.alias.default(%a)
+    %b: f32[8]{1} @cpu = aten.exp.default(%v)
+    %none: f32[0]{1} @cpu = aten.cos.default(%b)
+    call aten.add_.Tensor(%b, %own) mutates %b as change
+    %kept: f32[8]{1} @cpu = aten.mm.default(%b, %none)
+    call aten._assert.default(%kept) as check
+    return %kept
+""")
+    given = OpFacts(out="aten.cos.out", pointwise=True)
+    facts = dict.fromkeys(("a", "b", "none"), given) | {"kept": OpFacts(out="aten.mm.out")}
+    lines, infos = memory_lines(schedule(graph, facts))
+    begins = [(x.kind, x.names) for x in lines if x.kind in (ALLOCATE, REUSE)]
+    assert begins == [(ALLOCATE, ("a",)), (REUSE, ("b", "a")), (ALLOCATE, ("kept",))]
+    assert [x.names for x in lines if x.kind == FREE] == [("b",)]
+    assert {n for n, info in infos.items() if info.output} == {"kept"}
 
 
 @pytest.mark.spec("ML4")
