@@ -28,7 +28,8 @@ _NOTHING = Placement((), (), 0, 0)
 
 
 class Frame:
-    """``slab``, ``start``: where this block's bytes begin; ``room``: how many there are. ``owner``: the slab is ours."""
+    """``slab``, ``start``: where this block's bytes begin; ``room``: how many there are. ``owns``: the slab is this block's own,
+    no piece of one outside."""
 
     def __init__(self, plan: BlockPlan, outer: Frame | None = None, buffer: int = -1) -> None:
         self.plan, self.outer, self.outer_line = plan, outer, buffer
@@ -49,6 +50,7 @@ class Frame:
         self.bindings: dict[str, Any] | None = None
         self.slab: Slab | None = None
         self.start = self.room = 0
+        self.owns = False
         self.placement = _NOTHING
         self.entry: Entry | None = None
         self.version = -1
@@ -73,7 +75,7 @@ class Frame:
             self._search(entry, key)
         else:
             entry.used = built.moment()
-            self.entry, self.version, self.placement = entry, entry.version, found.placement
+            self.entry, self.version, self.placement = entry, found.version, found.placement
             if self.many:
                 self.at = self.unknown[:]
             if self.escaped or self.pointed is not slab:
@@ -105,7 +107,7 @@ class Frame:
         found = where(self.placement, [0] * len(built.lives.lives)) if unseen else entry.where or built.placed(entry)
         for again in (unseen, False):
             self._move(found.placement)
-            self.version = -1 if again else entry.version
+            self.version = found.version
             self.at = self.unknown[:]
             if self.escaped:
                 self._end_escapes()
@@ -331,10 +333,11 @@ class Frame:
             outer.shaper.need(b, need)
         fits = b >= 0 and outer.slab is not None and outer.placement.capacity and need <= outer.placement.capacity[b]
         if fits and outer.slab is not None:
-            self.slab, self.start = outer.slab, outer.start + outer.placement.offsets[b]
-        elif self.slab is None or self.start or self.slab is outer.slab or self.slab.nbytes < need:
+            self.slab, self.start, self.owns = outer.slab, outer.start + outer.placement.offsets[b], False
+        elif self.slab is None or not self.owns or self.slab.nbytes < need:
             self.escapes += need > 0
             self.slab, self.start = (Slab(need, device_of(self.loaded.slots)) if need else None), 0
+            self.owns = True
         self.room = need
 
     def _let_go(self) -> None:
@@ -363,8 +366,8 @@ class Frame:
         learned = entry.learned
         if self.shaper.over or (not built.exact and learned is not None and learned.runs + 1 >= learned.window):
             built.learn(entry, self.shaper.learned())
-            found = entry.where  # another thread may take it away
-            if found is not None:
+            found = entry.where  # another thread may take it away, or put another one there, which is for the next run
+            if found is not None and found.version == self.version:
                 self.shaper.place(found)
         elif learned is not None:
             learned.runs += 1

@@ -136,7 +136,7 @@ class Built:
                 if entry.first is not None:
                     entry.learned.see(entry.first)
             if entry.where is None:
-                entry.where = where(self.place(entry.learned.sizes), entry.learned.now)
+                entry.where = where(self.place(entry.learned.sizes), entry.learned.now, entry.version)
                 self.placements += 1
             return entry.where
 
@@ -156,7 +156,7 @@ class Built:
             elif entry.learned.see(sizes):
                 entry.where, entry.version = None, entry.version + 1
             elif entry.where is not None:
-                entry.where = where(entry.where.placement, entry.learned.now)
+                entry.where = where(entry.where.placement, entry.learned.now, entry.version)
 
 
 class BlockPlan:

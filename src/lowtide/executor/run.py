@@ -121,7 +121,8 @@ class Executor:
     @property
     def held(self) -> int:
         """Bytes in the slabs of idle instances."""
-        return sum(f.slab.nbytes for f in self.idle[:] if f.slab is not None)
+        slabs = [f.slab for f in self.idle[:]]  # a call may take an instance at any moment, and its slab from it
+        return sum(s.nbytes for s in slabs if s is not None)
 
     def _ready(self, frame: Frame | None) -> Frame:
         """An instance with the code that there is by now."""
@@ -237,7 +238,8 @@ class Executor:
 
     def is_managed(self, t: Any) -> bool:
         """Whether a tensor's storage is the slab of an idle instance. False before there is a plan."""
-        return any(f.slab is not None and f.slab.holds(t) for f in self.idle[:])
+        slabs = [f.slab for f in self.idle[:]]
+        return any(s is not None and s.holds(t) for s in slabs)
 
     def is_output_managed(self, t: Any) -> bool:
         """Whether a tensor lies in the slab of results of the latest run. False once that slab is gone, before there is a

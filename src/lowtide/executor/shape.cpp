@@ -2,7 +2,8 @@
 //
 // A `Shared` belongs to one frame; its `Places` say where buffers lie and what is known of their sizes; a `Segment` says how the
 // layouts of some headers follow from the numbers that became known. `limit`: sizes that were learned already. Headers that
-// do not fit their place are left alone and reported by index.
+// do not fit their place are left alone and reported by index. No header is ever given an element outside its storage: that
+// is checked here, whatever went wrong before, because nobody checks it after.
 #include <c10/core/TensorImpl.h>
 
 #include <algorithm>
@@ -33,6 +34,8 @@ struct Segment {
   const int64_t *headers, *where, *rank, *buffer, *itemsize;
 };
 static_assert(sizeof(void*) == sizeof(int64_t));
+
+const int64_t kWrong = -1, kOver = int64_t{1} << 32;
 
 inline int64_t floor_div(int64_t a, int64_t b) {
   const int64_t q = a / b;
@@ -70,6 +73,23 @@ inline int64_t extent(const int64_t* row, const int64_t* v) {
   return whole * row[2 + 2 * rank];
 }
 
+// Whether every element of a layout lies in the first `whole` bytes of what it stands on. False where a number is negative, or
+// is too large for its type (as the number of all elements may be).
+inline bool within(const int64_t* layout, int64_t rank, int64_t itemsize, int64_t whole) {
+  const int64_t *size = layout + 2, *stride = size + rank;
+  int64_t last = layout[1], step = 0, nbytes = 0, count = 1;
+  bool wrong = last < 0, none = false;
+  for (int64_t d = 0; d < rank; ++d) {
+    wrong |= size[d] < 0 || stride[d] < 0;
+    none |= size[d] == 0;
+    wrong |= __builtin_mul_overflow(count, size[d], &count);
+    wrong |= __builtin_mul_overflow(size[d] - 1, stride[d], &step) || __builtin_add_overflow(last, step, &last);
+  }
+  if (wrong || none) return !wrong;
+  wrong = __builtin_add_overflow(last, int64_t{1}, &last) || __builtin_mul_overflow(last, itemsize, &nbytes);
+  return !wrong && nbytes <= whole;
+}
+
 void lay_out(const Segment& s) {
   int64_t* v = s.values;
   for (int64_t i = 0; i < s.count_code; ++i)
@@ -83,11 +103,7 @@ void lay_out(const Segment& s) {
   }
 }
 
-}  // namespace
-
-// Shapes the headers of a segment and returns how many do not fit, and 2^32 more where a size is above the limit. `anew`, if
-// not null: a run begins in these places, and nothing is known of its sizes yet.
-extern "C" int64_t lowtide_shape(Segment* segment, const Places* anew) {
+int64_t shape(Segment* segment, const Places* anew) {
   const Segment& s = *segment;
   Shared& all = *s.shared;
   if (anew != nullptr) {
@@ -100,18 +116,32 @@ extern "C" int64_t lowtide_shape(Segment* segment, const Places* anew) {
   int64_t found = 0, over = 0;
   for (int64_t i = 0; i < s.count; ++i) {
     const int64_t* layout = s.layouts + s.where[i];
-    const int64_t b = s.buffer[i], nbytes = layout[0];
+    const int64_t b = s.buffer[i], nbytes = layout[0], begin = all.start + at.offsets[b];
+    if (!within(layout, s.rank[i], s.itemsize[i], nbytes)) return kWrong;
     all.sizes[b] = nbytes;
     if (nbytes > all.high[b]) all.high[b] = nbytes;
-    if (nbytes > at.limit[b]) over = int64_t{1} << 32;
+    if (nbytes > at.limit[b]) over = kOver;
     if (nbytes > at.capacity[b]) {
       all.escaped[found++] = i;
       continue;
     }
     auto* header = reinterpret_cast<c10::TensorImpl*>(s.headers[i]);
+    if (nbytes > 0 && begin + nbytes > static_cast<int64_t>(header->unsafe_storage().nbytes())) return kWrong;
     const auto n = static_cast<size_t>(s.rank[i]);
     header->set_sizes_and_strides(c10::IntArrayRef(layout + 2, n), c10::IntArrayRef(layout + 2 + n, n),
-                                  (all.start + at.offsets[b]) / s.itemsize[i] + layout[1]);
+                                  begin / s.itemsize[i] + layout[1]);
   }
   return found + over;
+}
+
+}  // namespace
+
+// Shapes the headers of a segment and returns how many do not fit, and 2^32 more where a size is above the limit; -1 where a
+// header would reach beyond its bytes. `anew`, if not null: a run begins in these places, and nothing is known of its sizes yet.
+extern "C" int64_t lowtide_shape(Segment* segment, const Places* anew) noexcept {
+  try {
+    return shape(segment, anew);
+  } catch (...) {  // c10 refuses, and C code is between us and the caller
+    return kWrong;
+  }
 }

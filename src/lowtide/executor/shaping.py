@@ -2,14 +2,16 @@
 
 Comes in: headers that stand on one slab, how the layouts of each segment follow from sizes, the placement, and the sizes as
 they become known. Goes out: which headers do not fit their place (these are left alone), and whether anything is larger
-than was learned. Promised: the compiled part and its Python twin do the same; without a compiler (or without torch's C++
-headers) the twin serves.
+than was learned. Promised: no header is given an element outside its storage, nor outside what it is a view of; the compiled
+part and its Python twin do the same; without a compiler (or without torch's C++ headers) the twin serves.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
+import operator
 import struct
 from array import array
 from collections.abc import Callable, Sequence
@@ -20,7 +22,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from lowtide.core.errors import BuildError
+from lowtide.core.errors import BugError, BuildError
 from lowtide.core.native import FLAGS, load
 from lowtide.executor.arithmetic import Arithmetic
 from lowtide.executor.emit import Slot
@@ -80,21 +82,22 @@ class Shapes:
 
 class Where(NamedTuple):
     """Where a signature's buffers lie, in a slab of ``nbytes``, and the sizes (bytes) up to which there is nothing to learn of
-    them; never changed, so that compiled code may hold the ``address`` (of ``table``) as long as one holds the whole."""
+    them. ``version``: of what was learned when it was found; both are read at once. Never changed, so that compiled code may
+    hold the ``address`` (of the last of ``numbers``, which tells where the others are) as long as one holds the whole."""
 
     placement: Placement
     nbytes: int
+    version: int
     limit: array[int]
-    table: array[int]
+    numbers: tuple[array[int], ...]
     address: int
 
 
-def where(placement: Placement, limit: Sequence[int]) -> Where:
+def where(placement: Placement, limit: Sequence[int], version: int = -1) -> Where:
     """The same with the addresses of its numbers."""
-    held = array(ITEM, limit)
-    offsets, capacity = placement.arrays
-    table = array(ITEM, (_at(offsets), _at(capacity), _at(held)))
-    return Where(placement, placement.nbytes, held, table, _at(table))
+    held = (*placement.arrays, array(ITEM, limit))
+    table = array(ITEM, map(_at, held))
+    return Where(placement, placement.nbytes, version, held[-1], (*held, table), _at(table))
 
 
 NO_SHAPES = Shapes((), (), (), (), (), (), 0)
@@ -140,31 +143,45 @@ class Shaper:
 
     def begin(self, where: Where, key: tuple[Any, ...]) -> bool:
         """New places, and shape what is known at the start; nothing is known of this run's other sizes yet. Returns whether
-        anything does not fit or is above what was learned."""
+        anything does not fit or is above what was learned.
+
+        Raises:
+            BugError: a header would reach beyond its bytes.
+        """
         self.where, self.over = where, False
         self.sizes[:] = self.high[:] = array(ITEM, bytes(8 * len(self.sizes)))
         return self(0, key)
 
     def __call__(self, segment: int, key: tuple[Any, ...]) -> bool:
-        """Shape a segment's headers. Returns whether anything does not fit or is above what was learned."""
-        layouts, (placement, _, limit, *_) = self.shapes.geometry[segment](key), self.where
+        """Shape a segment's headers. Returns whether anything does not fit or is above what was learned.
+
+        Raises:
+            BugError: a header would reach beyond its bytes.
+        """
+        layouts, placement, limit = self.shapes.geometry[segment](key), self.where.placement, self.where.limit
         self.outgrown, over = list[int](), False
         for i in self.shapes.by_segment[segment]:
             slot, header, b = self.shapes.slots[i], self.headers[i], self.shapes.buffer[i]
             at, rank = slot.where, slot.rank
-            nbytes = layouts[at]
+            nbytes, offset, *dims = layouts[at : at + 2 + 2 * rank]
+            size, stride = dims[:rank], dims[rank:]
+            if not _within(offset, size, stride, header.element_size(), nbytes):
+                raise _wrong()
             self.sizes[b] = nbytes
             self.high[b] = max(self.high[b], nbytes)
             over = over or nbytes > limit[b]
             if nbytes > placement.capacity[b]:
                 self.outgrown.append(i)
                 continue
-            begin = (self.start + placement.offsets[b]) // header.element_size() + layouts[at + 1]
-            header.as_strided_(layouts[at + 2 : at + 2 + rank], layouts[at + 2 + rank : at + 2 + 2 * rank], begin)
+            begin = self.start + placement.offsets[b]
+            if nbytes and begin + nbytes > header.untyped_storage().nbytes():
+                raise _wrong()
+            header.as_strided_(size, stride, begin // header.element_size() + offset)
         self.over, self.count = self.over or over, len(self.outgrown)
         return over or self.count > 0
 
 
+_LARGEST = (1 << 63) - 1
 _OVER = 1 << 32  # what the compiled part adds to its count where a size is above the limit
 
 
@@ -223,26 +240,50 @@ class _Compiled(Shaper):
 
     def begin(self, where: Where, key: tuple[Any, ...]) -> bool:
         """New places, and shape what is known at the start; nothing is known of this run's other sizes yet. Returns whether
-        anything does not fit or is above what was learned."""
+        anything does not fit or is above what was learned.
+
+        Raises:
+            BugError: a header would reach beyond its bytes.
+        """
         self.where = where
         self.tell(key)
         found = self.call(self.at, where.address)
         if not found:
             self.over, self.count = False, 0
             return False
+        if found < 0:
+            raise _wrong()
         self.over, self.count = found >= _OVER, found % _OVER
         return True
 
     def __call__(self, segment: int, key: tuple[Any, ...]) -> bool:
-        """Shape a segment's headers. Returns whether anything does not fit or is above what was learned."""
+        """Shape a segment's headers. Returns whether anything does not fit or is above what was learned.
+
+        Raises:
+            BugError: a header would reach beyond its bytes.
+        """
         tell, at = self.segments[segment]
         tell(key)
         found = self.call(at, None)
         if not found:
             self.count = 0
             return False
+        if found < 0:
+            raise _wrong()
         self.over, self.count = self.over or found >= _OVER, found % _OVER
         return True
+
+
+def _wrong() -> BugError:
+    return BugError("a value of a program planned at run time would reach beyond its bytes; nothing was written")
+
+
+def _within(offset: int, size: Sequence[int], stride: Sequence[int], itemsize: int, whole: int) -> bool:
+    """Whether every element of a layout lies in the first ``whole`` bytes of what it stands on."""
+    if min((offset, *size, *stride)) < 0 or max(itertools.accumulate(size, operator.mul), default=1) > _LARGEST:
+        return False
+    reach = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True)) + 1
+    return 0 in size or reach * itemsize <= whole
 
 
 def _nothing(_: tuple[Any, ...]) -> None:
