@@ -146,6 +146,12 @@ PAIRS: dict[str, Pair] = {
         task(nest((2, 2), 1, 1, ((4,), "a = load 0 8*i0+4*i1+r0; s = reduce sum a"), ((), "store 1 2*i0+i1 s")), "y", "s"),
         "s",
     ),
+    "rows in two dimensions, always the first of the second one": Pair(
+        task(nest((2, 2), 1, 1, ((4,), "a = load 0 8*i0+4*i1+r0; b = add a a; store 1 8*i0+4*i1+r0 b")), "x", "y"),
+        task(nest((2, 2), 1, 1, ((4,), "a = load 0 8*i0+r0; s = reduce sum a"), ((), "store 1 2*i0+i1 s")), "y", "s"),
+        "y s",
+        OTHER,
+    ),
     "elements into rows": Pair(task(DOUBLED, "x", "y"), task(sums("4*i0+r0"), "y", "s"), "s"),
     "elements of which rows take some": Pair(task(DOUBLED, "x", "y"), task(sums("4*i0+r0", m=3), "y", "s"), "y s", ELSEWHERE),
     "elements of the rows behind": Pair(task(DOUBLED, "x", "y"), task(sums("4*i0+r0+4"), "y", "s"), "y s", ELSEWHERE),
