@@ -100,6 +100,7 @@ def test_random_operations_keep_their_order():
     assert [o.effect for o in graph.ops] == ["random", "random", None]
 
 
+@pytest.mark.spec("IR-56")
 def test_constants():
     held = torch.ones(6)
     gm = make_fx(lambda x: [x + held], tracing_mode="real")(X)
@@ -174,6 +175,7 @@ def test_names_are_usable():
     assert len({v.name for v in graph.values}) == len(graph.values) == 3
 
 
+@pytest.mark.spec("IR-04")
 def test_saved_values_are_inputs_of_the_next_section():
     fw = make_fx(lambda x: [x * 2, x + 1, aten.t.default(x)], tracing_mode="fake")(X)
     bw = make_fx(lambda a, b, g: [a * g, b * 2], tracing_mode="fake")(X, X.t(), X)

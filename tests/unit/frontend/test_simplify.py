@@ -213,6 +213,7 @@ NETWORKS = {
 }
 
 
+@pytest.mark.spec("IR-21")
 @pytest.mark.parametrize("case", NETWORKS.items(), ids=lambda c: c[0])
 def test_convolutions_read_channels_last_and_results_keep_their_strides(case):
     tail, copies = case[1]

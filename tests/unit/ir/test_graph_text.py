@@ -55,6 +55,7 @@ def test_graphs_that_do_not_verify_parse_back_too(g: Graph, choice: random.Rando
     same(parse(print_graph(g)), g)
 
 
+@pytest.mark.spec("IR-03")
 def test_what_it_looks_like(golden: Callable[[str], None]):
     g = example()
     verify(g)
@@ -68,6 +69,7 @@ def test_comments_blank_lines_and_indentation_mean_nothing():
     same(parse(loose), example())
 
 
+@pytest.mark.spec("IR-03")
 def test_files_of_one_name_are_told_apart():
     files = ["/a/b/model.py", "/a/c/model.py", "model.py", "", "/a b/model.py", "c/model.py"]
     ops = tuple(Op(f"o{i}", "f", (), (), (), "none", origin=Origin(f, i)) for i, f in enumerate(files))

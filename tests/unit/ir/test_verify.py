@@ -157,6 +157,7 @@ def test_the_good_graph_passes():
     verify(parse(GOOD))
 
 
+@pytest.mark.spec("IR-04")
 @pytest.mark.parametrize(("clause", "old", "new"), CASES, ids=[f"{c}-{i}" for i, (c, _, _) in enumerate(CASES)])
 def test_each_clause_refuses_what_breaks_it(clause: str, old: str, new: str):
     with pytest.raises(VerifyError) as refused:
