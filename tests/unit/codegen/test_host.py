@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import os
 import subprocess
@@ -17,10 +18,11 @@ from hypothesis import given
 from lowtide.codegen.host import emit
 from lowtide.core.errors import BugError
 from lowtide.core.options import Options
-from lowtide.ir.graph import Graph, Layout, Op, Ref, Section, Value
+from lowtide.ir.graph import Graph, Layout, Op, Ref, Section, Value, refs_in
+from lowtide.memory.lifetime import lifetimes
 from lowtide.plan.choose import plan_memory
 from lowtide.program import Consumed, Program, usable
-from lowtide.schedule.schedule import OpFacts, schedule
+from lowtide.schedule.schedule import CALL, OpFacts, memory_graph, schedule
 from plans import plans_of, schedules, training
 from strategies import static_graphs
 
@@ -64,6 +66,49 @@ def check_names(program: Program) -> None:
 def test_names_are_bound_used_and_ended(made):
     for plan in plans_of(made).values():
         check_names(emit(made, plan))
+
+
+@pytest.mark.spec("SC-58", "RT-26")
+@given(schedules(static_graphs(most=8)))
+def test_a_name_ends_on_the_line_of_its_last_use(made):
+    """Once; and at once where it came in and is never used."""
+    for plan in plans_of(made).values():
+        for function in ast.parse(emit(made, plan).source).body:
+            assert isinstance(function, ast.FunctionDef)
+            used: dict[str, int] = {}
+            ended: dict[str, list[int]] = {}
+            for node in ast.walk(function):
+                if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Del):
+                    ended.setdefault(node.id, []).append(node.lineno)
+                elif isinstance(node, ast.Name):
+                    used[node.id] = max(node.lineno, used.get(node.id, 0))
+            for n in ended.keys() - {"_"}:
+                came_in = used[n] == function.body[0].lineno
+                assert came_in or ended[n] == [used[n]], n
+                assert len(ended[n]) == 1
+
+
+@pytest.mark.spec("SC-57")
+@given(schedules(static_graphs(most=8)))
+def test_a_storage_ends_with_the_last_step_that_touches_any_of_its_names(made):
+    graph, nodes = made.graph, memory_graph(made)
+    at = {n.name: t for t, n in enumerate(nodes.nodes)}
+    last: dict[str, int] = {}
+    for s in made.steps:
+        for n in (*s.op.reads, *s.op.mutates, *(o for o in s.op.outputs if o is not None)):
+            last[graph.value[n].storage] = max(at[s.op.name], last.get(graph.value[n].storage, 0))
+    for section, behind in itertools.pairwise(graph.sections):  # what is saved lives until the next section begins
+        for n in (n for i in section.saved for n in refs_in(section.returns[i])):
+            last[graph.value[n].storage] = max(at[f"{CALL}{behind.name}"], last.get(graph.value[n].storage, 0))
+    kept = {
+        graph.value[n].storage
+        for section in graph.sections
+        for i, a in enumerate(section.returns)
+        if i not in section.saved
+        for n in refs_in(a)
+    }
+    found = {x.name: x.end - 1 for x in lifetimes(nodes) if not x.escapes}
+    assert found == {n: t for n, t in last.items() if n not in kept | graph.caller_owned}
 
 
 @pytest.mark.parametrize(
@@ -113,6 +158,7 @@ def test_results_that_nobody_uses_end_at_once():
     assert "    add_Tensor(x, 1); del x" in one(op, returns=())
 
 
+@pytest.mark.spec("IR-21")
 def test_results_with_other_strides_are_copied():
     op = Op("y", "aten.add.Tensor", (Ref("x"), 1), (), ("y",))
     assert "y = exact(y, (4,), (1,))" in one(op, "y", facts=OpFacts(restride=(0,)))

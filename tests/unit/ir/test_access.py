@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -151,6 +152,20 @@ def test_recorded_accesses_are_the_addresses_that_are_touched(seed: int, merge: 
     assert {x.mode for x in found.writes} <= {"store", "accumulate"}
 
 
+@pytest.mark.spec("SC-53", "DP-06")
+@settings(deadline=None, max_examples=40)
+@given(SEEDS, st.sampled_from(["outer", "inner"]))
+def test_accesses_with_only_some_axes_moving(seed: int, only: str):
+    """They are those of the loop in which the other variables are 0."""
+    loop, buffers = random_loop(seed, INTS)
+    found = accesses_of_loop(loop, [str(k) for k in range(len(buffers))], only=only)
+    outer = tuple(1 for _ in loop.outer) if only == "inner" else loop.outer
+    stages = (replace(s, inner=tuple(1 for _ in s.inner)) if only == "outer" else s for s in loop.stages)
+    reads, writes = touched(replace(loop, outer=outer, stages=tuple(stages)))
+    assert {(int(e.buffer), a) for e in found.reads for a in addresses(e)} == reads
+    assert {(int(e.buffer), a) for e in found.writes for a in addresses(e)} == writes
+
+
 @pytest.mark.spec("DP-06")
 @settings(deadline=None, max_examples=30)
 @given(SEEDS)
@@ -193,7 +208,7 @@ def test_nests_that_differ_by_order_agree_by_stride_only():
     assert odd.by_stride() == odd.merged() == odd
 
 
-@pytest.mark.spec("DP-07", "DP-01")
+@pytest.mark.spec("DP-07", "DP-01", "IR-20")
 @settings(deadline=None, max_examples=100)
 @given(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 12)), min_size=1, max_size=4))
 def test_normal_forms_keep_the_addresses(loops: list[tuple[int, int]]):

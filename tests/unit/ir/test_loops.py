@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import random
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,11 +12,13 @@ from hypothesis import strategies as st
 from random_loops import FLOATS, INTS, random_loop
 
 from lowtide.core.errors import VerifyError
+from lowtide.ir.access import Element, accesses_of_loop
 from lowtide.ir.build import LoopBuilder, compact
+from lowtide.ir.index import flatten
 from lowtide.ir.interpret import interpret
 from lowtide.ir.loops import Instr, Loop, Stage, check_loop, parse_loop
-from lowtide.ir.normal import normalise
-from lowtide.ir.symbolic import symbol
+from lowtide.ir.normal import normalise, reindexed, reorder
+from lowtide.ir.symbolic import Dim, evaluate, symbol
 
 SEEDS = st.integers(0, 2**32)
 
@@ -48,20 +53,98 @@ def test_a_transposed_copy_walks_the_stores():
     b = LoopBuilder()
     b.inputs, b.outputs = ["f32"], ["f32"]
     i, j = b.stage((30, 50))
-    from lowtide.ir.index import flatten
-
     b.store(1, flatten((i, j), (1, 30)), b.load(0, "f32", flatten((i, j), (50, 1))))
     stage = normalise(b.build()).stages[0]
     assert stage.inner == (50, 30)
     assert str(stage.body[1].index) == "((r0*30)+r1)"
 
 
+@pytest.mark.spec("SC-49")
+@pytest.mark.parametrize(
+    ("strides", "order"),
+    [
+        ((60, 20, 5, 1), (2, 3, 4, 5)),  # channels first
+        ((60, 1, 15, 3), (2, 4, 5, 3)),  # channels last
+        ((1, 0, 0, 2), (3, 4, 5, 2)),  # ranges that nothing walks are outermost, as they stood
+        ((20, 20, 5, 1), (2, 3, 4, 5)),  # a tie
+    ],
+)
+def test_small_strides_are_innermost(strides: tuple[int, ...], order: tuple[int, ...]):
+    b = LoopBuilder()
+    b.inputs, b.outputs = ["f32"], ["f32"]
+    at = b.stage((2, 3, 4, 5))
+    b.store(1, flatten(at, strides), b.load(0, "f32", flatten(at, strides)))
+    assert reorder(b.build()).stages[0].inner == order
+
+
+@pytest.mark.spec("SC-49")
+def test_where_stores_and_loads_disagree_the_stores_decide():
+    b = LoopBuilder()
+    b.inputs, b.outputs = ["f32", "f32"], ["f32"]
+    i, j = b.stage((30, 50))
+    loads = [b.load(k, "f32", flatten((i, j), (50, 1))) for k in (0, 1)]
+    b.store(2, flatten((i, j), (1, 30)), b.op("add", "f32", *loads))
+    assert reorder(b.build()).stages[0].inner == (50, 30)
+
+
+@pytest.mark.spec("SC-49")
+@settings(deadline=None, max_examples=60)
+@given(SEEDS)
+def test_a_new_order_of_loops_is_a_permutation(seed: int):
+    loop, _ = random_loop(seed, INTS)
+    other = reorder(loop)
+    assert sorted(map(str, other.outer)) == sorted(map(str, loop.outer))
+    for s, t in zip(other.stages, loop.stages, strict=True):
+        assert sorted(map(str, s.inner)) == sorted(map(str, t.inner))
+    assert reorder(other) == other
+
+
+@pytest.mark.spec("SC-50")
+@settings(deadline=None, max_examples=60)
+@given(SEEDS, st.randoms(use_true_random=False))
+def test_any_order_of_loops_computes_the_same_and_touches_the_same(seed: int, dice: random.Random):
+    """And what it touches is read off the new indices: nothing is remembered of the old ones."""
+    loop, buffers = random_loop(seed, INTS)
+
+    def turned(sizes: tuple[Dim, ...], letter: str) -> tuple[list[int], dict[str, Dim]]:
+        order = list(range(len(sizes)))
+        dice.shuffle(order)
+        return [int(str(sizes[k])) for k in order], {
+            f"{letter}{k}": symbol(f"{letter}{j}") for j, k in enumerate(order)
+        }
+
+    outer, rows = turned(loop.outer, "i")
+    kept = {"scan", "argmax", "argmin"}  # these count over their ranges in order
+    inner: list[list[int]] = []
+    points: list[dict[str, Dim]] = []
+    for s in loop.stages:
+        counts = any(x.op in kept or x.attr in kept for x in s.body)
+        sizes, names = ([int(str(n)) for n in s.inner], {}) if counts else turned(s.inner, "r")
+        inner.append(sizes)
+        points.append(names)
+    other = reindexed(loop, outer, rows, inner, points)
+    check_loop(other)
+    a, b = [x.copy() for x in buffers], [x.copy() for x in buffers]
+    interpret(loop, a)
+    interpret(other, b)
+    for x, y in zip(a, b, strict=True):
+        np.testing.assert_array_equal(x, y)
+    called = [str(k) for k in range(len(buffers))]
+    was, now = (accesses_of_loop(x, called, merge=False) for x in (loop, other))
+    for old, new in ((was.reads, now.reads), (was.writes, now.writes)):
+        assert {elements(e) for e in old} == {elements(e) for e in new}
+
+
+def elements(e: Element) -> tuple[str, frozenset[int]]:
+    """The buffer and what is touched of it."""
+    points = itertools.product(*(range(int(str(n))) for n in e.loops))
+    return e.buffer, frozenset(evaluate(e.index, {f"d{k}": v for k, v in enumerate(p)}) for p in points)
+
+
 def test_contiguous_dimensions_become_one():
     b = LoopBuilder()
     b.inputs, b.outputs = ["f32"], ["f32"]
     i, j, k = b.stage((3, 4, 5))
-    from lowtide.ir.index import flatten
-
     b.store(1, flatten((i, j, k), (20, 5, 1)), b.load(0, "f32", flatten((i, j, k), (20, 5, 1))))
     assert normalise(b.build()).stages[0].inner == (60,)
 
