@@ -114,7 +114,7 @@ def test_a_function_without_tensors_and_one_that_does_nothing(compiled: Compile)
     check(compiled, lambda x: torch.ones(3), x)
 
 
-@pytest.mark.spec("G1")
+@pytest.mark.spec("G1", "IR-56")
 def test_constants_inside(compiled: Compile):
     table = torch.randn(4, 3)
 

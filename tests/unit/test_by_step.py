@@ -38,7 +38,7 @@ def iteration(model: nn.Module, **options: Any) -> Callable[[], None]:
     return run
 
 
-@pytest.mark.spec("PK-22", "SC-59", "PK-06")
+@pytest.mark.spec("PK-22", "SC-59", "PK-06", "IR-71")
 @pytest.mark.parametrize("slabs", ["auto", "none", "one"])
 def test_every_step_takes_what_was_predicted(slabs: str):
     run = iteration(net(), slabs=slabs)
@@ -71,7 +71,7 @@ def test_several_graphs_and_what_earlier_ones_hold():
     assert all(0 <= r.measured - r.predicted <= outside for r in rows)
 
 
-@pytest.mark.spec("SC-59")
+@pytest.mark.spec("SC-59", "IR-71")
 def test_a_corrupt_timeline_shows(monkeypatch: pytest.MonkeyPatch):
     """Lifetimes and bytes that are not those of the program are told by name."""
     run = iteration(net(), slabs="none")

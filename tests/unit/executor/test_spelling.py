@@ -12,7 +12,7 @@ from torch import Tensor  # noqa: E402
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")]
 
 
-@pytest.mark.spec("RT-02", "RT-13", "G1")
+@pytest.mark.spec("RT-02", "RT-13", "G1", "IR-59")
 def test_slices_of_everything_and_picking_by_tensors():
     def f(x: Tensor, m: Tensor, i: Tensor) -> tuple[Tensor, ...]:
         y = x[:, None] * 2 + x[:, 0:2, None].sum()
@@ -45,7 +45,7 @@ def test_a_slice_of_everything_that_is_returned_is_a_view_of_its_own():
         assert got is not x and got.data_ptr() == x.data_ptr()
 
 
-@pytest.mark.spec("RT-02", "RT-04", "G3")
+@pytest.mark.spec("RT-02", "RT-04", "G3", "IR-60")
 @pytest.mark.parametrize("verify", [False, True])
 def test_a_row_that_data_picks_is_a_view_whose_place_is_read_off_it(verify: bool):
     def f(x: Tensor, i: Tensor) -> tuple[Tensor, ...]:

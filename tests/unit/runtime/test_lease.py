@@ -151,7 +151,7 @@ HOLDERS = {  # what a hook keeps of a saved tensor, and how it gives the tensor 
 }
 
 
-@pytest.mark.spec("PP-31", "G4", "RT-21")
+@pytest.mark.spec("PP-31", "G4", "RT-21", "IR-55")
 @pytest.mark.parametrize("slabs", ["one", "none"])
 def test_what_a_hook_keeps_outlives_the_backward_of_its_own_iteration(slabs):
     module, compiled, x = pair({**ARENA, "slabs": slabs})
@@ -174,7 +174,7 @@ def test_what_a_hook_keeps_outlives_the_backward_of_its_own_iteration(slabs):
         assert kept and all(torch.equal(unpack(held), before) for held, before in kept), what
 
 
-@pytest.mark.spec("RT-21")
+@pytest.mark.spec("RT-21", "IR-55")
 def test_the_ordinary_backward_overwrites_what_it_may():
     """Nobody else holds the saved tensors: the program that was planned together runs, also behind a hook that keeps
     nothing; where a hook gives other strides back, the section alone runs, on tensors laid out as its code expects."""

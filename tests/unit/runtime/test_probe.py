@@ -61,6 +61,7 @@ def test_an_out_form_that_allocates_and_copies_is_none():
     assert clone.out is None
 
 
+@pytest.mark.spec("IR-52")
 def test_strides_that_are_not_the_graphs_are_noticed():
     assert facts("aten.relu.default", (X,), stride=(1, 8)).restride == (0,)
     assert facts("aten.relu.default", (X,), stride=(1, 8)).out is None

@@ -1,0 +1,167 @@
+"""Operators as nodes: what their schema says of arguments, aliases and changes, and where their results may lie."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from lowtide.codegen.host import emit
+from lowtide.core.errors import Unsupported
+from lowtide.core.options import Options
+from lowtide.frontend.fx_import import import_graph
+from lowtide.ir.graph import Graph, Op
+from lowtide.ir.verify import verify
+from lowtide.lowering.rules import RECORDS
+from lowtide.memory.lifetime import lifetimes
+from lowtide.plan.choose import plan_memory
+from lowtide.runtime.calls import overload
+from lowtide.runtime.probe import probe
+from lowtide.schedule.schedule import memory_graph, schedule
+
+pytestmark = pytest.mark.torch
+aten = torch.ops.aten
+kinds = torch.ops.lowtide_kinds
+X = torch.zeros(4, 6)
+SCHEMAS = {
+    "new(Tensor x, *, float by=2.0) -> Tensor": (lambda x, by=2.0: x * by, lambda x, by=2.0: torch.empty_like(x)),
+    "part(Tensor(a) x) -> Tensor(a)": (lambda x: x[1:], lambda x: x[1:]),
+    "two(Tensor(a!) x, Tensor y, *, Tensor(b!) z) -> ()": (lambda x, y, z: None, lambda x, y, z: None),
+    "all_of(Tensor(a!)[] xs, Tensor y) -> ()": (lambda xs, y: None, lambda xs, y: None),
+    "itself(Tensor(a!) x) -> Tensor(a!)": (lambda x: x.add_(1), lambda x: x),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def operators() -> Iterator[None]:
+    library = torch.library.Library("lowtide_kinds", "FRAGMENT")
+    for schema, (real, fake) in SCHEMAS.items():
+        library.define(schema)
+        library.impl(schema.partition("(")[0], real, "CPU")
+        library.impl(schema.partition("(")[0], fake, "Meta")
+    yield
+    library._destroy()
+
+
+def traced(f: Callable[..., Any], *args: Any) -> tuple[Graph, Any]:
+    gm = make_fx(lambda *given: list(f(*given)), tracing_mode="fake")(*args)
+    graph, _ = import_graph("g", [("inference", gm)])
+    verify(graph)
+    return graph, gm
+
+
+def op(graph: Graph, name: str) -> Op:
+    return next(o for o in graph.ops if o.target.split(".")[1] == name)
+
+
+@pytest.mark.spec("IR-48", "IR-50")
+def test_aliases_and_changes_are_read_from_the_schema():
+    def f(x: torch.Tensor, y: torch.Tensor, z: torch.Tensor) -> list[torch.Tensor]:
+        s = kinds.new(x)
+        kinds.two(s, y, z=z)
+        kinds.all_of([s, z], y)
+        return [kinds.part(s), kinds.itself(s)]
+
+    graph, _ = traced(f, X, X, X)
+    inputs = [i.name for i in graph.sections[0].inputs]
+    new, part, two, every, itself = (op(graph, n) for n in ("new", "part", "two", "all_of", "itself"))
+    made = new.outputs[0]
+    assert (new.view, new.mutates, graph.value[made].storage) == (False, (), made)
+    assert part.view and graph.value[part.outputs[0]].storage == made
+    assert (two.mutates, two.outputs, two.returns) == ((made, inputs[2]), (), "none")
+    assert (every.mutates, every.view) == ((made, inputs[2]), False)
+    assert itself.mutates == (made,) and not itself.view and graph.value[itself.outputs[0]].storage == made
+
+
+@pytest.mark.spec("IR-48", "G12")
+def test_an_operator_whose_result_is_no_tensor_is_refused_by_name():
+    _, gm = traced(lambda x: [kinds.new(x)], X)
+    call = next(n for n in gm.graph.nodes if n.op == "call_function")
+    call.meta["val"] = object()
+    with pytest.raises(Unsupported, match=r"lowtide_kinds\.new\.default: returns a object"):
+        import_graph("g", [("inference", gm)])
+
+
+@pytest.mark.spec("IR-49")
+def test_each_result_has_bytes_and_an_end_of_its_own():
+    def f(x: torch.Tensor) -> list[torch.Tensor]:
+        best, at = aten.max.dim(x * 2, 1)
+        return [(best * 2).exp().sum() + (at * 3).sum()]
+
+    graph, _ = traced(f, X)
+    best, at = op(graph, "max").outputs
+    assert (graph.nbytes[best], graph.nbytes[at]) == (4 * 4, 4 * 8)
+    lives = {x.name: x for x in lifetimes(memory_graph(schedule(graph, {}, inplace=False)))}
+    assert lives[best].first == lives[at].first and lives[best].end < lives[at].end
+    graph, _ = traced(lambda x: [p + 1 for p in aten.split.Tensor(x * 2, 2)], X)
+    parts = op(graph, "split").outputs
+    assert [graph.value[p].storage for p in parts] == ["mul", "mul"]  # on what their parent stands on
+    assert [x.name for x in lifetimes(memory_graph(schedule(graph, {}))) if x.name in parts] == []
+
+
+@pytest.mark.spec("IR-45")
+def test_only_what_writes_into_given_memory_lies_in_a_slab():
+    def f(x: torch.Tensor, w: torch.Tensor) -> list[torch.Tensor]:
+        y = kinds.new(x @ w)
+        return [(kinds.new(y @ w) @ w).sum()]
+
+    graph, _ = traced(f, torch.randn(8, 8), torch.randn(8, 8))
+    made = schedule(graph, probe(graph))
+    plan = plan_memory(made, Options(slabs="one"))
+    program = emit(made, plan)
+    results = {s.op.target.split(".")[1]: set[bool]() for s in made.steps}
+    for s in made.steps:
+        place = plan.place[s.op.outputs[0]]
+        results[s.op.target.split(".")[1]].add(place.slab is not None)
+        if place.slab is not None:
+            assert s.facts.out is not None
+    assert results["mm"] == {True} and results["new"] == {False}
+    assert all("out=" in line for line in program.source.splitlines() if "mm_out(" in line)
+    assert program.source.count("mm_out(") == 3 and "new" in program.source
+
+
+def _rule(target: str) -> tuple[Callable[..., Any], int]:
+    """The function that takes an operator's arguments, and how many come before them."""
+    rule = RECORDS[target].rule
+    closed = dict(zip(rule.__code__.co_freevars, rule.__closure__ or (), strict=True))
+    return (closed["function"].cell_contents, 0) if "function" in closed and "conditions" in closed else (rule, 1)
+
+
+def _plain(default: Any) -> Any:
+    """One form for what means the same: nothing as None, the same number in every dimension as that number."""
+    if not isinstance(default, list | tuple):
+        return default
+    return None if not default else default[0] if len(set(default)) == 1 else tuple(default)
+
+
+@pytest.mark.spec("IR-46")
+def test_lowering_rules_take_every_argument_and_have_the_schemas_defaults():
+    wrong: list[str] = []
+    for target in RECORDS:
+        function, before = _rule(target)
+        taken = list(inspect.signature(function).parameters.values())[before:]
+        by_place = [p for p in taken if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        by_name = {p.name: p for p in taken}
+        rest = any(p.kind == p.VAR_KEYWORD for p in taken)
+        many = any(p.kind == p.VAR_POSITIONAL for p in taken)
+        placed = [a for a in overload(target)._schema.arguments if not a.kwarg_only]
+        for k, a in enumerate(overload(target)._schema.arguments):
+            if a.kwarg_only:
+                p = by_name.get(a.name)
+                excused = rest
+            else:
+                p = by_place[k] if k < len(by_place) else None
+                excused = many
+            if p is None:
+                wrong += [] if excused else [f"{target} does not take {a.name}"]
+            elif a.has_default_value():
+                default, given = _plain(a.default_value), _plain("none" if p.default is p.empty else p.default)
+                if given != default:
+                    wrong.append(f"{target}: {a.name} is {default!r}, its rule says {given!r}")
+        if len(by_place) < len(placed) and not many:
+            wrong.append(f"{target} takes {len(by_place)} of {len(placed)}")
+    assert not wrong, "\n".join(wrong)
