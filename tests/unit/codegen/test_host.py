@@ -61,7 +61,7 @@ def check_names(program: Program) -> None:
         assert bound - returned <= {"args", "run"} | held | constants, "names that hold memory to the end of the call"
 
 
-@pytest.mark.spec("G8", "SC-67", "RT-26", "ML2")
+@pytest.mark.spec("G8", "SC-67", "SC-58", "RT-26", "ML2")
 @given(schedules(static_graphs(most=8)))
 def test_names_are_bound_used_and_ended(made):
     for plan in plans_of(made).values():
