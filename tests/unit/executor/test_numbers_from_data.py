@@ -12,6 +12,21 @@ from torch import Tensor  # noqa: E402
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")]
 
 
+@pytest.mark.spec("IR-59")
+def test_an_element_that_is_read_is_a_size_and_a_factor():
+    def f(x: Tensor, m: Tensor) -> tuple[Tensor, ...]:
+        n, scale = m.sum().item(), x.amax().item()
+        y = torch.arange(n) * 2 + n
+        return y, (x * scale).exp(), torch.zeros(n, 3) + scale, y.sum() + n * 4
+
+    draw = torch.Generator().manual_seed(0)
+    call = planned(f, torch.randn(6, generator=draw), torch.ones(5, dtype=torch.int64), shapes=((None, None),))
+    for count in (5, 2, 0, 4, 2):
+        x, m = torch.randn(6, generator=draw), (torch.arange(5) < count).long()
+        for got, want in zip(call(x, m), f(x, m), strict=True):
+            torch.testing.assert_close(got, want, rtol=0, atol=0)
+
+
 @pytest.mark.spec("IR-60")
 def test_slices_whose_bounds_are_data():
     """Below, negative, inside and beyond, with a step; compiled once."""
