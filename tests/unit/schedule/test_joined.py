@@ -152,6 +152,15 @@ PAIRS: dict[str, Pair] = {
         "y s",
         OTHER,
     ),
+    "rows that the other counts in two dimensions": Pair(
+        task(rows(), "x", "y"),
+        task(
+            nest((2, 2), 2, 1, ((4,), "a = load 0 8*i0+4*i1+r0; b = load 1 4*i0+8*i1+r0; c = add a b; s = reduce sum c"), ((), "store 2 2*i0+i1 s")),
+            "y w",
+            "s",
+        ),
+        "s",
+    ),
     "elements into rows": Pair(task(DOUBLED, "x", "y"), task(sums("4*i0+r0"), "y", "s"), "s"),
     "elements of which rows take some": Pair(task(DOUBLED, "x", "y"), task(sums("4*i0+r0", m=3), "y", "s"), "y s", ELSEWHERE),
     "elements of the rows behind": Pair(task(DOUBLED, "x", "y"), task(sums("4*i0+r0+4"), "y", "s"), "y s", ELSEWHERE),
