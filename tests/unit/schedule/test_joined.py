@@ -52,6 +52,7 @@ def sums(index: str, n: int = 4, m: int = 4) -> Loop:
     return nest((n,), 1, 1, ((m,), f"a = load 0 {index}; s = reduce sum a"), ((), "store 1 i0 s"))
 
 
+TURNED = "a = load 0 8*i0+4*i1+r0; b = load 1 4*i0+8*i1+r0; c = add a b; s = reduce sum c"
 DOUBLED = flat(1, 1, (4, 4), "a = load 0 4*r0+r1; b = add a a; store 1 4*r0+r1 b")
 X = "load 0 4*i0+r0"
 CROSSED = "a = load 0 4*i0+2*r0+r1; b = load 1 4*i0+r0+2*r1; c = add a b; store 2 4*i0+2*r0+r1 c"
@@ -155,7 +156,7 @@ PAIRS: dict[str, Pair] = {
     "rows that the other counts in two dimensions": Pair(
         task(rows(), "x", "y"),
         task(
-            nest((2, 2), 2, 1, ((4,), "a = load 0 8*i0+4*i1+r0; b = load 1 4*i0+8*i1+r0; c = add a b; s = reduce sum c"), ((), "store 2 2*i0+i1 s")),
+            nest((2, 2), 2, 1, ((4,), TURNED), ((), "store 2 2*i0+i1 s")),
             "y w",
             "s",
         ),
