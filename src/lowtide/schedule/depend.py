@@ -86,8 +86,6 @@ def dependencies(graph: Graph, section: Section) -> Dependencies:
                 takes[writer[s]] = None
             readers.setdefault(s, {})[op.name] = None
         for s in (*changed, *made):
-            if s in writer:
-                waits[writer[s]] = None
             waits.update(readers.get(s, {}))
             writer[s], readers[s] = op.name, {}
         if op.effect is not None:

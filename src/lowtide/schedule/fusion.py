@@ -28,7 +28,7 @@ from lowtide.schedule.cost import Machine, loop_cost
 from lowtide.schedule.depend import accesses, dependencies, needed_operations
 from lowtide.schedule.inplace import loop_pairs
 from lowtide.schedule.joined import joined
-from lowtide.schedule.schedule import Schedule, slabbed
+from lowtide.schedule.schedule import CALL, Schedule, handed_on, slabbed
 
 _GAIN = 0.5e-6  # seconds that a fusion saves at least
 _AT_PEAK = 8  # how often a byte that goes counts where it is part of the peak
@@ -127,7 +127,9 @@ class _Work:
             task = _task(s.op, s.loop) if s.loop is not None else None
             workspace = max(s.facts.workspace, s.facts.out_workspace)
             self.node[s.op.name] = _Node(s.op, task, read, changed, made, s.inplace, workspace)
-        for section in self.graph.sections:
+        for i, section in enumerate(self.graph.sections):
+            if i:
+                self.order.append(self.handing_on(i))
             found = dependencies(self.graph, section)
             start = len(self.order)
             self.order += sorted(found.names, key=place.__getitem__)
@@ -145,6 +147,12 @@ class _Work:
         owned = self.graph.caller_owned  # what the caller has costs us nothing
         self.nbytes = {s: 0 if s in owned else self.graph.nbytes[s] for s in self.users}
         self.measure()
+
+    def handing_on(self, section: int) -> str:
+        """Name of a node for the call of a section: it holds what the one before has saved for it."""
+        op = Op(f"{CALL}{self.graph.sections[section].name}", CALL, ())
+        self.node[op.name] = _Node(op, None, handed_on(self.graph, section - 1), (), (), (), 0)
+        return op.name
 
     def _kept(self) -> set[str]:
         """Storages that the caller gets to keep."""

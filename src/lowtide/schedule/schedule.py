@@ -177,7 +177,7 @@ def memory_graph(schedule: Schedule) -> MemoryGraph:
     since: list[str] = []
     for i, section in enumerate(graph.sections):
         if i:
-            nodes.append(Node(f"{CALL}{section.name}", _handed_on(graph, i - 1), after=tuple(since)))
+            nodes.append(Node(f"{CALL}{section.name}", handed_on(graph, i - 1), after=tuple(since)))
             since = [nodes[-1].name]
         hazards = _Hazards(graph)
         for step in schedule.steps:
@@ -191,7 +191,7 @@ def memory_graph(schedule: Schedule) -> MemoryGraph:
     return MemoryGraph(buffers, tuple(nodes))
 
 
-def _handed_on(graph: Graph, section: int) -> tuple[str, ...]:
+def handed_on(graph: Graph, section: int) -> tuple[str, ...]:
     """Storages that a section saves for the next: somebody holds them between the two, though nobody may read them."""
     found = graph.sections[section]
     saved = dict.fromkeys(graph.value[n].storage for i in found.saved for n in refs_in(found.returns[i]))
