@@ -27,6 +27,7 @@ from lowtide.core.errors import BugError
 from lowtide.executor.arithmetic import Arithmetic, arithmetic
 from lowtide.executor.block import COND, LOOP, NESTED, OFFSET, SCALAR, VIEW, Block, Line
 from lowtide.executor.lives import Lives, last_uses, layout_symbols
+from lowtide.executor.signs import nonnegative
 from lowtide.ir.graph import ITEMSIZE, Arg, Atom, Layout, Op, Ref, Value, refs_in
 from lowtide.ir.symbolic import Dim
 from lowtide.schedule.schedule import OpFacts
@@ -34,13 +35,15 @@ from lowtide.schedule.schedule import OpFacts
 
 @dataclass(frozen=True, slots=True)
 class Spelling:
-    """How one operation is called: facts, and the names of callables (``op:aten.add.out`` or ``torch:add``)."""
+    """How one operation is called: facts, and the names of callables (``op:aten.add.out`` or ``torch:add``).
+    ``out_names``: what the form that writes into given bytes calls its results, where there are several."""
 
     facts: OpFacts = field(default_factory=OpFacts)
     plain: str = ""
     out: str = ""
     copied: bool = False
     watched: bool = False
+    out_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +126,7 @@ class _Writer:
         self.bound: dict[str, str] = {}
         self.known: dict[str, str] = {}
         self.last = last_uses(block)
+        self.forward = nonnegative(block)
         self.headers = self._headers()
         self.results = dict.fromkeys(results)
         self.births = sorted({self._birth(self.value[n]) for n in (*self.headers, *self.results)} | {-1})
@@ -144,8 +148,8 @@ class _Writer:
                     known = all(self._known(o) and self._birth(self.value[o]) < i for o in made)
                     out.update(dict.fromkeys(made) if known else {})
                     late.update(() if known else made)
-            elif len(op.outputs) == 1 and op.outputs[0] in self.how:
-                out[str(op.outputs[0])] = None
+            else:
+                out.update(dict.fromkeys(o for o in op.outputs if o is not None and o in self.how))
         return out
 
     def _known(self, name: str) -> bool:
@@ -316,12 +320,42 @@ class _Writer:
             return []
         spelled = self.spelled.get(op.name, _PLAIN)
         args = ", ".join([*map(self._text, op.args), *(f"{k}={self._text(a)}" for k, a in op.kwargs)])
-        if len(results) == 1 and (results[0] in self.how or results[0] in self.results):
-            call = f"{self._name(spelled.out or f'op:{spelled.facts.out}')}({args}{', ' if args else ''}"
-            call += f"{spelled.facts.out_name}={results[0]})"
-            return [f"run.poison({results[0]})", call] if self.verify and self._alone(op, results[0]) else [call]
+        placed = [o for o in results if o in self.how or o in self.results]
+        if placed:
+            call = self._picked(op) or f"{self._name(spelled.out or f'op:{spelled.facts.out}')}({args}"
+            call += f"{', ' if args else ''}{self._into(spelled, results)})"
+            poisoned = [f"run.poison({o})" for o in placed if self.verify and self._alone(op, o)]
+            return [*poisoned, *(self._made(o) for o in results if o not in placed), call]
         text = self._short(op) or f"{self._name(spelled.plain or f'op:{op.target}')}({args})"
         return [f"{self._targets(op)}{text}", *self._after(line, spelled, results)]
+
+    def _picked(self, op: Op) -> str | None:
+        """The beginning of a call that picks along one dimension into given bytes: a third of the time of the general one, but
+        negative indices, which count from the end, are errors to it."""
+        if op.target != "aten.index.Tensor" or not isinstance(op.args[1], tuple):
+            return None
+        by = [(d, a) for d, a in enumerate(op.args[1]) if a is not None]
+        if len(by) != 1 or not isinstance(by[0][1], Ref):
+            return None
+        (dim, index), base = by[0], op.args[0]
+        if index.name not in self.forward or len(self.value[index.name].layout.size) != 1:
+            return None
+        return f"{self._name('torch:index_select')}({self._text(base)}, {dim}, {index.name}"
+
+    def _into(self, spelled: Spelling, results: list[str]) -> str:
+        """The arguments that say where results go."""
+        if len(results) == 1:
+            return f"{spelled.facts.out_name}={results[0]}"
+        if spelled.out:
+            return f"out={_tuple(results)}"
+        return ", ".join(f"{k}={o}" for k, o in zip(spelled.out_names, results, strict=True))
+
+    def _made(self, name: str) -> str:
+        """Ordinary memory for a result that leaves, beside one that stays."""
+        x = self.value[name].layout
+        dtype, device = self._name(f"dtype:{x.dtype}"), "" if x.device == "cpu" else f", device={x.device!r}"
+        make = self._name("torch:empty_strided")
+        return f"{name} = {make}({_dims(x.size)}, {_dims(x.stride)}, dtype={dtype}{device})"
 
     def _short(self, op: Op) -> str | None:
         """What is said more quickly than by a call: a slice of everything, and picking along the first dimensions."""

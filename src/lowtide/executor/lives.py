@@ -105,15 +105,14 @@ def _written(
     out: dict[str, str] = {}
     for i, line in enumerate(block.lines):
         op, known_facts = line.op, facts.get(line.op.name)
-        if line.kind != CALL or known_facts is None or len(op.outputs) != 1 or op.outputs[0] is None:
+        if line.kind != CALL or known_facts is None or known_facts.out is None or known_facts.restride or op.mutates:
             continue
-        value = block.graph.value[op.outputs[0]]
-        if value.storage != value.name or value.storage in taken or op.mutates or known_facts.restride:
+        values = [block.graph.value[o] for o in op.outputs if o is not None]
+        sized = all(known.get(s, i) < i for v in values for s in layout_symbols(v))
+        if op.name in copied | folded or len(values) < len(op.outputs) or not sized:
             continue
-        if op.name in copied | folded or any(known.get(s, i) >= i for s in layout_symbols(value)) or _offset(value):
-            continue
-        if known_facts.out is not None:
-            out[value.name] = OUT
+        own = (v for v in values if v.storage == v.name and v.storage not in taken and not _offset(v))
+        out.update(dict.fromkeys((v.name for v in own), OUT))
     return out
 
 

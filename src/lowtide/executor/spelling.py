@@ -43,10 +43,9 @@ def spellings(block: Block, bindings: Mapping[str, int], copied: frozenset[str])
     for op, line in zip(ops, block.lines, strict=True):
         if line.kind in (CALL, VIEW):
             known = facts.get(op.name, OpFacts())
-            if len(op.outputs) != 1:
-                known = replace(known, out=None)
             plain, into = _bindings(graph, op, known) if op in tried or op.view else (_only_one(op), "")
-            out[op.name] = Spelling(known, plain, into, op.name in copied, not trusted(op))
+            names = _result_names(known) if len(op.outputs) > 1 else ()
+            out[op.name] = Spelling(known, plain, into, op.name in copied, not trusted(op), names)
     return out
 
 
@@ -56,6 +55,11 @@ def depends_on_data(graph: Graph, op: Op) -> bool:
         return False
     masks = any(graph.value[r].layout.dtype in ("bool", "u8") for a in op.args[1:] for r in refs_in(a))
     return masks or not op.target.startswith("aten.index.")
+
+
+def _result_names(facts: OpFacts) -> tuple[str, ...]:
+    """What the form that writes into given bytes calls its several results."""
+    return tuple(a.name for a in overload(facts.out)._schema.arguments if a.is_out) if facts.out is not None else ()
 
 
 def _only_one(op: Op) -> str:
@@ -101,12 +105,13 @@ def _same(graph: Graph, op: Op, found: Callable[..., Any], into: OpFacts | None)
         tensors = {name: empty(graph.value[name].layout) for name in op.reads}
         args = [python_of(a, tensors.__getitem__) for a in op.args]
         kwargs = {k: python_of(a, tensors.__getitem__) for k, a in op.kwargs}
-        target = op.target
+        target, short = op.target, dict(kwargs)
         if into is not None:
-            target, (result,) = str(into.out), op.outputs
-            kwargs[into.out_name] = empty(graph.value[str(result)].layout)
+            target, given = str(into.out), tuple(empty(graph.value[str(o)].layout) for o in op.outputs)
+            kwargs.update(zip(_result_names(into) if len(given) > 1 else (into.out_name,), given, strict=True))
+            short[into.out_name if len(given) == 1 else "out"] = given[0] if len(given) == 1 else given
         try:
             wanted = dispatched(lambda: overload(target)(*args, **kwargs))
-            return wanted == dispatched(lambda: found(*args, **kwargs))
+            return wanted == dispatched(lambda: found(*args, **short))
         except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError):
             return False
