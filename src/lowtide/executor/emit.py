@@ -154,7 +154,9 @@ class _Writer:
                     out.update(dict.fromkeys(made) if known else {})
                     late.update(() if known else made)
             else:
-                out.update(dict.fromkeys(o for o in op.outputs if o in self.how and o not in self.caught))
+                out.update(
+                    dict.fromkeys(o for o in op.outputs if o is not None and o in self.how and o not in self.caught)
+                )
         return out
 
     def _known(self, name: str) -> bool:
@@ -344,10 +346,10 @@ class _Writer:
         if op.target != "aten.index.Tensor" or not isinstance(op.args[1], tuple):
             return None
         by = [(d, a) for d, a in enumerate(op.args[1]) if a is not None]
-        if len(by) != 1 or not isinstance(by[0][1], Ref):
+        if len(by) != 1:
             return None
         (dim, index), base = by[0], op.args[0]
-        if index.name not in self.forward or len(self.value[index.name].layout.size) != 1:
+        if not isinstance(index, Ref) or index.name not in self.forward or len(self.value[index.name].layout.size) != 1:
             return None
         return f"{self._name('torch:index_select')}({self._text(base)}, {dim}, {index.name}"
 
