@@ -56,6 +56,7 @@ def library(*, long: bool = False) -> ctypes.CDLL | None:
         found.lowtide_place.restype = ctypes.c_int64
         found.lowtide_repair.restype = ctypes.c_int64
         found.lowtide_replan.restype = None
+        found.lowtide_layers.restype = None
     return found
 
 
@@ -154,25 +155,42 @@ def repair(
     return out.tolist(), nodes
 
 
+class _Layers(ctypes.Structure):
+    _fields_ = [(name, _NUMBERS) for name in ("order", "below_of", "below")]
+
+
 class Replan(Protocol):
-    """A library, sizes in bytes and a limit of nodes -> offsets, (height, lower bound, number of the packer, nodes)."""
+    """A library, sizes in bytes and a limit of nodes -> offsets, (height, lower bound, number of the packer, layers used)."""
 
     def __call__(self, library: ctypes.CDLL, sizes: Sequence[int], nodes: int) -> tuple[list[int], list[int]]:
         """Place the buffers of a problem for these sizes."""
         ...
 
 
-def replanner(flat: Flat, owner: Sequence[int]) -> Replan:
-    """The compiled part of ``replan``: ``flat`` with one size for another; ``owner``: the buffer of every segment."""
+def replanner(flat: Flat, owner: Sequence[int], known: int) -> Replan:
+    """The compiled part of ``replan``: ``flat`` with one size for another; ``owner``: the buffer of every segment.
+    ``known``: how many layers of earlier placements are kept; those used last come first."""
     kept = {name: array("q", getattr(flat, name)) for name in _ARRAYS}
     grain, simple = ctypes.c_int64(flat.grain), flat.single
     out, found = array("q", bytes(8 * flat.count)), array("q", bytes(32))
+    layers: list[tuple[array[int], ...]] = []
+    room = flat.count, flat.count + 1, 4 * len(flat.first)
 
     def replan(library: ctypes.CDLL, sizes: Sequence[int], nodes: int) -> tuple[list[int], list[int]]:
         size = array("q", sizes)
         given = kept | {"size": size, "high": size if simple else array("q", [sizes[i] for i in owner])}
         struct = _Flat(flat.count, *map(_pointer, given.values()))
-        library.lowtide_replan(ctypes.byref(struct), grain, ctypes.c_int64(nodes), _pointer(out), _pointer(found))
+        rows = (_Layers * len(layers))(*(_Layers(*map(_pointer, x)) for x in layers))
+        library.lowtide_replan(
+            ctypes.byref(struct), grain, ctypes.c_int64(nodes), rows, ctypes.c_int64(len(layers)), _pointer(out), _pointer(found)
+        )  # fmt: skip
+        if found[3] >= 0:
+            layers.insert(0, layers.pop(found[3]))
+        elif known:
+            fresh = tuple(array("q", bytes(8 * many)) for many in room)
+            library.lowtide_layers(ctypes.byref(struct), _pointer(out), *map(_pointer, fresh))
+            layers.insert(0, (*fresh[:2], fresh[2][: fresh[1][-1]]))
+            del layers[known:]
         return out.tolist(), found.tolist()
 
     return replan

@@ -17,7 +17,7 @@ constexpr i64 kAbove[] = {10, 10, 10, 10, 10, 10};
 constexpr const char *kDescents[] = {"0TOL", "0TWA", "0TOL"};
 constexpr i64 kDescentsAbove[] = {4, 6, 9};
 constexpr i64 kMostRows = 600, kNodesPerRow = 60, kRounds = 6;  // as in windows.py
-constexpr i64 kGreedy = 2, kClose = 200, kMeet = 60'000, kMany = 600'000, kSpare = 200;  // as in replan.py
+constexpr i64 kGreedy = 2, kClose = 200, kMeet = 60'000, kMany = 600'000, kSpare = 200, kNear = 100;  // as in replan.py
 
 i64 gcd_of(i64 a, i64 b) { return std::gcd(a, b); }
 
@@ -297,7 +297,56 @@ class Repair {
     }
 };
 
-// plan.replan: greedy orders, descents, then the exact search in one order after the other, a little above the bound.
+}  // namespace
+
+extern "C" {
+
+// plan.layers.Layers: buffers from the lowest up, and per place in that order what lies below (the ground left out).
+struct Layers {
+    const std::int64_t *order, *below_of, *below;
+};
+
+}  // extern "C"
+
+namespace {
+
+// plan.layers.layers; `below` has room for four entries per segment: every buffer touches what it hides from above, which
+// happens to at most two parts of the skyline per segment placed, and two more parts at its ends.
+void layers_of(const Flat &flat, const i64 *offsets, i64 *order, i64 *below_of, i64 *below) {
+    i64 last = 0;
+    for (i64 s = 0; s < flat.segment_of[flat.count]; ++s) last = std::max(last, flat.end[s]);
+    std::vector<i64> skyline(last, -1), seen(flat.count, -1);
+    std::iota(order, order + flat.count, 0);
+    std::stable_sort(order, order + flat.count, [&](i64 a, i64 b) { return offsets[a] < offsets[b]; });
+    i64 many = below_of[0] = 0;
+    for (i64 k = 0; k < flat.count; ++k) {
+        const i64 i = order[k];
+        for (i64 s = flat.segment_of[i]; s < flat.segment_of[i + 1]; ++s)
+            for (i64 t = flat.first[s]; t < flat.end[s]; ++t) {
+                const i64 j = skyline[t];
+                skyline[t] = i;
+                if (j < 0 || seen[j] == i) continue;
+                seen[j] = i, below[many++] = j;
+            }
+        below_of[k + 1] = many;
+    }
+}
+
+// plan.layers.settle.
+bool settle(const Flat &flat, const Layers &known, i64 limit, i64 *offsets) {
+    for (i64 k = 0; k < flat.count; ++k) {
+        const i64 i = known.order[k];
+        i64 at = 0;
+        for (i64 q = known.below_of[k]; q < known.below_of[k + 1]; ++q)
+            at = std::max(at, offsets[known.below[q]] + flat.size[known.below[q]]);
+        offsets[i] = at = align_up(at, flat.alignment[i]);
+        if (flat.size[i] && at + flat.size[i] > limit) return false;
+    }
+    return true;
+}
+
+// plan.replan: layers of earlier shapes, greedy orders, descents, then the exact search in one order after the other, a
+// little above the bound.
 class Replan {
   public:
     Replan(const Flat &flat, i64 grain) : flat_(flat), grain_(grain), offsets_(flat.count), best_(flat.count) {
@@ -318,7 +367,18 @@ class Replan {
         for (const i64 x : padded) bound = std::max(bound, x - most);
     }
 
-    i64 bound = 0, height = -1, packer = 0, nodes = 0;
+    i64 bound = 0, height = -1, packer = 0, nodes = 0, used = -1;
+
+    // Whether some of `many` layerings is near the bound at these sizes; `used` then says which.
+    bool again(const Layers *known, i64 many, i64 *offsets) {
+        for (i64 k = 0; k < many && (height < 0 || height > close()); ++k) {
+            if (!settle(flat_, known[k], height < 0 ? bound + bound / kNear : height - 1, offsets_.data())) continue;
+            offer(kGreedy + 2);
+            used = k;
+        }
+        if (used >= 0) std::copy(best_.begin(), best_.end(), offsets);
+        return used >= 0;
+    }
 
     void run(i64 budget, i64 *offsets) {
         Greedy greedy(flat_);
@@ -426,11 +486,18 @@ std::int64_t lowtide_repair(const Flat *flat, std::int64_t grain, std::int64_t t
     return Repair(*flat, grain, offsets).run(target, budget, now() + seconds);
 }
 
-// A plain problem with nothing fixed. `found`: height, lower bound, number of the packer, nodes.
-void lowtide_replan(const Flat *flat, std::int64_t grain, std::int64_t budget, std::int64_t *offsets, std::int64_t *found) {
+// A plain problem with nothing fixed. `known`: layers of earlier placements. `found`: height, lower bound, number of the
+// packer, which layers were used or -1.
+void lowtide_replan(const Flat *flat, std::int64_t grain, std::int64_t budget, const Layers *known, std::int64_t many,
+                    std::int64_t *offsets, std::int64_t *found) {
     Replan work(*flat, grain);
-    work.run(budget, offsets);
-    found[0] = work.height, found[1] = work.bound, found[2] = work.packer, found[3] = work.nodes;
+    if (!work.again(known, many, offsets)) work.run(budget, offsets);
+    found[0] = work.height, found[1] = work.bound, found[2] = work.packer, found[3] = work.used;
+}
+
+void lowtide_layers(const Flat *flat, const std::int64_t *offsets, std::int64_t *order, std::int64_t *below_of,
+                    std::int64_t *below) {
+    layers_of(*flat, offsets, order, below_of, below);
 }
 
 }  // extern "C"

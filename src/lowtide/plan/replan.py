@@ -20,6 +20,7 @@ from lowtide.core.errors import UserError
 from lowtide.core.units import align_up
 from lowtide.plan import compiled, greedy
 from lowtide.plan.flat import Flat, flatten, lower_bound, meetings
+from lowtide.plan.layers import Layers, layers, settle
 from lowtide.plan.problem import PackProblem
 from lowtide.plan.reduce import linearise
 from lowtide.plan.search import search
@@ -38,7 +39,8 @@ _DESCENTS = (("lowest:TOL", 4), ("lowest:TWA", 6), ("lowest:TOL", 9))  # the fir
 _TRIES = (
     ("lowest:TWA", 10), ("fullest:FWS", 10), ("lowest:TOL", 10), ("fullest:WS", 10), ("lowest:WL", 10), ("fewest:O", 10),
 )  # fmt: skip
-_PACKERS = (*(name for name, _ in _GREEDY), "descent", "exact")
+_PACKERS = (*(name for name, _ in _GREEDY), "descent", "exact", "layers")
+_NEAR, _KNOWN = 100, 24  # layers within a 100th of the bound will do; how many are kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +75,9 @@ def replanner(
     library = compiled.library(long=bool(long)) if native else None
     most = nodes if nodes is not None else max(_NODES * flat.count, _LEAST) if library is not None else 0
     simple = flat.plain and max(flat.fixed, default=-1) < 0
-    quick = compiled.replanner(flat, owner) if library is not None and simple else None
+    quick = compiled.replanner(flat, owner, _KNOWN) if library is not None and simple else None
     near = _near(flat) if quick is None and simple and flat.single else None
+    known: list[Layers] = []
     kept: OrderedDict[tuple[int, ...], Replanned] = OrderedDict()
 
     def plan(sizes: Sequence[int]) -> Replanned:
@@ -89,7 +92,13 @@ def replanner(
             offsets, (height, bound, packer, _) = quick(now, key, most)
             found = Replanned(tuple(offsets), height, bound, _PACKERS[packer])
         else:
-            found = _plan(replace(flat, size=list(key), high=[key[i] for i in owner]), near, most)
+            sized = replace(flat, size=list(key), high=[key[i] for i in owner])
+            bound = lower_bound(sized)
+            again = _again(sized, known, bound) if simple else None
+            found = again or _plan(sized, near, bound, most)
+            if simple and again is None:
+                known.insert(0, layers(sized, found.offsets))
+                del known[_KNOWN:]
         kept[key] = found
         if len(kept) > recent:
             kept.popitem(last=False)
@@ -98,9 +107,25 @@ def replanner(
     return plan
 
 
-def _plan(flat: Flat, near: list[list[int]] | None, nodes: int) -> Replanned:
-    """The twin of ``lowtide_replan``, for every problem. ``near``: who meets whom, where that is all that matters."""
-    bound = lower_bound(flat)
+def _again(flat: Flat, known: list[Layers], bound: int) -> Replanned | None:
+    """The lowest of the layers of earlier placements, if one is near the bound; it moves to the front."""
+    best: Replanned | None = None
+    used = 0
+    for k, x in enumerate(known):
+        offsets = settle(flat, x, best.height - 1 if best else bound + bound // _NEAR)
+        if offsets is None:
+            continue
+        best, used = _better(flat, best, offsets, bound, "layers"), k
+        if best.height <= bound + bound // _CLOSE:
+            break
+    if best is not None:
+        known.insert(0, known.pop(used))
+    return best
+
+
+def _plan(flat: Flat, near: list[list[int]] | None, bound: int, nodes: int) -> Replanned:
+    """The twin of ``lowtide_replan`` after the layers, for every problem. ``near``: who meets whom, where that is all
+    that matters."""
     close = bound + bound // _CLOSE
     best: Replanned | None = None
     met = meetings(flat) if nodes > 0 and near is not None else _MANY + 1
