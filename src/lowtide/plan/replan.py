@@ -2,9 +2,10 @@
 
 Comes in: a plain problem whose sizes are those of one shape. Goes out: a function from sizes (bytes, one per buffer) to a
 placement. Promised: correct for any sizes, zero included, because it is computed from them and not from a hint; the answers
-of the most recent size vectors are kept. This replaces an allocation tree over symbolic sizes, whose places are fixed by
-the hints that it was planned at. Greedy orders, then descents (the exact search's way down, without going back), then that
-search itself a little above the bound; in milliseconds where it is compiled (``repair.cpp``), in Python without the search.
+of the most recent size vectors are kept, and the layers of recent placements, which are tried first at other sizes. This
+replaces an allocation tree over symbolic sizes, whose places are fixed by the hints that it was planned at. Where no layers
+serve: greedy orders, then descents (the exact search's way down, without going back), then that search itself a little above
+the bound; in milliseconds where it is compiled (``repair.cpp``), in Python without the search.
 """
 
 from __future__ import annotations

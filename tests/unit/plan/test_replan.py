@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from lowtide.core.errors import UserError
 from lowtide.plan import compiled
 from lowtide.plan.check import check
+from lowtide.plan.flat import flatten
+from lowtide.plan.layers import layers, settle
 from lowtide.plan.problem import PackBuffer, PackProblem
 from lowtide.plan.replan import Replanned, replanner
 
@@ -168,3 +170,33 @@ def test_several_lives_fixed_places_and_exclusions_are_planned_anew_too():
     for sizes in ([640, 64, 64, 128, 64], [0, 64, 1, 64, 200], [64, 0, 0, 64, 0]):
         got = replanner(problem)(sizes)
         sound(problem, sizes, got)
+
+
+@pytest.mark.spec("PP-28")
+@pytest.mark.parametrize("native", [True, False])
+def test_layers_of_an_earlier_shape_serve_one_of_like_proportions(native):
+    problem, forms = mixed(60, random.Random(3))
+    plan = replanner(problem, native=native, nodes=200)
+    first, again = ([c * s**a * 64**b for c, a, b in forms] for s in (64, 65))
+    assert plan(first).packer != "layers"
+    got = plan(again)
+    assert got.packer == "layers" and got.height <= 1.01 * got.lower_bound
+    sound(problem, again, got)
+
+
+@pytest.mark.spec("PP-28")
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_layers_settle_correctly_at_any_sizes_and_refuse_a_byte_less(data):
+    problem = network(20)
+    vectors = st.lists(st.integers(0, 5000), min_size=20, max_size=20)
+    made, sizes = data.draw(vectors), data.draw(vectors)
+    flat = flatten(problem)
+    known = layers(flat, replanner(problem, native=False)(made).offsets)
+    sized = replace(flat, size=sizes, high=sizes)
+    offsets = settle(sized, known, 1 << 40)
+    assert offsets is not None
+    height = max((x + n for x, n in zip(offsets, sizes, strict=True) if n), default=0)
+    sound(problem, sizes, Replanned(tuple(offsets), height, 0, "layers"))
+    assert settle(sized, known, height) == offsets
+    assert not height or settle(sized, known, height - 1) is None
