@@ -9,15 +9,14 @@
 
 namespace {
 
-// Rule and ranking: sections.ORDERS for the repair, replan._DESCENTS and _TRIES for placement anew (with
-// thousandths above the bound).
+// Rule and ranking: sections.ORDERS for the repair, replan._DESCENTS (with thousandths above the bound) and _TRIES for
+// placement anew.
 constexpr const char *kOrders[] = {"0TOL", "1AS", "1FWS", "0HSO", "1THA", "0HLF", "0TWA", "2TS", "3HT"};
-constexpr const char *kTries[] = {"0TWA", "2FWS", "0TOL", "2WS", "0WL", "1O"};
-constexpr i64 kAbove[] = {10, 10, 10, 10, 10, 10};
+constexpr const char *kTries[] = {"0TWA", "0TOL", "0THA", "2FWS", "0HLF", "2WS"};
 constexpr const char *kDescents[] = {"0TOL", "0TWA", "0TOL"};
 constexpr i64 kDescentsAbove[] = {4, 6, 9};
 constexpr i64 kMostRows = 600, kNodesPerRow = 60, kRounds = 6;  // as in windows.py
-constexpr i64 kGreedy = 2, kClose = 200, kMeet = 60'000, kMany = 600'000, kSpare = 200, kNear = 100;  // as in replan.py
+constexpr i64 kGreedy = 2, kClose = 200, kMeet = 60'000, kMany = 600'000, kAbove = 10, kPatience = 48, kNear = 100;  // as in replan.py
 
 i64 gcd_of(i64 a, i64 b) { return std::gcd(a, b); }
 
@@ -73,14 +72,14 @@ class Cliques {
     }
 
     // As lowtide_search, for a capacity in bytes; `offsets` (bytes) per row of the search.
-    int decide(i64 capacity, i64 budget, double deadline, i64 *nodes, std::vector<i64> &offsets) {
+    int decide(i64 capacity, i64 budget, double deadline, i64 *nodes, std::vector<i64> &offsets, i64 patience = 0) {
         limit_.clear();
         for (const i64 s : real_) limit_.push_back(capacity >= s ? (capacity - s) / unit : -1);
         offsets.assign(buffers.size(), 0);
         const Sections in{(i64)buffers.size(), sections_, many_, size_.data(), alignment_.data(), limit_.data(),
                           range_of_.data(), lo_.data(), hi_.data(), obstacle_of_.data(), obstacle_lo_.data(), obstacle_hi_.data(),
                           rule_.data(), rank_.data(), twin_.data(), align_up(capacity, grain_) / unit};
-        const int answer = search_within(in, budget, deadline, nodes, offsets.data());
+        const int answer = search_within(in, budget, deadline, nodes, offsets.data(), patience);
         for (auto &x : offsets) x *= unit;
         return answer;
     }
@@ -345,8 +344,7 @@ bool settle(const Flat &flat, const Layers &known, i64 limit, i64 *offsets) {
     return true;
 }
 
-// plan.replan: layers of earlier shapes, greedy orders, descents, then the exact search in one order after the other, a
-// little above the bound.
+// plan.replan: layers of earlier shapes, greedy orders, descents, then the exact search, a little above the bound.
 class Replan {
   public:
     Replan(const Flat &flat, i64 grain) : flat_(flat), grain_(grain), offsets_(flat.count), best_(flat.count) {
@@ -367,7 +365,7 @@ class Replan {
         for (const i64 x : padded) bound = std::max(bound, x - most);
     }
 
-    i64 bound = 0, height = -1, packer = 0, nodes = 0, used = -1;
+    i64 bound = 0, height = -1, packer = 0, used = -1;
 
     // Whether some of `many` layerings is near the bound at these sizes; `used` then says which.
     bool again(const Layers *known, i64 many, i64 *offsets) {
@@ -438,18 +436,11 @@ class Replan {
     }
 
     void dive(i64 budget) {
-        i64 share = flat_.count + flat_.count / 8 + kSpare;
         std::vector<i64> found;
-        for (std::size_t turn = 0; nodes < budget; ++turn) {
-            const std::size_t t = turn % std::size(kTries);
-            if (turn && t == 0) share *= 2;
-            if (height <= aim(kAbove[t])) return;
-            Cliques cliques(rows(), grain_, kTries + t, 1);
-            i64 spent = 0;
-            const int answer = cliques.decide(aim(kAbove[t]), std::min(share, budget - nodes), now() + 3600, &spent, found);
-            nodes += spent;
-            if (answer == 1) return take(cliques, found, kGreedy + 1);
-        }
+        if (height <= aim(kAbove)) return;
+        Cliques cliques(rows(), grain_, kTries, std::size(kTries));
+        i64 nodes = 0;
+        if (cliques.decide(aim(kAbove), budget, now() + 3600, &nodes, found, kPatience) == 1) take(cliques, found, kGreedy + 1);
     }
 
     void offer(i64 name) {

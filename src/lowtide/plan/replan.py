@@ -15,7 +15,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
-from itertools import cycle
 
 from lowtide.core.errors import UserError
 from lowtide.core.units import align_up
@@ -33,13 +32,11 @@ _GREEDY = (
 )  # order, and whether the tightest hole is taken; one where a search follows
 _CLOSE = 200  # within a 200th of the bound nothing more is tried
 _NODES, _LEAST = 7, 6000  # of the search: per buffer, and at least
-_SPARE = 200  # nodes of each try, over one per buffer and an eighth
 _MEET, _MANY = 60_000, 600_000  # pairs alive at once; with more the search is dear: the last resort, or left out
-# Descents and tries that follow: rule and order, how many thousandths above the bound each aims. One alone misses some shapes.
+# Descents, and orders of the search that follows: rule and order; thousandths above the bound that each descent aims at.
 _DESCENTS = (("lowest:TOL", 4), ("lowest:TWA", 6), ("lowest:TOL", 9))  # the first alone where a search follows
-_TRIES = (
-    ("lowest:TWA", 10), ("fullest:FWS", 10), ("lowest:TOL", 10), ("fullest:WS", 10), ("lowest:WL", 10), ("fewest:O", 10),
-)  # fmt: skip
+_TRIES = ("lowest:TWA", "lowest:TOL", "lowest:THA", "fullest:FWS", "lowest:HLF", "fullest:WS")
+_ABOVE, _PATIENCE = 10, 48  # thousandths; attempts of the search that fail before it goes back and changes its order
 _PACKERS = (*(name for name, _ in _GREEDY), "descent", "exact", "layers")
 _NEAR, _KNOWN = 100, 24  # layers within a 100th of the bound will do; how many are kept
 
@@ -223,20 +220,14 @@ def _descend(sections: Sections, near: list[list[int]], capacity: int) -> list[i
 
 
 def _dive(flat: Flat, best: Replanned, nodes: int) -> Replanned:
-    """One order of the exact search after the other, with few nodes each."""
-    bound, left = best.lower_bound, nodes
+    """The exact search in a few orders, each for as long as it gets on."""
+    aim = _aim(flat, best.lower_bound, _ABOVE)
+    if best.height <= aim:
+        return best
     held = [i for i in range(flat.count) if flat.size[i]]
-    for turn, (name, above) in enumerate(cycle(_TRIES)):
-        share = (flat.count + flat.count // 8 + _SPARE) << turn // len(_TRIES)
-        aim = _aim(flat, bound, above)
-        if best.height <= aim or left <= 0:
-            break
-        sections = sections_of(_without_empty(flat, held), (name,))
-        fits, rows, spent = search(sections, aim, min(share, left), math.inf)
-        left -= spent
-        if fits:
-            return _better(flat, best, _spread(flat, held, sections, rows), bound, "exact")
-    return best
+    sections = sections_of(_without_empty(flat, held), _TRIES)
+    fits, rows, _ = search(sections, aim, nodes, math.inf, _PATIENCE)
+    return _better(flat, best, _spread(flat, held, sections, rows), best.lower_bound, "exact") if fits else best
 
 
 def _spread(flat: Flat, held: list[int], sections: Sections, rows: Sequence[int]) -> list[int]:

@@ -22,28 +22,32 @@ from lowtide.core.units import align_up
 from lowtide.plan.sections import Sections
 
 _MOST = 1 << 62
+_BACK = 128  # placements taken back at first when patience ends; twice as many every time
 
 
-def search(sections: Sections, capacity: int, budget: int, seconds: float) -> tuple[bool | None, list[int], int]:
+def search(
+    sections: Sections, capacity: int, budget: int, seconds: float, patience: int = 0
+) -> tuple[bool | None, list[int], int]:
     """Whether the rows fit the capacity (None: ``budget`` nodes or ``seconds`` spent), their offsets in bytes, nodes.
 
+    With ``patience`` no order begins anew: after so many failed attempts the search goes back some way and on in the next
+    order; False then proves nothing.
     The capacity is at least the problem's lower bound: tops of fixed buffers are not looked at here.
     """
-    tree = _Tree(sections, capacity, time.perf_counter() + seconds)
+    tree = _Tree(sections, capacity, time.perf_counter() + seconds, patience)
     share, nodes = 2 * len(sections.size), 0
-    answer: bool | None = True if not sections.size else None
-    while answer is None:
+    while sections.size:
         for order in range(len(sections.rules)):
             left = budget - nodes
             if left <= 0 or time.perf_counter() > tree.deadline:
                 return None, [], nodes
             tree.reset(order)
-            answer = tree.solve(min(share, left))
+            answer = tree.solve(left if patience else min(share, left))
             nodes += tree.nodes
-            if answer is not None:
-                break
+            if answer is not None or patience:
+                return answer, [x * sections.unit for x in tree.offset] if answer else [], nodes
         share *= 2
-    return answer, [x * sections.unit for x in tree.offset] if answer else [], nodes
+    return True, [], nodes
 
 
 @dataclass(slots=True)
@@ -82,7 +86,8 @@ class _State:
 class _Tree:
     """The search's working memory; lives for one call."""
 
-    def __init__(self, sections: Sections, capacity: int, deadline: float) -> None:
+    def __init__(self, sections: Sections, capacity: int, deadline: float, patience: int) -> None:
+        self.patience, self.order, self.failed, self.back = patience, 0, 0, _BACK
         self.deadline, self.capacity, self.limit = deadline, sections.room(capacity), sections.limits(capacity)
         self.size, self.align, n = sections.size, sections.alignment, len(sections.size)
         starts = sections.range_of
@@ -118,9 +123,13 @@ class _Tree:
                     moved = True
         return at
 
+    def turn(self, order: int) -> None:
+        self.order, self.rule = order, self.at.rules[order]
+        self.rank, self.before = self.at.ranks[order], self.at.before[order]
+
     def reset(self, order: int) -> None:
         n = len(self.size)
-        self.rule, self.rank, self.before = self.at.rules[order], self.at.ranks[order], self.at.before[order]
+        self.turn(order)
         cut = [0] * (self.at.sections + 1)
         for a, b in self.hull:
             for s in range(a, b - 1):
@@ -128,6 +137,7 @@ class _Tree:
         least = [self.clear(i, 0) for i in range(n)]
         self.state = _State(least, [0] * n, [False] * n, [False] * n, cut, list(range(n)))
         self.frames, self.splits, self.nodes = [], [], 0
+        self.failed, self.back = 0, _BACK
 
     def undo(self, mark: int) -> None:
         st = self.state
@@ -292,7 +302,8 @@ class _Tree:
                 return None
             self.nodes += 1
             if not self.attempt(k):
-                if not self.fail():
+                self.failed += 1
+                if not (self.rewind() if 0 < self.patience < self.failed else self.fail()):
                     return False
                 continue
             while frames[-1].piece == frames[-1].pieces:  # solved: on to the next piece of its parent
@@ -333,6 +344,21 @@ class _Tree:
             if not self.frames:
                 return False
         return True
+
+    def rewind(self) -> bool:
+        """Take back the last attempts on the way here and go on in the next order; False if that cannot fit."""
+        keep = max(len(self.frames) - self.back, 1)
+        self.failed, self.back = 0, self.back * 2
+        if keep == 1:  # or the same orders would end where they ended before
+            self.patience *= 2
+        for f in self.frames[keep - 1 :]:
+            del self.splits[len(self.splits) - f.pieces :]
+        del self.frames[keep:]
+        f = self.frames[-1]
+        self.undo(f.mark)
+        f.pieces, f.piece = 0, -1
+        self.turn((self.order + 1) % len(self.at.rules))
+        return self.hopeful(f.lo, f.hi)
 
     def defer(self) -> bool:
         """Take the attempt back and defer its row; False if the component fails with that."""
