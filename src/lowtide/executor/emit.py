@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from lowtide.core.errors import BugError
 from lowtide.executor.arithmetic import Arithmetic, arithmetic
 from lowtide.executor.block import COND, LOOP, NESTED, OFFSET, SCALAR, VIEW, Block, Line
-from lowtide.executor.lives import CAUGHT, Lives, last_uses, layout_symbols
+from lowtide.executor.lives import Lives, last_uses, layout_symbols
 from lowtide.executor.signs import nonnegative
 from lowtide.ir.graph import ITEMSIZE, Arg, Atom, Layout, Op, Ref, Value, refs_in
 from lowtide.ir.symbolic import Dim
@@ -36,8 +36,7 @@ from lowtide.schedule.schedule import OpFacts
 @dataclass(frozen=True, slots=True)
 class Spelling:
     """How one operation is called: facts, and the names of callables (``op:aten.add.out`` or ``torch:add``).
-    ``out_names``: what the form that writes into given bytes calls its results, where there are several. ``grows``: the form
-    that gives a result, whose size the data decides, bytes in a room of fixed size, or raises."""
+    ``out_names``: what the form that writes into given bytes calls its results, where there are several."""
 
     facts: OpFacts = field(default_factory=OpFacts)
     plain: str = ""
@@ -45,7 +44,6 @@ class Spelling:
     copied: bool = False
     watched: bool = False
     out_names: tuple[str, ...] = ()
-    grows: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +66,7 @@ class Code:
     symbol), ``body`` and ``returned``. ``bound``: name -> what it stands for. ``slots``: headers in the order of
     ``run.headers``. ``symbols``: per segment the sizes that it is shaped by; ``arithmetic``: its distinct layouts.
     ``nested``: indices of lines that have blocks, in order. ``results``: results that are written into a slab of their own,
-    with fresh headers in every run. ``folded``: values that depend on nothing, worked out once. ``caught``: name and dtype of
-    results whose size the data decides, in the order of ``run.rooms``."""
+    with fresh headers in every run. ``folded``: values that depend on nothing, worked out once."""
 
     source: str
     inputs: tuple[str, ...]
@@ -83,7 +80,6 @@ class Code:
     nested: tuple[int, ...]
     results: tuple[Slot, ...] = ()
     folded: tuple[str, ...] = ()
-    caught: tuple[tuple[str, str], ...] = ()
 
 
 _PLAIN = Spelling()
@@ -126,7 +122,6 @@ class _Writer:
         self.first = lives is None
         self.how = lives.how if lives is not None else {}
         self.value = block.graph.value
-        self.caught = [n for n, form in self.how.items() if form == CAUGHT]
         self.taken = set(self.value)
         self.bound: dict[str, str] = {}
         self.known: dict[str, str] = {}
@@ -154,9 +149,7 @@ class _Writer:
                     out.update(dict.fromkeys(made) if known else {})
                     late.update(() if known else made)
             else:
-                out.update(
-                    dict.fromkeys(o for o in op.outputs if o is not None and o in self.how and o not in self.caught)
-                )
+                out.update(dict.fromkeys(o for o in op.outputs if o is not None and o in self.how))
         return out
 
     def _known(self, name: str) -> bool:
@@ -231,9 +224,7 @@ class _Writer:
         given = {g.symbol: f"k_{g.symbol} = {names[g.position]}{_read(g.dim)}" for g in self.block.given}
         lines = self._opening(names, symbols[0])
         for i, line in enumerate(self.block.lines):
-            caught = self._caught(line)
-            lines.extend(caught)
-            text = [] if caught else self._line(i, line)
+            text = self._line(i, line)
             deaths = self._deaths(i, line)
             parts = [*text, *(self._binding(line)), *([f"del {', '.join(deaths)}"] if deaths else [])]
             where = str(line.op.origin)
@@ -256,7 +247,7 @@ class _Writer:
         )
         return Code(
             source, tuple(names), given, tuple(lines), returned, self.bound, slots, symbols, numbers, tuple(self.nested),
-            results, tuple(self.folded), tuple((n, self.value[n].layout.dtype) for n in self.caught),
+            results, tuple(self.folded),
         )  # fmt: skip
 
     def _opening(self, names: Sequence[str], key: tuple[str, ...]) -> list[str]:
@@ -266,8 +257,6 @@ class _Writer:
             out.append(f"if run.key != {now}: run.begin({now})")
             if self.headers:
                 out.append(f"{_tuple(list(self.headers))[1:-1]} = run.headers")
-            if self.caught:
-                out.append(f"{_tuple(self.caught)[1:-1]} = run.rooms")
             out.extend(self._fresh(0, now))
         dead = [n for n in names if n not in self.last and not self._is_returned(n)]
         return [*out, f"del {', '.join(dead)}"] if dead else out
@@ -352,32 +341,6 @@ class _Writer:
         if not isinstance(index, Ref) or index.name not in self.forward or len(self.value[index.name].layout.size) != 1:
             return None
         return f"{self._name('torch:index_select')}({self._text(base)}, {dim}, {index.name}"
-
-    def _caught(self, line: Line) -> list[str]:
-        """A result whose size the data decides, into the room that was learned; where that is too small, ordinary memory."""
-        op = line.op
-        if len(op.outputs) != 1 or op.outputs[0] not in self.caught:
-            return []
-        result, spelled = str(op.outputs[0]), self.spelled[op.name]
-        j, args = self.caught.index(result), list(map(self._text, op.args))
-        by = op.args[1] if op.target == "aten.index.Tensor" else None
-        if isinstance(by, tuple) and len(by) == 1 and isinstance(by[0], Ref) and self._is_mask(by[0].name):
-            # The general operation takes twice as long.
-            picked = f"{self._name('torch:nonzero')}({by[0].name}).view(-1)"
-            call = f"{self._name('torch:index_select')}({args[0]}, 0, {picked}"
-        else:
-            call = f"{self._name(spelled.grows)}({', '.join(args)}"
-        plain = self._name(spelled.plain or f"op:{op.target}")
-        return [
-            *([f"run.spoil({j})"] if self.verify else []),
-            f"try: {call}, out={result}.resize_(0))  # {op.origin}",
-            f"except RuntimeError: {result} = run.spill({plain}, {', '.join(args)})",
-            f"if run.got[{j}] != {result}.numel(): run.catch({j}, {result})",
-        ]
-
-    def _is_mask(self, name: str) -> bool:
-        layout = self.value[name].layout
-        return layout.dtype == "bool" and len(layout.size) == 1
 
     def _into(self, spelled: Spelling, results: list[str]) -> str:
         """The arguments that say where results go."""

@@ -8,7 +8,7 @@ time. Branches and loops have frames of their own, whose slab is a piece of the 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from lowtide.core.units import align_up
 from lowtide.executor.placing import Placement
 from lowtide.executor.plans import BlockPlan, Built, Entry
 from lowtide.executor.shaping import NO_SHAPES, shaper, where
-from lowtide.executor.storages import ManagedStorages, Slab, device_of, room
+from lowtide.executor.storages import ManagedStorages, Slab, device_of
 from lowtide.runtime.calls import DTYPES
 from lowtide.runtime.load import exact
 
@@ -46,9 +46,6 @@ class Frame:
         self.storages = ManagedStorages()
         self.headers: tuple[torch.Tensor, ...] = ()
         self.escaped: dict[int, torch.UntypedStorage] = {}
-        self.rooms: list[torch.Tensor] = []  # for results whose size the data decides
-        self.got: list[int | None] = []  # elements that these had when they were noted last
-        self.rooms_at: tuple[Slab | None, int, Placement] | None = None
         self.runs = self.escapes = self.copies = 0
         self.bindings: dict[str, Any] | None = None
         self.slab: Slab | None = None
@@ -93,53 +90,10 @@ class Frame:
                 if learned.runs + 1 >= learned.window:
                     self.stirred = True
         self.at[0] = self.key = key
-        if built.caught:
-            self._make_room(built)
         if self.inner:
             for arms in self.inner:
                 for inner in arms:
                     inner.key = None  # their slab may lie elsewhere now
-
-    def _make_room(self, built: Built) -> None:
-        """Room in this placement for the results whose size is known only when they are there; nothing is noted of them yet."""
-        self.got = [None] * len(built.caught)
-        now = self.slab, self.start, self.placement
-        if self.rooms_at is not None and all(a is b for a, b in zip(self.rooms_at, now, strict=True)):
-            return
-        slab, start, placement = now
-        self.rooms.clear()
-        for j, (b, (_, dtype)) in enumerate(zip(built.caught, self.loaded.code.caught, strict=True)):
-            begin, nbytes = start + placement.offsets[b], placement.capacity[b]
-            if slab is not None:
-                self.rooms.append(slab.room((id(self), j), begin, nbytes, DTYPES[dtype]))
-            else:
-                self.rooms.append(room(torch.empty(0, dtype=torch.uint8), 0, 0, DTYPES[dtype]))
-        self.rooms_at = now
-
-    def spoil(self, j: int) -> None:
-        """Fill the room of a result that is about to be written."""
-        assert self.built is not None
-        b = self.built.caught[j]
-        if self.slab is not None:
-            begin = self.start + self.placement.offsets[b]
-            self.slab.base[begin : begin + self.placement.capacity[b]].fill_(0xFF)
-
-    def spill(self, plain: Callable[..., torch.Tensor], *args: Any) -> torch.Tensor:
-        """A result that did not fit into its room (or whose operation fails anyhow) in ordinary memory."""
-        found = plain(*args)
-        self.escapes += 1
-        self.stirred = True
-        return found
-
-    def catch(self, j: int, result: torch.Tensor) -> None:
-        """Note the size of a result that data decided."""
-        assert self.built is not None
-        b, nbytes, known = self.built.caught[j], result.nbytes, self.shaper
-        self.got[j] = result.numel()
-        known.sizes[b] = nbytes
-        known.high[b] = max(known.high[b], nbytes)
-        if nbytes > known.where.limit[b]:
-            known.over = self.stirred = True
 
     def _search(self, entry: Entry | None, key: tuple[Any, ...]) -> None:
         """The same where something has to be found first: a placement, or a slab."""
@@ -340,14 +294,8 @@ class Frame:
         for f in self.everyone():
             f.slab, f.pointed, f.key, f.entry, f.room, f.stirred = None, None, None, None, 0, True
             f.escaped.clear()
-            f.leave_rooms()
             for h in f.headers:
                 h.set_()
-
-    def leave_rooms(self) -> None:
-        """Let go of the rooms, which keep the slab."""
-        self.rooms.clear()
-        self.rooms_at = None
 
     def held_outside(self) -> bool:
         """Whether somebody beside us holds a header itself."""
@@ -398,7 +346,6 @@ class Frame:
             if f is self or f.slab is self.slab:
                 for h in f.headers:
                     h.set_()
-                f.leave_rooms()
                 f.key, f.slab, f.pointed = None, None, None
 
     def _point(self) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from lowtide.core.reason import Reason
 from lowtide.executor.block import CALL, NESTED, Block, Line, needed, trusted
 from lowtide.executor.groups import Life
 from lowtide.ir.graph import Graph, Op, Ref, Value, refs_in, specialise
@@ -20,7 +19,7 @@ from lowtide.memory.graph import Buffer, MemoryGraph, Node
 from lowtide.memory.lifetime import lifetimes
 from lowtide.schedule.schedule import OpFacts, memory_graph, schedule
 
-OUT, CAUGHT = "out", "caught"
+OUT, OVERWRITE, OWN = "out", "overwrite", "own"
 _FOLDED = 4096  # bytes of a value that is kept because it depends on nothing
 _UNSET = ("aten.empty", "aten.new_empty")
 
@@ -47,15 +46,13 @@ class Counts:
 class Lives:
     """``lives``: one per buffer, in order; a buffer is a chain of storages that continue in each other's bytes, or the
     slab of a nested block. ``buffer``: managed storage (or ``~line`` for a nested slab) -> index of its buffer.
-    ``how``: managed storage -> by the facts' ``out`` form, or caught: its size is known when it is there. ``order``: managed
-    storages, in order of birth. ``outside``: why results whose size the data decides are ordinary memory."""
+    ``how``: managed storage -> the facts' ``out`` or ``overwrite`` form. ``order``: managed storages, in order of birth."""
 
     lives: tuple[Life, ...]
     buffer: Mapping[str, int]
     how: Mapping[str, str]
     order: tuple[str, ...]
     counts: Counts
-    outside: tuple[Reason, ...] = ()
 
 
 def nested_slab(line: Line) -> str:
@@ -63,18 +60,15 @@ def nested_slab(line: Line) -> str:
     return f"~{line.op.name}"
 
 
-def managed(
-    block: Block, facts: Mapping[str, OpFacts], copied: frozenset[str], growing: frozenset[str]
-) -> dict[str, str]:
-    """Managed storages in order, each with how it is written. ``copied``: operations whose results are not trusted.
-    ``growing``: those that write a result whose size the data decides into a room of fixed size, or raise."""
+def managed(block: Block, facts: Mapping[str, OpFacts], copied: frozenset[str]) -> dict[str, str]:
+    """Managed storages in order, each with how it is written. ``copied``: operations whose results are not trusted."""
     given_away = frozenset(
         block.graph.value[r].storage
         for line in block.lines
         if line.kind == CALL and not trusted(line.op)
         for r in line.op.reads
     )
-    return _written(block, facts, copied, block.returned | block.given_storages | given_away, growing)
+    return _written(block, facts, copied, block.returned | block.given_storages | given_away)
 
 
 def managed_outputs(block: Block, facts: Mapping[str, OpFacts], copied: frozenset[str]) -> tuple[str, ...]:
@@ -105,27 +99,20 @@ def foldable(block: Block) -> frozenset[str]:
 
 
 def _written(
-    block: Block,
-    facts: Mapping[str, OpFacts],
-    copied: frozenset[str],
-    taken: frozenset[str],
-    growing: frozenset[str] = frozenset(),
+    block: Block, facts: Mapping[str, OpFacts], copied: frozenset[str], taken: frozenset[str]
 ) -> dict[str, str]:
     known, folded = block.known_at, foldable(block)
     out: dict[str, str] = {}
     for i, line in enumerate(block.lines):
         op, known_facts = line.op, facts.get(line.op.name)
-        if line.kind != CALL or known_facts is None or known_facts.restride or op.mutates:
-            continue
-        if known_facts.out is None and op.name not in growing:
+        if line.kind != CALL or known_facts is None or known_facts.out is None or known_facts.restride or op.mutates:
             continue
         values = [block.graph.value[o] for o in op.outputs if o is not None]
         sized = all(known.get(s, i) < i for v in values for s in layout_symbols(v))
-        grows = op.name in growing
-        if op.name in copied | folded or len(values) < len(op.outputs) or not (sized or grows):
+        if op.name in copied | folded or len(values) < len(op.outputs) or not sized:
             continue
         own = (v for v in values if v.storage == v.name and v.storage not in taken and not _offset(v))
-        out.update(dict.fromkeys((v.name for v in own), CAUGHT if grows else OUT))
+        out.update(dict.fromkeys((v.name for v in own), OUT))
     return out
 
 
@@ -144,16 +131,10 @@ def static(block: Block, bindings: Mapping[str, int]) -> Graph:
     return specialise(graph, {s: int(bindings.get(s, 0)) for s in graph.symbols})
 
 
-def lives_of(
-    block: Block,
-    facts: Mapping[str, OpFacts],
-    copied: frozenset[str],
-    bindings: Mapping[str, int],
-    growing: frozenset[str] = frozenset(),
-) -> Lives:
+def lives_of(block: Block, facts: Mapping[str, OpFacts], copied: frozenset[str], bindings: Mapping[str, int]) -> Lives:
     """The lives of a block's managed storages. ``bindings``: sizes of a run, for the library of schedules; they decide
     nothing that would be wrong at other sizes."""
-    how = managed(block, facts, copied, growing)
+    how = managed(block, facts, copied)
     given = {name: replace(f, overwrite=None) for name, f in facts.items()}
     found = schedule(static(block, bindings), given)
     pairs = {s.op.name: _always(block.graph, s.op, s.inplace, how) for s in found.steps}
@@ -173,18 +154,16 @@ def lives_of(
     lives = tuple(Life(name, first, end) for name, (first, end) in spans.items())
     buffer = {name: index[top] for name, top in root.items()}
     order = tuple(n for n in how if n in buffer)
-    counts, outside = _count(block, frozenset(order)), _outside(block, how, growing)
-    return Lives(lives, buffer, {n: how[n] for n in order}, order, counts, outside)
+    return Lives(lives, buffer, {n: how[n] for n in order}, order, _count(block, frozenset(order)))
 
 
 def _always(
     graph: Graph, op: Op, pairs: tuple[tuple[str, str], ...], how: Mapping[str, str]
 ) -> tuple[tuple[str, str], ...]:
-    """Of the permitted in-place pairs those that hold at all sizes, between managed storages. The strides of what is caught are
-    the operation's own."""
+    """Of the permitted in-place pairs those that hold at all sizes, between managed storages."""
     out: list[tuple[str, str]] = []
     for read, written in pairs:
-        if how.get(read) != OUT or how.get(written) != OUT:
+        if read not in how or written not in how:
             continue
         result = graph.value[written].layout
         same = all(graph.value[r].layout == result for r in op.reads if graph.value[r].storage == read)
@@ -202,20 +181,6 @@ def _with_nested(block: Block, graph: MemoryGraph) -> MemoryGraph:
         line = lines.get(node.name)
         nodes.append(node if line is None else replace(node, writes=(*node.writes, nested_slab(line))))
     return MemoryGraph((*graph.buffers, *buffers), tuple(nodes))
-
-
-def _outside(block: Block, how: Mapping[str, str], growing: frozenset[str]) -> tuple[Reason, ...]:
-    out: list[Reason] = []
-    for line in block.lines:
-        op = line.op
-        decided = op.name in growing or (line.kind == CALL and any(b.dim is not None for b in line.binds))
-        if not decided or any(o in how for o in op.outputs if o is not None):
-            continue
-        why = f"{op.target} has no form that writes a result of unknown size into a room of fixed size"
-        if op.name in growing:
-            why = "the result leaves the program, or an operator from outside torch may keep it"
-        out.append(Reason(f"{op.name} ({op.origin})", f"the data decides its size, and {why}"))
-    return tuple(out)
 
 
 def _count(block: Block, order: frozenset[str]) -> Counts:

@@ -23,7 +23,7 @@ from lowtide.executor.capture import NUMBERS
 from lowtide.executor.emit import Code, Slot, Spelling, emit
 from lowtide.executor.groups import Life
 from lowtide.executor.learned import WINDOW, Learned
-from lowtide.executor.lives import Lives, foldable, lives_of, managed_outputs, nested_slab, static
+from lowtide.executor.lives import Lives, foldable, lives_of, managed_outputs, nested_slab
 from lowtide.executor.placing import Strategy
 from lowtide.executor.shaping import Geometry, Shapes, Where, where
 from lowtide.executor.spelling import callable_of, spellings
@@ -87,13 +87,12 @@ class Entry:
 
 
 class Built:
-    """A block's planned code and everything that was learned for it. ``buffer``: per header; ``caught``: per result whose size
-    the data decides; ``slabs``: per line that has blocks, the buffer of their slab."""
+    """A block's planned code and everything that was learned for it. ``buffer``: per header; ``slabs``: per line that has
+    blocks, the buffer of their slab."""
 
     def __init__(self, loaded: Loaded, lives: Lives, policy: Policy, slabs: tuple[int, ...]) -> None:
         self.loaded, self.lives, self.policy, self.slabs = loaded, lives, policy, slabs
         self.buffer = [lives.buffer[s.storage] for s in loaded.slots]
-        self.caught = [lives.buffer[name] for name, _ in loaded.code.caught]
         count = len(lives.lives)
         code = loaded.code
         self.shapes = Shapes(
@@ -202,8 +201,7 @@ class BlockPlan:
         folded = foldable(self.block)
         spelled = spellings(self.block, sizes, self.copied)
         facts = {n: s.facts for n, s in spelled.items()}
-        growing = frozenset(n for n, s in spelled.items() if s.grows)
-        lives = lives_of(self.block, facts, self.copied, sizes, growing)
+        lives = lives_of(self.block, facts, self.copied, sizes)
         results = managed_outputs(self.block, facts, self.copied) if self.policy.manage_outputs else ()
         loaded = self._load(
             emit(self.block, lives, spelled, verify=self.policy.verify, results=results, folded=tuple(folded))
@@ -213,9 +211,6 @@ class BlockPlan:
         seen = [0] * len(lives.lives)
         for k, names in enumerate(loaded.code.symbols):
             built.sizes(k, tuple(bindings[n] for n in names), seen)
-        at_first = static(self.block, sizes).value
-        for b, (name, _) in zip(built.caught, loaded.code.caught, strict=True):
-            seen[b] = at_first[name].layout.extent
         for b, arms in zip(slabs, self.inner, strict=True):
             seen[b] = max(arm.first_nbytes for arm in arms)
         built.everywhere.see(seen)

@@ -36,7 +36,7 @@ class Told:
     groups_nbytes and separate_nbytes: what the other strategies would take for the same sizes. escapes: values that got
     ordinary memory because they outgrew their place. leaks: runs after which somebody still held planned bytes. copies:
     results that were not new as their operation said. swaps: planned values whose storage an operation replaced. reason:
-    why it runs unplanned, if it does. outside: results whose size the data decides that are ordinary memory, and why.
+    why it runs unplanned, if it does.
     """
 
     runs: int
@@ -52,7 +52,6 @@ class Told:
     copies: int
     swaps: int
     reason: str | None
-    outside: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         if self.counts is None:
@@ -261,7 +260,6 @@ class Executor:
             frame.placement.nbytes if frame is not None else 0, frame.placement.bound if frame is not None else 0,
             frame.placement.shared if frame is not None else 0,
             self.escapes, self.leaks, self.copies, self.swaps, str(plan.reason) if plan.reason is not None else None,
-            tuple(map(str, built.lives.outside)) if built is not None else (),
         )  # fmt: skip
 
 

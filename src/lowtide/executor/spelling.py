@@ -7,10 +7,8 @@ fake tensors, so nothing is computed); results whose size depends on data are no
 
 from __future__ import annotations
 
-import functools
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +18,6 @@ from lowtide.executor.block import CALL, VIEW, Block, trusted
 from lowtide.executor.emit import Spelling
 from lowtide.executor.learned import Recent
 from lowtide.executor.lives import static
-from lowtide.executor.storages import room
 from lowtide.ir.graph import Graph, Op, refs_in
 from lowtide.runtime.calls import empty, overload, python_of
 from lowtide.runtime.probe import probe, signature
@@ -48,8 +45,7 @@ def spellings(block: Block, bindings: Mapping[str, int], copied: frozenset[str])
             known = facts.get(op.name, OpFacts())
             plain, into = _bindings(graph, op, known) if op in tried or op.view else (_only_one(op), "")
             names = _result_names(known) if len(op.outputs) > 1 else ()
-            grows = _growing(op) if depends_on_data(graph, op) and known.out is None else ""
-            out[op.name] = Spelling(known, plain, into, op.name in copied, not trusted(op), names, grows)
+            out[op.name] = Spelling(known, plain, into, op.name in copied, not trusted(op), names)
     return out
 
 
@@ -59,70 +55,6 @@ def depends_on_data(graph: Graph, op: Op) -> bool:
         return False
     masks = any(graph.value[r].layout.dtype in ("bool", "u8") for a in op.args[1:] for r in refs_in(a))
     return masks or not op.target.startswith("aten.index.")
-
-
-# What writes a result whose size the data decides into a tensor that may not grow beyond its storage, and how.
-_GROWING = {
-    "aten.nonzero.default": "torch:nonzero",
-    "aten.masked_select.default": "torch:masked_select",
-    "aten.index.Tensor": "op:aten.index.Tensor_out",
-}
-
-
-def _growing(op: Op) -> str:
-    """The form of an operation that gives its result bytes in a room of fixed size, where this torch was seen to do so."""
-    found = _GROWING.get(op.target, "")
-    return found if found and not op.kwargs and _stays_inside(op.target) else ""
-
-
-@functools.cache
-def _stays_inside(target: str) -> bool:
-    """Whether the form writes into the room it is given, and raises and touches nothing around a room that is too small. Tried
-    once, on a thread of its own, where no mode of the caller's is in force."""
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(_tried_inside, target).result()
-
-
-def _tried_inside(target: str) -> bool:
-    with torch.no_grad():
-        mask, x = torch.arange(24) % 3 > 0, torch.arange(24.0) + 1
-        both = mask.view(4, 6), x.view(4, 6)
-        small = {"aten.nonzero.default": (mask,), "aten.masked_select.default": (x, mask)}.get(target, (x, [mask]))
-        wide = {"aten.nonzero.default": both[:1], "aten.masked_select.default": both[::-1]}.get(
-            target, (both[1], [both[0]])
-        )
-        name = _GROWING[target]
-        into = overload(name[3:]) if name.startswith("op:") else callable_of(name[6:])
-        forms = [into]
-        if target == "aten.index.Tensor":
-            forms.append(lambda x, by, *, out: torch.index_select(x, 0, torch.nonzero(by[0]).view(-1), out=out))
-        return all(
-            _keeps(form, overload(target), args)
-            for k, form in enumerate(forms)
-            for args in ((small, wide) if k == 0 else (small,))
-        )
-
-
-def _keeps(into: Callable[..., Any], plain: Callable[..., Any], args: tuple[Any, ...]) -> bool:
-    want = plain(*args)
-    around = torch.full((1024,), 0xFF, dtype=torch.uint8)
-    for nbytes, fits in ((512, True), (want.nbytes, True), (want.nbytes - want.element_size(), False), (0, False)):
-        inside, before = room(around, 256, nbytes, want.dtype), around.clone()
-        try:
-            into(*args, out=inside.resize_(0))
-        except RuntimeError:
-            if fits:
-                return False
-            wrote = around[256 : 256 + nbytes]
-            wrote.fill_(0xFF)
-        else:
-            if not fits or inside.data_ptr() != around.data_ptr() + 256 or not torch.equal(inside, want):
-                return False
-            inside.copy_(torch.full_like(inside, 0))
-            around[256 : 256 + nbytes] = 0xFF
-        if not torch.equal(around, before):
-            return False
-    return True
 
 
 def _result_names(facts: OpFacts) -> tuple[str, ...]:

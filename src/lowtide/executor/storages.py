@@ -7,9 +7,7 @@ them and never written again; an address can be tested for lying inside.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 
@@ -66,30 +64,10 @@ class ManagedStorages:
         return any(t is h for h in self.headers)
 
 
-def room(base: torch.Tensor, begin: int, nbytes: int, dtype: torch.dtype) -> torch.Tensor:
-    """``nbytes`` of ``base`` (bytes) from ``begin`` on, as a storage of their own that cannot grow: an operation that would
-    write more raises. It keeps ``base``'s memory alive."""
-    whole = nbytes // dtype.itemsize * dtype.itemsize
-    with torch.inference_mode(False):
-        return torch.from_dlpack(base[begin : begin + whole].view(dtype))
-
-
-# A room, its storage, what counts who stands on that, and how many these are when nobody but us does.
-_Room = tuple[torch.Tensor, torch.UntypedStorage, Callable[[], int], int]
-_ROOMS = 64  # of a slab, kept though they are not in use: sizes come again
-
-
-def _uses_with_rooms(whole: Callable[[], int], used: Mapping[tuple[Any, ...], _Room]) -> int:
-    found = whole()
-    for _, _, count, alone in used.values():
-        found += count() - alone
-    return found
-
-
 class Slab:
     """One allocation. ``base``: bytes as a tensor, which with ``storage`` are the only two references of our own beside the
     headers. ``uses()``: how many tensors and storage objects stand on it; ``alone`` without headers, ``calm`` when it was last
-    seen that all others are headers. Whoever stands in a ``room`` counts too."""
+    seen that all others are headers."""
 
     def __init__(self, nbytes: int, device: str) -> None:
         with torch.inference_mode(False):
@@ -99,25 +77,6 @@ class Slab:
         self.start = self.base.data_ptr()
         self.uses = storage_counter(self.storage)
         self.alone = self.calm = self.uses()
-        self.rooms: dict[tuple[Any, ...], _Room] = {}
-        self.used: dict[tuple[Any, ...], _Room] = {}  # by owner
-
-    def room(self, owner: tuple[Any, ...], begin: int, nbytes: int, dtype: torch.dtype) -> torch.Tensor:
-        """The one room that ``owner`` uses from now on (``storages.room``)."""
-        key, count = (*owner, begin, nbytes), storage_counter(self.storage)
-        before, found = count(), self.rooms.get(key)
-        if found is None:
-            if len(self.rooms) >= _ROOMS:
-                self.rooms.clear()
-            made = room(self.base, begin, nbytes, dtype)
-            storage = made.untyped_storage()
-            counter = storage_counter(storage)
-            found = self.rooms[key] = made, storage, counter, counter()
-            self.uses = partial(_uses_with_rooms, count, self.used)
-        self.used[owner] = found
-        more = count() - before  # each room stands on the slab itself
-        self.alone, self.calm = self.alone + more, self.calm + more
-        return found[0]
 
     def holds(self, t: torch.Tensor) -> bool:
         """Whether a tensor's storage begins inside the slab. False for no tensor, and for tensors without bytes."""

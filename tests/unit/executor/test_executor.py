@@ -44,7 +44,7 @@ def test_counts_add_up_and_classes_are_right():
         a = x * 2  # managed
         b = a.view(-1)  # borrowed: a view of it
         c = x.view(-1) + b  # x.view: plain; the sum: managed
-        d = c[m]  # managed, though its size depends on data
+        d = c[m]  # plain: its size depends on data
         e = d.sin() * 2  # managed, managed
         n = m.sum().item()  # plain, plain (no out form), a number
         return e + n, a.relu(), x[1:]  # returned
