@@ -2,7 +2,8 @@
 
 Comes in: the two environment variables, once, and what each stage made. Goes out: lines for people and numbered files.
 Promised: stages stay silent and only call ``see``; a text given as a function is not made where nobody looks; what is
-watched never changes what is compiled. Files are private to the user and nothing that exists is overwritten.
+watched never changes what is compiled, and a file that cannot be written stops nothing: a warning is logged. Files are
+private to the user and nothing that exists is overwritten.
 
     LOWTIDE_DEBUG  1 a line per graph     2 time and bytes per stage    3 the schedule
                    4 the plan             5 the generated source        6 the graph
@@ -10,16 +11,19 @@ watched never changes what is compiled. Files are private to the user and nothin
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 from lowtide.core.errors import BugError, OptionError
 from lowtide.core.units import format_bytes
 
+log = logging.getLogger(__name__)
 DEBUG, DUMP = "LOWTIDE_DEBUG", "LOWTIDE_DUMP"
 TOP = 6
 
@@ -55,22 +59,14 @@ class Observers:
     say: Callable[[str], None] = _say
 
     def of_graph(self, name: str) -> Observers:
-        """The observers of one graph, whose files get a new folder of their own.
-
-        Raises:
-            OptionError: the folder of ``LOWTIDE_DUMP`` cannot be made or written to.
-        """
+        """The observers of one graph, whose files get a new folder of their own; none, where that cannot be made."""
         return replace(self, graph=name, folder=None if self.folder is None else _new_folder(self.folder, name))
 
     def see(
         self, stage: str, text: str | Callable[[], str], seconds: float | None = None, nbytes: int | None = None
     ) -> None:
         """Take note of what ``stage`` made: its text (or a function that makes it), how long it took (wall clock), and
-        the peak bytes that are known after it.
-
-        Raises:
-            OptionError: the file cannot be written.
-        """
+        the peak bytes that are known after it."""
         if stage not in STAGES:
             raise BugError(f"nobody watches a stage {stage!r}; known: {', '.join(STAGES)}")
         rung, ending = STAGES[stage]
@@ -92,7 +88,7 @@ def from_environment(environment: Mapping[str, str] | None = None) -> Observers:
     """What ``LOWTIDE_DEBUG`` and ``LOWTIDE_DUMP`` ask for (in ``environment``, by default the process's own).
 
     Raises:
-        OptionError: ``LOWTIDE_DEBUG`` is no rung of the ladder, or the folder cannot be made.
+        OptionError: ``LOWTIDE_DEBUG`` is no rung of the ladder.
     """
     environment = os.environ if environment is None else environment
     level = environment.get(DEBUG) or "0"
@@ -105,16 +101,19 @@ def from_environment(environment: Mapping[str, str] | None = None) -> Observers:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as e:
-        raise _refused(folder, e) from None
+        _warn(folder, e.strerror or str(e))
+        return Observers(int(level))
     return Observers(int(level), folder)
 
 
-def _refused(path: Path, error: OSError) -> OptionError:
-    return OptionError(f"{DUMP} asks for files at {path}, which cannot be written: {error.strerror or error}")
+@lru_cache(maxsize=256)
+def _warn(folder: Path, because: str) -> None:
+    """Once for each folder and fault, not for each file."""
+    log.warning("%s asks for files at %s, which cannot be written: %s", DUMP, folder, because)
 
 
-def _new_folder(top: Path, name: str) -> Path:
-    """``top/name``, or ``top/name.2`` and so on where earlier compilations were."""
+def _new_folder(top: Path, name: str) -> Path | None:
+    """``top/name``, or ``top/name.2`` and so on where earlier compilations were; None where it cannot be made."""
     name, number = re.sub(r"\W", "_", name), 1
     while True:
         folder = top / (name if number == 1 else f"{name}.{number}")
@@ -123,7 +122,8 @@ def _new_folder(top: Path, name: str) -> Path:
         except FileExistsError:
             number += 1
         except OSError as e:
-            raise _refused(folder, e) from None
+            _warn(top, e.strerror or str(e))
+            return None
         else:
             return folder
 
@@ -136,4 +136,4 @@ def _write(folder: Path, name: str, text: str) -> None:
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
             file.write(text if text.endswith("\n") else f"{text}\n")
     except OSError as e:
-        raise _refused(folder, e) from None
+        _warn(folder, e.strerror or str(e))

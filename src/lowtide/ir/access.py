@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from lowtide.core.errors import VerifyError
 from lowtide.ir.graph import Op
@@ -191,11 +192,16 @@ def merged(several: Iterable[Accesses]) -> Accesses:
 
 
 def accesses_of_loop(loop: Loop, names: Sequence[str], *, merge: bool = True, only: str | None = None) -> Accesses:
-    """What a loop touches of its buffers (``names``, inputs first).
+    """What a loop touches of its buffers (``names``, inputs first); asked again, it is not counted anew.
 
     merge: with loops merged; otherwise as they stand. only: ``outer`` or ``inner``: as the other kind of variables
     stays at 0. A store that adds reads what it adds to.
     """
+    return _accesses_of_loop(loop, tuple(names), merge, only)
+
+
+@lru_cache(maxsize=4096)
+def _accesses_of_loop(loop: Loop, names: tuple[str, ...], merge: bool, only: str | None) -> Accesses:
     reads: set[Access] = set()
     writes: set[Access] = set()
     computed: set[tuple[Dim, tuple[Dim, ...]]] = set()

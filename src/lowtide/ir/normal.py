@@ -21,9 +21,10 @@ Names = Mapping[str, Dim]
 
 
 @lru_cache(maxsize=4096)
-def normalise(loop: Loop) -> Loop:
-    """All of it, in the order in which it pays."""
-    return merge(reorder(settle(drop_single(split(loop)))))
+def normalise(loop: Loop, *, ordered: bool = True) -> Loop:
+    """All of it, in the order in which it pays. ``ordered``: ranges go by their strides; otherwise they stay as they stand."""
+    settled = settle(drop_single(split(loop)))
+    return merge(reorder(settled) if ordered else settled)
 
 
 def reindexed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import stat
@@ -87,12 +88,21 @@ def test_files_are_numbered_private_and_never_overwritten(tmp_path: Path):
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.spec("SC-72")
+def test_a_folder_that_cannot_be_written_is_named_once_and_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def warned() -> str:
+        (record,) = caplog.records
+        caplog.clear()
+        assert record.levelno == logging.WARNING
+        return record.getMessage()
+
     (tmp_path / "file").write_text("")
-    with pytest.raises(OptionError, match=r"LOWTIDE_DUMP asks for files at .*/file.*, which cannot be written"):
-        from_environment({"LOWTIDE_DUMP": str(tmp_path / "file")})
-    with pytest.raises(OptionError, match=r"LOWTIDE_DUMP .*/file/in, which cannot be written: Not a directory"):
-        from_environment({"LOWTIDE_DUMP": str(tmp_path / "file/in")})
+    assert from_environment({"LOWTIDE_DEBUG": "2", "LOWTIDE_DUMP": str(tmp_path / "file")}) == Observers(2)
+    assert re.match(r"LOWTIDE_DUMP asks for files at .*/file, which cannot be written: File exists", warned())
+    assert from_environment({"LOWTIDE_DUMP": str(tmp_path / "file/in")}) == Observers()
+    assert "/file/in, which cannot be written: Not a directory" in warned()
 
     observers = from_environment({"LOWTIDE_DUMP": str(tmp_path / "fine")})
     one = observers.of_graph("g")
@@ -101,12 +111,15 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: p
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(os, "open", full)
-    with pytest.raises(OptionError, match="No space left on device"):
-        one.see("plan", "{}")
+    for stage in ("plan", "program"):
+        one.see(stage, "{}")
+    assert "fine/g, which cannot be written: No space left on device" in warned()
     monkeypatch.undo()
     monkeypatch.setattr(Path, "mkdir", full)
-    with pytest.raises(OptionError, match="No space left on device"):
-        observers.of_graph("h")
+    silent = observers.of_graph("h")
+    assert "fine, which cannot be written: No space left on device" in warned()
+    silent.see("plan", "{}")
+    assert silent.folder is None and not caplog.records
 
 
 def test_graphs_with_odd_names_stay_in_the_folder(tmp_path: Path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -164,6 +165,17 @@ def test_accesses_with_only_some_axes_moving(seed: int, only: str):
     reads, writes = touched(replace(loop, outer=outer, stages=tuple(stages)))
     assert {(int(e.buffer), a) for e in found.reads for a in addresses(e)} == reads
     assert {(int(e.buffer), a) for e in found.writes for a in addresses(e)} == writes
+
+
+@pytest.mark.spec("SC-53")
+def test_accesses_are_kept_for_each_question():
+    loop, buffers = random_loop(0, INTS)
+    names = [str(k) for k in range(len(buffers))]
+    asked: list[dict[str, Any]] = [{}, {"merge": False}, {"only": "outer"}, {"only": "inner"}]
+    found = [accesses_of_loop(loop, names, **a) for a in asked]
+    again = [accesses_of_loop(replace(loop), list(names), **a) for a in asked]
+    assert all(x is y for x, y in zip(found, again, strict=True))
+    assert accesses_of_loop(loop, [f"x{n}" for n in names]).names == {f"x{n}" for n in found[0].names}
 
 
 @pytest.mark.spec("DP-06")

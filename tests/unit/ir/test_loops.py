@@ -88,6 +88,15 @@ def test_where_stores_and_loads_disagree_the_stores_decide():
 
 
 @pytest.mark.spec("SC-49")
+def test_the_order_can_be_left_as_it_stands():
+    b = LoopBuilder()
+    b.inputs, b.outputs = ["f32"], ["f32"]
+    i, j = b.stage((30, 50))
+    b.store(1, flatten((i, j), (1, 30)), b.load(0, "f32", flatten((i, j), (50, 1))))
+    assert [normalise(b.build(), ordered=o).stages[0].inner for o in (True, False)] == [(50, 30), (30, 50)]
+
+
+@pytest.mark.spec("SC-49")
 @settings(deadline=None, max_examples=60)
 @given(SEEDS)
 def test_a_new_order_of_loops_is_a_permutation(seed: int):
