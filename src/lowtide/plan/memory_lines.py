@@ -4,13 +4,14 @@ Comes in: a schedule in its final order; for sizes that vary also the graph it w
 ``plan.pool_lines`` and what is known about every buffer that we make. Promised: an allocate line stands before the step that
 fills a buffer with nothing but memory lines between, once per buffer, and only for what we make: not for inputs, results that
 an operation allocates itself, mutated names or empty buffers; a free line stands behind the last step that uses a storage
-through any name; a view stands before its first use; a section is a sub-program; every operation keeps its line.
+through any name; a reuse line hands bytes on where layouts are equal as expressions, not by their hints; a view stands before
+its first use; a section is a sub-program; every operation keeps its line.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lowtide.ir.graph import ITEMSIZE, Graph, Layout, Op, Ref, Section, refs_in
 from lowtide.ir.symbolic import Dim, Expr
@@ -35,6 +36,8 @@ def memory_lines(schedule: Schedule, varying: Graph | None = None) -> tuple[tupl
     of the schedule as hints. What outlives its section counts as an output of it."""
     graph, nodes = schedule.graph, memory_graph(schedule).nodes
     alive = {a.name: a for a in lifetimes(memory_graph(schedule))}
+    if varying is not None:
+        alive = _at_any_sizes(schedule, varying, alive)
     cuts = [t for t, n in enumerate(nodes) if n.name.startswith(CALL)]
     ends = [*cuts, len(nodes)]
     known = _Known(graph, {n.name: t for t, n in enumerate(nodes)}, alive, _scopes(schedule, alive))
@@ -79,6 +82,21 @@ def scope_peaks(lines: Sequence[Line], nbytes: Mapping[str, int]) -> dict[str, i
         peaks[scope] = max(peaks[scope], now)
         held.append((scope, now))
     return peaks
+
+
+def _at_any_sizes(schedule: Schedule, varying: Graph, alive: Mapping[str, Lifetime]) -> dict[str, Lifetime]:
+    """``alive`` without the takeovers that hold at the hints alone: a result continues in an operand's bytes where all that
+    its operation reads of them has the result's layout, as expressions."""
+    maker = {o: s.op for s in schedule.steps for o in s.op.outputs if o is not None}
+
+    def holds(name: str, over: str) -> bool:
+        met = [n for n in (over, *maker[name].reads) if varying.value[n].storage == over]
+        return all(varying.value[n].layout == varying.value[name].layout for n in met)
+
+    return {
+        a.name: a if a.takes_over is None or holds(a.name, a.takes_over) else replace(a, takes_over=None)
+        for a in alive.values()
+    }
 
 
 def _scopes(schedule: Schedule, alive: Mapping[str, Lifetime]) -> dict[str, int]:

@@ -229,6 +229,50 @@ def test_sizes_that_vary_are_expressions_and_right_at_a_hundred_shapes():
             assert evaluate(info.nbytes, sizes) == now.nbytes[name] or 0 in sizes.values()
 
 
+def two_lengths(of_result: str) -> Graph:
+    """x of length s0, a from x, then b from a, whose length is ``of_result``; at the hints all are 16 long."""
+    size = {"x": "s0", "a": "s0", "b": of_result, "c": of_result}
+    values = tuple(Value(n, Layout("f32", "cpu", (parse_dim(k),), (1,)), n) for n, k in size.items())
+    ops = tuple(Op(n, "aten.mul.Tensor", (Ref(r), Ref(r)), (), (n,)) for r, n in (("x", "a"), ("a", "b"), ("b", "c")))
+    return Graph("g", values, (Section("inference", (Ref("x"),), ops, (Ref("c"),)),), (), ("s0", "s1"))
+
+
+@pytest.mark.spec("ML4", "PP-28")
+@pytest.mark.parametrize(
+    ("of_result", "kinds"), [("s0", [ALLOCATE, REUSE, REUSE]), ("s1", [ALLOCATE, ALLOCATE, REUSE])]
+)
+def test_bytes_are_handed_on_where_sizes_are_equal_as_expressions_not_by_their_hints(of_result, kinds):
+    graph = two_lengths(of_result)
+    facts = OpFacts(out="aten.mul.out", pointwise=True)
+    made = schedule(specialise(graph, {"s0": 16, "s1": 16}), dict.fromkeys("abc", facts))
+    assert [x.kind for x in memory_lines(made)[0] if x.kind in (ALLOCATE, REUSE)] == [ALLOCATE, REUSE, REUSE]
+    lines, infos = memory_lines(made, graph)
+    assert [x.kind for x in lines if x.kind in (ALLOCATE, REUSE)] == kinds
+    heir = {x.names[1]: x.names[0] for x in lines if x.kind == REUSE}
+    apart = [
+        [n for n in x.names if n in infos and heir.get(n) not in x.names] for x in lines
+    ]  # else they share on purpose
+    out, _ = pooled([x if x.kind != OTHER else Line(OTHER, tuple(n)) for x, n in zip(lines, apart, strict=True)], infos)
+    for s0, s1 in ((16, 16), (1, 100), (100, 1), (0, 7)):
+        played = [x for x in out if x.kind in (SIZE, CREATE, SLICE, ALIAS, DESTROY, OTHER)]
+        run(played, infos, {"s0": s0, "s1": s1}, 64)
+
+
+@pytest.mark.spec("G4", "PP-03")
+@given(RANDOM)
+def test_what_is_returned_under_any_name_is_an_output_of_its_group(made: Schedule):
+    """A view of it, or what took over its bytes, counts; so its pool outlives the call."""
+    lines, infos = memory_lines(made)
+    _, pools = pooled(lines, infos)
+    first = {x.names[0]: x.names[1] for x in lines if x.kind == REUSE}
+    for section in made.graph.sections:
+        for n in (n for a in section.returns for n in refs_in(a)):
+            root = made.graph.value[n].storage
+            while root in first:
+                root = first[root]
+            assert all(p.output for p in pools if root in p.offsets)
+
+
 @pytest.mark.spec("ML6", "PP-02")
 def test_lines_of_removed_names_stay_as_empty_ones():
     graph = specialise(two_sizes(), {"s0": 8, "s1": 8})

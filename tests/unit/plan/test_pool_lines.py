@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lowtide.core.errors import OptionError, UserError, VerifyError
+from lowtide.core.errors import BugError, OptionError, UserError, VerifyError
 from lowtide.ir.symbolic import evaluate, parse_dim, symbols_of
 from lowtide.plan.pool_lines import (
     ALIAS,
@@ -17,21 +17,24 @@ from lowtide.plan.pool_lines import (
     CREATE,
     DESTROY,
     FREE,
+    GUESS,
     NULL,
     OTHER,
     REUSE,
     SIZE,
     SLICE,
+    Group,
     Info,
     Line,
     groups_of,
     pooled,
+    request_of,
     resolved,
     text_of,
 )  # fmt: skip
 from lowtide.plan.pools import MODES, describe, plan_pools
 from lowtide.plan.ranges import LiveRanges, joined, live_in
-from lowtide.plan.tree import Request, aligned, allocate, finalise, is_multiple, leaf, temporal
+from lowtide.plan.tree import Request, aligned, allocate, finalise, is_multiple, leaf, temporal, with_room
 
 HINTS = {"s0": 16, "s1": 16}
 SIZES = ("(s0*4)", "(s0*s1*4)", "max((s0*64), (s1*8))", "(ceildiv(s0, 3)*100)", "((s0+s1)*12)", "(s1*128)")
@@ -243,6 +246,108 @@ def test_groups_ranges_and_dropped_names():
         groups_of((*lines, Line(FREE, ("b",))), infos)
     with pytest.raises(UserError, match="twice"):
         groups_of((*lines, Line(ALLOCATE, ("a",))), infos)
+
+
+@pytest.mark.spec("PP-01")
+def test_the_lines_that_came_in_are_as_they_were():
+    lines, infos = program(3)
+    given = list(lines)
+    pooled(given, infos, removed=frozenset({"b0"}))
+    assert tuple(given) == lines
+
+
+GONE = (Line(ALLOCATE, ("a",)), Line(ALLOCATE, ("c",)), Line(OTHER, text="k"), Line(REUSE, ("b", "a")))
+
+
+@pytest.mark.spec("PP-03", "PP-04")
+@pytest.mark.parametrize(
+    "again", [Line(ALLOCATE, ("b",)), Line(REUSE, ("b", "c")), Line(REUSE, ("d", "a")), Line(FREE, ("a",))], ids=text_of
+)
+def test_a_name_that_is_made_or_ends_twice_is_refused(again):
+    """What was reused has ended: it is neither freed nor reused again."""
+    with pytest.raises(UserError, match="twice"):
+        groups_of((*GONE, again), dict.fromkeys("abcd", Info(64, 64)))
+
+
+@pytest.mark.spec("PP-03", "PP-04")
+def test_a_reuse_of_what_is_not_ours_stays_and_makes_no_group():
+    lines = (*GONE, Line(REUSE, ("new", "foreign")), Line(OTHER, text="k2"), Line(FREE, ("new",)), Line(FREE, ("b",)))
+    infos = dict.fromkeys("abc", Info(64, 64))
+    assert [g.names for g in groups_of(lines, infos)[0]] == [("a", "b"), ("c",)]
+    out, _ = pooled(lines, infos)
+    assert [x for x in out if "new" in x.names] == [Line(REUSE, ("new", "foreign")), Line(FREE, ("new",))]
+    (alias,) = [x for x in out if x.kind == ALIAS]
+    assert alias.names == ("b", "a"), "the old name stays until the pool ends"
+
+
+@pytest.mark.spec("PP-08")
+def test_a_group_asks_for_its_bytes_once_and_an_unknown_size_is_guessed():
+    group = Group(("a", "b"), 2, 5, True)
+    wide = parse_dim("(s0*4)")
+    assert request_of(group, Info(wide, 64, device="cuda")) == Request(
+        "a", wide, 64, live_in([(2, 5)]), output=True, device="cuda"
+    )
+    late = parse_dim("(u0*4)")
+    assert request_of(group, Info(late, None)) == Request(
+        "a", late, GUESS, live_in([(2, 5)]), output=True, unbacked=True
+    )
+
+
+@pytest.mark.spec("PP-10")
+def test_a_request_stands_in_a_tree_once():
+    twice = request("a", 64, 0, 2)
+    with pytest.raises(BugError, match="placed twice"):
+        finalise(temporal([leaf(twice), leaf(twice)], 64), 64, "p")
+
+
+@pytest.mark.spec("PP-14", "PP-11")
+@pytest.mark.parametrize(("room", "extra"), [(100, 0), (128, 0), (129, 1), (300, 172)])
+def test_a_place_is_parted_only_where_a_byte_is_left_behind_the_aligned_end(room, extra):
+    node = leaf(request("a", 100, 0, 2))
+    found = with_room(node, room, 64)
+    assert (found is node) == (extra == 0)
+    if extra:
+        assert found.hint == room and found.children[1].hint == extra and found.children[1].is_empty()
+        assert finalise(found, 64, "p").nbytes == 100, "filler takes no bytes in the end"
+
+
+@pytest.mark.spec("PP-14", "PP-08")
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 10**9), st.sampled_from(MODES), st.sampled_from([1, 64]))
+def test_what_is_decided_by_is_what_it_takes_at_the_hints(seed, mode, alignment):
+    """No padding is added to what a place is taken to need."""
+    lines, infos = program(seed, unbacked=False)
+    for p in pooled(lines, infos, mode=mode, alignment=alignment)[1]:
+        known = dict(HINTS)
+        for name, dim in p.sizes:
+            known[name] = evaluate(dim, known)
+        assert p.hint == evaluate(p.nbytes, known)
+
+
+@pytest.mark.spec("PP-17", "PP-20", "PP-22")
+@pytest.mark.parametrize(
+    ("mode", "wanted"),
+    [
+        ("none", [["o1"], ["o2"], ["wide"], ["high"]]),
+        ("intermediates", [["o1"], ["o2"], ["high", "wide"]]),
+        ("outputs", [["o1", "o2"], ["high", "wide"]]),
+        ("combined", [["high", "o1", "o2", "wide"]]),
+    ],
+)
+def test_who_shares_with_whom_by_mode(mode, wanted):
+    """Two outputs and two intermediates, all alive at once: an output's pool grows for others in ``combined`` only."""
+    rows = [request("o1", 64, 0, 9, output=True), request("o2", 128, 0, 9, output=True)]
+    rows += [request("wide", 640, 1, 3), request("high", 320, 2, 4)]
+    assert [[r.name for r in p.members] for p in plan_pools(rows, mode=mode)] == wanted
+
+
+@pytest.mark.spec("PP-21")
+def test_of_equal_sizes_the_longest_lived_goes_first_then_the_name():
+    rows = [request("b", 64, 2, 4), request("a", 64, 2, 4), request("long", 64, 0, 9)]
+    rows += [request("p", 64, 5, 9, output=True), request("q", 64, 3, 9, output=True)]
+    pools = plan_pools(rows, mode="combined")
+    at = {r.name: pools[0].offsets[r.name] for r in rows}
+    assert at == {"q": 0, "p": 64, "long": 128, "a": 64, "b": 192}
 
 
 @pytest.mark.spec("PP-24", "PP-25", "PP-10", "PP-26")
