@@ -12,32 +12,24 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "ir"))
 
 from random_loops import FLOATS, INTS, random_loop
 
+from built import build, call, run
 from lowtide.codegen.cpp import kernel
-from lowtide.codegen.cpp_source import kernel_sources
 from lowtide.core import native
 from lowtide.ir.build import LoopBuilder
 from lowtide.ir.index import flatten
 from lowtide.ir.interpret import interpret
 from lowtide.ir.loops import Loop, parse_loop
-from lowtide.runtime import kernels
 
 pytestmark = pytest.mark.skipif(native.compiler() is None, reason="needs a C++ compiler")
 
 
-def call(loop: Loop, buffers: list[np.ndarray]) -> None:
-    k = kernel(loop)
-    kernels.function(k.name, k.buffers)(
-        kernels.numbers(",".join(map(str, k.params))), *(b.ctypes.data for b in buffers)
-    )
-
-
 def both(seeds: range, dtypes: tuple[str, ...]):  # type: ignore[no-untyped-def]
     made = [random_loop(s, dtypes) for s in seeds]
-    kernels.finish(kernels.start(kernel_sources([kernel(loop) for loop, _ in made], 4)))
+    build((loop for loop, _ in made), 4)
     for loop, buffers in made:
         a, b = [x.copy() for x in buffers], [x.copy() for x in buffers]
         interpret(loop, a)
-        call(loop, b)
+        call(loop, *b)
         yield loop, a, b
 
 
@@ -73,8 +65,7 @@ def test_loops_over_other_sizes_have_the_same_text():
 @pytest.mark.spec("G10", "IR-29")
 def test_nothing_happens_over_no_points():
     loop = _copy(0, 50)
-    kernels.finish(kernels.start(kernel_sources([kernel(loop)], 1)))
-    call(loop, [np.zeros(0, "f4"), np.zeros(0, "f4")])
+    run(loop, np.zeros(0, "f4"), np.zeros(0, "f4"))
 
 
 @pytest.mark.spec("IR-33", "IR-34")
@@ -88,14 +79,14 @@ def test_a_sum_does_not_depend_on_the_number_of_threads():
     b.stage()
     b.store(1, 0, s)
     loop = b.build()
-    kernels.finish(kernels.start(kernel_sources([kernel(loop)], 1)))
+    build([loop])
     x = np.random.default_rng(0).normal(size=1_000_003).astype("f4")
     results = set()
     before = torch.get_num_threads()
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
         y = np.zeros(1, "f4")
-        call(loop, [x, y])
+        call(loop, x, y)
         results.add(float(y[0]))
     torch.set_num_threads(before)
     assert len(results) == 1
@@ -115,15 +106,12 @@ def test_an_index_out_of_range_is_reported_and_not_followed():
 
     b.store(2, r, b.load(0, "f32", symbol(f"v{at}")))
     loop = b.build()
-    k = kernel(loop)
-    kernels.finish(kernels.start(kernel_sources([k], 1)))
-    f = kernels.function(k.name, k.buffers)
-    numbers = kernels.numbers(",".join(map(str, k.params)))
+    build([loop])
     for given, expected in (([0, 3, 1], 0), ([0, 4, 1], 1), ([-1, 0, 0], 1)):
-        buffers = [np.arange(4, dtype="f4"), np.array(given), np.zeros(3, "f4")]
-        assert f(numbers, *(x.ctypes.data for x in buffers)) == expected
+        picked = np.zeros(3, "f4")
+        assert call(loop, np.arange(4, dtype="f4"), np.array(given), picked) == expected
         if not expected:
-            np.testing.assert_array_equal(buffers[2], [0, 3, 1])
+            np.testing.assert_array_equal(picked, [0, 3, 1])
 
 
 @pytest.mark.spec("IR-31")
@@ -132,7 +120,6 @@ def test_what_a_stage_of_one_point_loads_is_there_for_later_stages():
     added = "  stage []\n    v2: i64 = load 1 [0]\n    v3: f32 = accumulate 2 [v2] v1\n"
     used = "  stage []\n    v4: i64 = add v2 v2\n    v5: f32 = mul v0 v1\n    v6: f32 = store 2 [v4] v5\n"
     loop = parse_loop(f"loop [] in(f32, i64) out(f32)\n{summed}{added}{used}")
-    kernels.finish(kernels.start(kernel_sources([kernel(loop)], 1)))
     out = np.zeros(3, "f4")
-    call(loop, [np.full(1, 3, "f4"), np.full(1, 1, "i8"), out])
+    run(loop, np.full(1, 3, "f4"), np.full(1, 1, "i8"), out)
     assert out.tolist() == [0, 3, 9]

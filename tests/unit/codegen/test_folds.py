@@ -5,22 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lowtide.codegen.cpp import kernel
-from lowtide.codegen.cpp_source import kernel_sources
+from built import run
 from lowtide.core import native
 from lowtide.core.errors import VerifyError
 from lowtide.ir.interpret import NUMPY, interpret
 from lowtide.ir.loops import Loop, check_loop, parse_loop
-from lowtide.runtime import kernels
 
 pytestmark = pytest.mark.skipif(native.compiler() is None, reason="needs a C++ compiler")
-
-
-def call(loop: Loop, *buffers: np.ndarray) -> None:
-    k = kernel(loop)
-    kernels.finish(kernels.start(kernel_sources([k], 1)))
-    f = kernels.function(k.name, k.buffers)
-    f(kernels.numbers(",".join(map(str, k.params))), *(b.ctypes.data for b in buffers))
 
 
 def gradients(rows: int, width: int, dtype: str = "f32") -> Loop:
@@ -59,7 +50,7 @@ def test_sums_over_rows_beside_what_is_made_of_each(dtype: str, rows: int, width
     made = [np.full(k, 77, NUMPY[dtype]) for k in (n, width, width)]
     want = [*given, *(x.copy() for x in made)]
     interpret(loop, want)
-    call(loop, *given, *made)
+    run(loop, *given, *made)
     for x, y in zip(want[3:], made, strict=True):
         if whole:
             np.testing.assert_array_equal(x, y)
@@ -84,7 +75,7 @@ def test_elements_in_other_places_than_the_points_of_a_row():
     check_loop(loop)
     x = np.random.default_rng(0).normal(size=30 * 7 * 60).astype("f4")
     a, b = np.full(60, 7, "f4"), np.full(9, 7, "f8")
-    call(loop, x, a, b)
+    run(loop, x, a, b)
     grid = x.reshape(210, 60).astype("f8")
     np.testing.assert_allclose(a.reshape(5, 12), grid.sum(0).reshape(12, 5).T, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(b[1::2], grid.sum(0)[3:7], rtol=1e-4, atol=1e-4)
@@ -103,7 +94,7 @@ def test_the_number_of_threads_does_not_show():
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
             made = [np.zeros(n, "f4") for n in (rows * width, width, width)]
-            call(gradients(rows, width), *given, *made)
+            run(gradients(rows, width), *given, *made)
             results.append(b"".join(x.tobytes() for x in made))
     finally:
         torch.set_num_threads(before)

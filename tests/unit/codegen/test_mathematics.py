@@ -8,13 +8,13 @@ import mpmath
 import numpy as np
 import pytest
 
+from built import build, call, run
 from lowtide.codegen.cpp import kernel
 from lowtide.codegen.cpp_source import kernel_sources
 from lowtide.core import native
 from lowtide.ir.build import LoopBuilder
 from lowtide.ir.interpret import interpret
 from lowtide.ir.loops import Loop
-from lowtide.runtime import kernels
 
 pytestmark = pytest.mark.skipif(native.compiler() is None, reason="needs a C++ compiler")
 
@@ -52,17 +52,15 @@ POINTS = np.concatenate(
 @pytest.fixture(scope="module")
 def loops() -> dict[str, Loop]:
     made = {op: _function(op, "f32") for op in BOUNDS}
-    kernels.finish(kernels.start(kernel_sources([kernel(x) for x in made.values()], 1)))
+    build(made.values())
     return made
 
 
 @pytest.mark.spec("IR-29")
 @pytest.mark.parametrize("op", BOUNDS)
 def test_error_is_within_its_bound(op: str, loops: dict[str, Loop]):
-    k = kernel(loops[op])
     y = np.zeros_like(POINTS)
-    numbers = kernels.numbers(",".join(map(str, k.params)))
-    kernels.function(k.name, k.buffers)(numbers, POINTS.ctypes.data, y.ctypes.data)
+    call(loops[op], POINTS, y)
     wide = _function(op, "f64")
     exact = np.zeros(POINTS.size)
     interpret(wide, [POINTS.astype("f8"), exact])
@@ -130,11 +128,8 @@ def _units(found: np.ndarray, exact: list[mpmath.mpf]) -> np.ndarray:
 
 
 def _apply(loop: Loop, given: list[np.ndarray]) -> np.ndarray:
-    k = kernel(loop)
-    kernels.finish(kernels.start(kernel_sources([k], 1)))
     y = np.zeros_like(given[0])
-    numbers = kernels.numbers(",".join(map(str, k.params)))
-    kernels.function(k.name, k.buffers)(numbers, *(x.ctypes.data for x in given), y.ctypes.data)
+    run(loop, *given, y)
     return y
 
 

@@ -13,19 +13,18 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from built import build, call
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "ir"))
 
 from random_loops import FLOATS, INTS, random_loop
 
-from lowtide.codegen.cpp import kernel
-from lowtide.codegen.cpp_source import kernel_sources
 from lowtide.core import native
 from lowtide.ir.build import LoopBuilder
 from lowtide.ir.index import add, flatten, mul, unflatten
 from lowtide.ir.interpret import interpret
 from lowtide.ir.loops import Loop
 from lowtide.ir.symbolic import Dim
-from lowtide.runtime import kernels
 
 pytestmark = pytest.mark.skipif(native.compiler() is None, reason="needs a C++ compiler")
 SEEDS = st.integers(0, 2**32)
@@ -38,13 +37,11 @@ def one(examples: int) -> settings:
 
 def check_all(made: list[tuple[Loop, list[np.ndarray]]]) -> None:
     """The kernels leave what the oracle leaves: whole numbers bit for bit, others within rounding."""
-    kernels.finish(kernels.start(kernel_sources([kernel(loop) for loop, _ in made], 2)))
+    build((loop for loop, _ in made), 2)
     for loop, buffers in made:
         a, b = [x.copy() for x in buffers], [x.copy() for x in buffers]
         interpret(loop, a)
-        k = kernel(loop)
-        numbers = kernels.numbers(",".join(map(str, k.params)))
-        kernels.function(k.name, k.buffers)(numbers, *(x.ctypes.data for x in b))
+        call(loop, *b)
         for x, y in zip(a, b, strict=True):
             if x.dtype.kind == "f":
                 scale = np.max(np.abs(x[np.isfinite(x)]), initial=1.0)

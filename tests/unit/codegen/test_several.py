@@ -7,15 +7,14 @@ import itertools
 import numpy as np
 import pytest
 
+from built import build, run
 from lowtide.codegen.cpp import kernel
-from lowtide.codegen.cpp_source import kernel_sources
 from lowtide.core import native
 from lowtide.core.errors import VerifyError
 from lowtide.ir.build import LoopBuilder
 from lowtide.ir.index import flatten
 from lowtide.ir.interpret import interpret
 from lowtide.ir.loops import SEVERAL, Loop, check_loop, parse_loop
-from lowtide.runtime import kernels
 
 pytestmark = pytest.mark.skipif(native.compiler() is None, reason="needs a C++ compiler")
 DTYPE = {"f32": "f4", "f64": "f8"}
@@ -45,15 +44,11 @@ def over(
     return b.build()
 
 
-def run(loop: Loop, given: list[np.ndarray], made: int) -> list[np.ndarray]:
+def outputs(loop: Loop, given: list[np.ndarray], made: int) -> list[np.ndarray]:
     """The outputs of the kernel."""
-    k = kernel(loop)
-    kernels.finish(kernels.start(kernel_sources([k], 1)))
     size = int(np.prod(loop.outer)) if loop.outer else 1
     out = [np.full(size, 7, given[0].dtype) for _ in range(made)]
-    kernels.function(k.name, k.buffers)(
-        kernels.numbers(",".join(map(str, k.params))), *(x.ctypes.data for x in (*given, *out))
-    )
+    run(loop, *given, *out)
     return out
 
 
@@ -76,7 +71,7 @@ def built() -> None:
     """All kernels of this file, compiled together."""
     cases = itertools.product(SEVERAL, DTYPE, SHAPES.values())
     loops = [over(f, t, *shape) for f, t, shape in cases]
-    kernels.finish(kernels.start(kernel_sources([kernel(x) for x in loops], 2)))
+    build(loops, 2)
 
 
 def rows_of(x: np.ndarray, outer: tuple[int, ...], inner: tuple[int, ...], across: bool) -> np.ndarray:
@@ -90,7 +85,7 @@ def rows_of(x: np.ndarray, outer: tuple[int, ...], inner: tuple[int, ...], acros
 def test_moments_far_from_zero(shape: str, dtype: str):
     outer, inner, across = SHAPES[shape]
     x = np.random.default_rng(0).normal(1e4, 1e-2, (int(np.prod((*outer, *inner))))).astype(DTYPE[dtype])
-    mean, squares, weight = run(over("welford", dtype, outer, inner, across), [x], 3)
+    mean, squares, weight = outputs(over("welford", dtype, outer, inner, across), [x], 3)
     exact = rows_of(x, outer, inner, across)
     n = exact.shape[1]
     np.testing.assert_array_equal(weight, n)
@@ -108,7 +103,7 @@ def test_exponents_of_extreme_logits(shape: str, scale: float, dtype: str):
     rng = np.random.default_rng(1)
     x = (rng.normal(size=int(np.prod((*outer, *inner)))) * scale).astype(DTYPE[dtype])
     x[rng.random(x.size) < 0.2] = -np.inf
-    most, total = run(over("softmax", dtype, outer, inner, across), [x], 2)
+    most, total = outputs(over("softmax", dtype, outer, inner, across), [x], 2)
     exact = rows_of(x, outer, inner, across)
     top = exact.max(axis=1, initial=-np.inf)
     np.testing.assert_array_equal(most, top)
@@ -126,7 +121,7 @@ def test_what_is_not_finite(family: str, shape: str, odd: float):
     loop = over(family, "f32", outer, inner, across)
     x = np.random.default_rng(2).normal(size=int(np.prod((*outer, *inner)))).astype("f4")
     x[[3, 1100 if x.size > 2000 else 500]] = odd
-    made = run(loop, [x], len(SEVERAL[family]))
+    made = outputs(loop, [x], len(SEVERAL[family]))
     wanted = [np.zeros_like(m) for m in made]
     interpret(loop, [x, *wanted])
     for got, want in zip(made, wanted, strict=True):
@@ -145,11 +140,11 @@ def test_parts_of_uneven_length_join_to_the_whole(family: str, across: bool):
     for lo in range(0, 1200, 100):
         block = np.ascontiguousarray(x[:, lo : lo + 100].T if across else x[:, lo : lo + 100])
         width = block.shape[0 if across else 1]
-        parts.append(run(over(family, "f32", (6,), (width,), across), [block.ravel()], many))
+        parts.append(outputs(over(family, "f32", (6,), (width,), across), [block.ravel()], many))
     joined = [np.stack([p[k] for p in parts], axis=0 if across else 1) for k in range(many)]
     second = over(family, "f32", (6,), (len(parts),), across, operands=many)
-    got = run(second, [np.ascontiguousarray(j).ravel() for j in joined], many)
-    whole = run(over(family, "f32", (6,), (1003,), False), [x.ravel()], many)
+    got = outputs(second, [np.ascontiguousarray(j).ravel() for j in joined], many)
+    whole = outputs(over(family, "f32", (6,), (1003,), False), [x.ravel()], many)
     for a, b in zip(got, whole, strict=True):
         # a part's mean is kept in f32, whose unit is a tenth of the deviation
         np.testing.assert_allclose(a, b, rtol=5e-3)
@@ -166,7 +161,7 @@ def test_what_weighs_nothing_counts_nothing(family: str):
     rows = {"welford": [[5.0, np.nan, 7.0, np.inf], [1.0, np.nan, 2.0, 3.0], [2.0, 0.0, 2.0, 0.0]]}
     rows["softmax"] = [[5.0, np.nan, 7.0, np.inf], [1.0, 0.0, 2.0, 0.0]]
     given = [np.float32(r) for r in rows[family]]
-    got = run(over(family, "f32", (), (4,), False, operands=len(given)), given, len(given))
+    got = outputs(over(family, "f32", (), (4,), False, operands=len(given)), given, len(given))
     wanted = [6.0, 7.0, 4.0] if family == "welford" else [7.0, 2 + np.exp(-2.0)]
     np.testing.assert_allclose([g[0] for g in got], wanted, rtol=1e-6)
 
@@ -201,6 +196,6 @@ def test_the_number_of_threads_does_not_show(family: str):
     before, seen = torch.get_num_threads(), set()
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
-        seen.add(tuple(float(y[0]) for y in run(loop, [x], len(SEVERAL[family]))))
+        seen.add(tuple(float(y[0]) for y in outputs(loop, [x], len(SEVERAL[family]))))
     torch.set_num_threads(before)
     assert len(seen) == 1

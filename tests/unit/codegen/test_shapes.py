@@ -5,29 +5,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from built import build, run
 from lowtide.codegen.cpp import kernel
-from lowtide.codegen.cpp_source import kernel_sources
 from lowtide.core import native
 from lowtide.ir.build import LoopBuilder
 from lowtide.ir.index import flatten
 from lowtide.ir.interpret import NUMPY, interpret
 from lowtide.ir.loops import Loop
-from lowtide.runtime import kernels
 
 pytestmark = pytest.mark.skipif(native.compiler() is None, reason="needs a C++ compiler")
-
-
-def call(loop: Loop, *buffers: np.ndarray) -> None:
-    k = kernel(loop)
-    kernels.finish(kernels.start(kernel_sources([k], 1)))
-    f = kernels.function(k.name, k.buffers)
-    f(kernels.numbers(",".join(map(str, k.params))), *(b.ctypes.data for b in buffers))
 
 
 def compare(loop: Loop, buffers: list[np.ndarray], **tolerance: float) -> list[np.ndarray]:
     a, b = [x.copy() for x in buffers], [x.copy() for x in buffers]
     interpret(loop, a)
-    call(loop, *b)
+    run(loop, *b)
     for x, y in zip(a, b, strict=True):
         np.testing.assert_allclose(y, x, **(tolerance or {"rtol": 0, "atol": 0}))
     return b
@@ -57,7 +49,7 @@ def test_half_types_are_turned(half: str):
     loop = turned_copy(half, 40, 33, 1)
     data = np.random.default_rng(0).integers(0, 1000, 40 * 33).astype("u2")
     out = np.zeros_like(data)
-    call(loop, data, out)
+    run(loop, data, out)
     np.testing.assert_array_equal(out.reshape(40, 33), data.reshape(33, 40).T)
 
 
@@ -126,7 +118,7 @@ def test_sums_of_columns_lose_nothing_to_their_length(sizes: tuple[int, ...], ac
     b.store(2, b.rows[0], most)
     data = (1 + np.random.default_rng(0).random(step)).astype("f4")
     results = [np.zeros(across, "f4"), np.zeros(across, "f4")]
-    call(b.build(), data, *results)
+    run(b.build(), data, *results)
     exact = data.reshape(-1, across).astype("f8").sum(0)
     assert (np.abs(results[0] - exact) <= 8 * 2.0**-23 * exact).all()
     np.testing.assert_array_equal(results[1], data.reshape(-1, across).max(0))
@@ -165,6 +157,6 @@ def test_running_results_along_rows_and_columns():
                 if dtype == "f32":
                     x[37] = np.nan
                 made.append((b.build(), [x, np.zeros_like(x)]))
-    kernels.finish(kernels.start(kernel_sources([kernel(loop) for loop, _ in made], 2)))
+    build((loop for loop, _ in made), 2)
     for loop, buffers in made:
         compare(loop, buffers, rtol=0 if loop.inputs == ("i32",) else 1e-5, atol=1e-6)

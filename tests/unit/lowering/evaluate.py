@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from lowtide.codegen.cpp import kernel
-from lowtide.codegen.cpp_source import kernel_sources
+from built import build, call_at
 from lowtide.frontend.fx_import import DTYPES
 from lowtide.ir.graph import Arg, Atom, Graph, Layout, Op, Ref, Section, Value, refs_in
 from lowtide.ir.interpret import interpret
@@ -16,7 +15,6 @@ from lowtide.ir.loops import Loop
 from lowtide.ir.lowered import LOOP, Lowered, check_lowered
 from lowtide.ir.verify import verify
 from lowtide.lowering.lower import lower
-from lowtide.runtime import kernels
 from lowtide.runtime.calls import overload
 
 Run = Callable[[Loop, Sequence[torch.Tensor]], None]
@@ -68,15 +66,13 @@ def graph_of(
 
 def by_cpp(loop: Loop, buffers: Sequence[torch.Tensor]) -> None:
     """Compile and call the kernel of a loop."""
-    k = kernel(loop)
-    kernels.finish(kernels.start(kernel_sources([k], 1)))
+    build([loop])
     call_kernel(loop, buffers)
 
 
 def call_kernel(loop: Loop, buffers: Sequence[torch.Tensor]) -> None:
     """Call a kernel that is loaded already."""
-    k = kernel(loop)
-    kernels.function(k.name, k.buffers)(kernels.numbers(",".join(map(str, k.params))), *(b.data_ptr() for b in buffers))
+    call_at(loop, *(b.data_ptr() for b in buffers))
 
 
 def by_oracle(loop: Loop, buffers: Sequence[torch.Tensor]) -> None:

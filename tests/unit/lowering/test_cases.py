@@ -9,14 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from built import build
+
 sys.path.insert(0, str(Path(__file__).parent))
 
 from cases import SECTIONS, Call
 from evaluate import by_oracle, call_kernel, lower_call, lowered_results
 
-from lowtide.codegen.cpp import kernel
-from lowtide.codegen.cpp_source import kernel_sources
-from lowtide.runtime import kernels
 from lowtide.runtime.calls import overload
 
 pytestmark = pytest.mark.torch
@@ -77,7 +76,7 @@ def test_the_table_of_cases(section: str):
     calls = list(SECTIONS[section]())
     lowered = [lower_call(*call) for call in calls]
     loops = list(itertools.chain.from_iterable(x[0].loops.values() for x in lowered))
-    kernels.finish(kernels.start(kernel_sources([kernel(loop) for loop in loops], 8)))
+    build(loops, 8)
     wrong: list[str] = []
     for call, (low, tensors, expected) in zip(calls, lowered, strict=True):
         wrong += results(low, tensors, expected, call_kernel, call, f"C++ {show(call)}")

@@ -11,14 +11,13 @@ from typing import Any
 import pytest
 import torch
 
+from built import build
+
 sys.path.insert(0, str(Path(__file__).parent))
 
 from evaluate import by_oracle, call_kernel, lower_call, lowered_results
 
-from lowtide.codegen.cpp import kernel
-from lowtide.codegen.cpp_source import kernel_sources
 from lowtide.core import native
-from lowtide.runtime import kernels
 
 pytestmark = [pytest.mark.torch, pytest.mark.skipif(native.compiler() is None, reason="needs a C++ compiler")]
 
@@ -50,7 +49,7 @@ def pairs(a: torch.dtype, b: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
 def compiled(calls: Sequence[tuple[str, tuple[Any, ...], dict[str, Any]]]) -> list[tuple[Any, Any, Any]]:
     lowered = [lower_call(*call) for call in calls]
     loops = [loop for low, _, _ in lowered for loop in low.loops.values()]
-    kernels.finish(kernels.start(kernel_sources([kernel(loop) for loop in loops], 8)))
+    build(loops, 8)
     return lowered
 
 

@@ -5,19 +5,18 @@ from __future__ import annotations
 import functools
 import operator
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from built import build, call
+
 sys.path.insert(0, str(Path(__file__).parent))
 
 from evaluate import by_oracle, call_kernel, graph_of, lower_call, lowered_results
 
-from lowtide.codegen.cpp import kernel
-from lowtide.codegen.cpp_source import kernel_sources
 from lowtide.core import native
 from lowtide.ir.build import LoopBuilder
 from lowtide.ir.index import flatten
@@ -25,20 +24,8 @@ from lowtide.ir.interpret import NUMPY, interpret
 from lowtide.ir.loops import Loop
 from lowtide.ir.normal import normalise
 from lowtide.lowering.lower import lower
-from lowtide.runtime import kernels
 
 pytestmark = [pytest.mark.torch, pytest.mark.skipif(native.compiler() is None, reason="needs a C++ compiler")]
-
-
-def build(loops: Sequence[Loop]) -> None:
-    kernels.finish(kernels.start(kernel_sources([kernel(x) for x in loops], 8)))
-
-
-def call(loop: Loop, buffers: list[np.ndarray]) -> None:
-    k = kernel(loop)
-    kernels.function(k.name, k.buffers)(
-        kernels.numbers(",".join(map(str, k.params))), *(b.ctypes.data for b in buffers)
-    )
 
 
 @pytest.mark.spec("IR-31")
@@ -54,7 +41,7 @@ def test_no_element_one_and_several():
         if "prod" not in name or dtype != torch.bool
     ]
     lowered = [lower_call(*c) for c in calls]
-    build([loop for low, _, _ in lowered for loop in low.loops.values()])
+    build([loop for low, _, _ in lowered for loop in low.loops.values()], 8)
     for (target, (x, _)), (low, tensors, expected) in zip(calls, lowered, strict=True):
         (loop,) = low.loops.values()
         assert (loop.outer, loop.stages[0].inner) == ((5,), (x.shape[1],))
@@ -135,13 +122,13 @@ def test_every_way_to_combine_beside_a_fold_by_hand(dtype: str):
     x = matrix(dtype)
     rows, width = x.shape
     made = {form: folds(dtype, rows, width, form) for form in ("rows", "columns", "whole")}
-    build([loop for loop, _ in made.values()])
+    build((loop for loop, _ in made.values()), 8)
     for form, (loop, kinds) in made.items():
         for row in range(rows) if form == "whole" else (None,):
             given = np.ascontiguousarray(x.T if form == "columns" else x if row is None else x[row])
             many = rows if row is None else 1
             out = [np.zeros(many, "i8" if k.startswith("arg") else NUMPY[dtype]) for k in kinds]
-            call(loop, [given.reshape(-1), *out])
+            call(loop, given.reshape(-1), *out)
             for kind, found in zip(kinds, out, strict=True):
                 wanted = np.array([by_hand(kind, r) for r in (x if row is None else x[row : row + 1])])
                 said = f"{kind} of {dtype}, {form}"
@@ -163,9 +150,13 @@ def test_of_nothing_there_is_the_neutral_element(dtype: str):
         b.store(1 + k, b.rows[0], v)
     loop = b.build()
     build([loop])
-    for run in (call, interpret):
+    for oracle in (False, True):
         out = [np.full(3, 7, NUMPY[dtype]) for _ in wanted]
-        run(loop, [np.zeros(1, NUMPY[dtype]), *out])
+        buffers = [np.zeros(1, NUMPY[dtype]), *out]
+        if oracle:
+            interpret(loop, buffers)
+        else:
+            call(loop, *buffers)
         assert [o.tolist() for o in out] == [[v] * 3 for v in wanted.values()]
 
 
@@ -181,7 +172,7 @@ def test_half_types_are_summed_in_single_precision_whatever_the_parts(dtype: tor
         ("aten.sum.dim_IntList", (x[:, None].expand(n, 3).contiguous(), [0])),
     ]
     lowered = [lower_call(*c) for c in calls]
-    build([loop for low, _, _ in lowered for loop in low.loops.values()])
+    build([loop for low, _, _ in lowered for loop in low.loops.values()], 8)
     exact = x.double().sum()
     for low, tensors, _ in lowered:
         found = lowered_results(low, tensors, call_kernel)["y0"].double()

@@ -8,15 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from built import build
+
 sys.path.insert(0, str(Path(__file__).parent))
 
 from evaluate import call_kernel, lower_call, lowered_results
 
-from lowtide.codegen.cpp import kernel
-from lowtide.codegen.cpp_source import kernel_sources
 from lowtide.core import native
 from lowtide.lowering import reduction
-from lowtide.runtime import kernels
 
 pytestmark = [
     pytest.mark.torch,
@@ -61,7 +60,7 @@ def test_means_far_from_zero(case: str, long_rows: bool, monkeypatch: pytest.Mon
     args = made()
     lowered, tensors, *_ = lower_call(target, args, {})
     assert any(x.family == "welford" for loop in lowered.loops.values() for x in loop.body) == long_rows
-    kernels.finish(kernels.start(kernel_sources([kernel(x) for x in lowered.loops.values()], 1)))
+    build(lowered.loops.values())
     held = lowered_results(lowered, tensors, call_kernel)
     overload = getattr(getattr(torch.ops.aten, target.split(".")[1]), target.split(".")[2])
     exact = overload(*(a.double() if isinstance(a, torch.Tensor) else a for a in args))

@@ -1,0 +1,34 @@
+"""Kernels of loops, built and called on arrays. Used by the tests of codegen and lowering."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from lowtide.codegen.cpp import kernel
+from lowtide.codegen.cpp_source import kernel_sources
+from lowtide.ir.loops import Loop
+from lowtide.runtime import kernels
+
+
+def build(loops: Iterable[Loop], files: int = 1) -> None:
+    """Compile and load the kernels of ``loops``, in as many files as are to be compiled side by side."""
+    kernels.finish(kernels.start(kernel_sources([kernel(x) for x in loops], files)))
+
+
+def call_at(loop: Loop, *addresses: int) -> int:
+    """Call a kernel that is loaded on memory at these addresses; its status."""
+    k = kernel(loop)
+    return kernels.function(k.name, k.buffers)(kernels.numbers(",".join(map(str, k.params))), *addresses)
+
+
+def call(loop: Loop, *buffers: np.ndarray) -> int:
+    """Call a kernel that is loaded; its status."""
+    return call_at(loop, *(b.ctypes.data for b in buffers))
+
+
+def run(loop: Loop, *buffers: np.ndarray) -> None:
+    """Build a kernel and call it."""
+    build([loop])
+    call(loop, *buffers)
