@@ -6,6 +6,7 @@ TORCH ?= torch==2.13.0
 ARGS ?=
 
 BIN := .venv/bin
+TESTS := $(BIN)/python -m pytest -n auto --maxprocesses 4
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: help demo test test-all lint format spec bench clean
@@ -24,10 +25,10 @@ demo: .venv/made-run
 	$(BIN)/lowtide demo --page out/demo.html $(ARGS)
 
 test: .venv/made-test
-	$(BIN)/python -m pytest $(ARGS)
+	$(TESTS) $(ARGS)
 
 test-all: .venv/made-test
-	$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
+	$(TESTS) -m "slow or not slow" $(ARGS)
 
 lint: .venv/made-lint
 	$(BIN)/ruff check .
