@@ -27,7 +27,7 @@ from lowtide.executor.run import Executor
 from lowtide.frontend.batch_norm import unfold_batch_norm
 from lowtide.frontend.convolution import channels_last
 from lowtide.frontend.copies import drop_copies, own_storages
-from lowtide.frontend.fx_import import import_graph
+from lowtide.frontend.fx_import import import_graph, origin_of
 from lowtide.frontend.loss import split_cross_entropy
 from lowtide.frontend.partition import partition
 from lowtide.ir.graph import Graph
@@ -39,7 +39,7 @@ from lowtide.runtime.load import LoadedSection, load, release_retained
 from lowtide.runtime.probe import probe
 from lowtide.runtime.rates import machine
 from lowtide.runtime.records import Planned, Record, forget, note_fallback, note_program, note_run_time, watch
-from lowtide.torch_compat import aot_backend, boxed, is_plain_subclass
+from lowtide.torch_compat import aot_backend, boxed, is_plain_subclass, resizes_storage
 
 log = logging.getLogger(__name__)
 _numbers = itertools.count()
@@ -72,6 +72,11 @@ def lowtide(
         _unplanned(
             unit.record, Reason(f"an input of class {type(odd).__name__}", "subclasses of Tensor are left to eager")
         )
+        return gm.forward
+    resized = next((n for n in gm.graph.nodes if resizes_storage(n)), None)
+    if resized is not None:  # what AOTAutograd makes of it reads storages after their bytes are gone (2.13)
+        why = "a storage whose bytes come and go is left to eager"
+        _unplanned(unit.record, Reason(f"resize_ of a storage ({origin_of(resized)})", why))
         return gm.forward
     compiled = aot_backend(
         fw_compiler=unit.forward,

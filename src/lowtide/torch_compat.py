@@ -51,6 +51,7 @@ __all__ = [
     "nn_binding",
     "profiling",
     "recomputable_by_default",
+    "resizes_storage",
     "schema_views",
     "storage_counter",
     "sym_expr",
@@ -195,6 +196,12 @@ def schema_views(op: OpOverload) -> tuple[int | None, ...]:
         else:
             out.append(next((i for i, s in enumerate(infos) if s is not None and not s.is_write), None))
     return tuple(out)
+
+
+def resizes_storage(node: torch.fx.Node) -> bool:
+    """Whether a node gives the storage under a tensor other bytes, more or fewer (``untyped_storage().resize_``)."""
+    packet = torch.ops.inductor.resize_storage_bytes_
+    return node.op == "call_function" and node.target in (packet, packet.default)
 
 
 def profiling() -> bool:

@@ -17,7 +17,7 @@ from lowtide.ir.graph import Graph, Op, Ref, Value, refs_in, specialise
 from lowtide.ir.symbolic import symbols_of
 from lowtide.memory.graph import Buffer, MemoryGraph, Node
 from lowtide.memory.lifetime import lifetimes
-from lowtide.schedule.schedule import OpFacts, memory_graph, schedule
+from lowtide.schedule.schedule import OpFacts, memory_graph, schedule, swapped
 
 OUT, OVERWRITE, OWN = "out", "overwrite", "own"
 _FOLDED = 4096  # bytes of a value that is kept because it depends on nothing
@@ -62,12 +62,10 @@ def nested_slab(line: Line) -> str:
 
 def managed(block: Block, facts: Mapping[str, OpFacts], copied: frozenset[str]) -> dict[str, str]:
     """Managed storages in order, each with how it is written. ``copied``: operations whose results are not trusted."""
-    given_away = frozenset(
-        block.graph.value[r].storage
-        for line in block.lines
-        if line.kind == CALL and not trusted(line.op)
-        for r in line.op.reads
-    )
+    storage = {v.name: v.storage for v in block.graph.values}
+    given_away = swapped((line.op for line in block.lines), storage) | {
+        storage[r] for line in block.lines if line.kind == CALL and not trusted(line.op) for r in line.op.reads
+    }
     return _written(block, facts, copied, block.returned | block.given_storages | given_away)
 
 

@@ -22,7 +22,7 @@ from lowtide.frontend.sizes import dim_of
 from lowtide.ir.graph import Arg, Atom, Graph, Layout, Op, Origin, Ref, Section, Value, refs_in
 from lowtide.ir.symbolic import Expr, symbols_of
 from lowtide.program import usable
-from lowtide.torch_compat import OpOverload, schema_views, unbacked
+from lowtide.torch_compat import OpOverload, resizes_storage, schema_views, unbacked
 
 DTYPES = {
     torch.bool: "bool", torch.uint8: "u8", torch.int8: "i8", torch.int16: "i16", torch.int32: "i32",
@@ -176,6 +176,8 @@ class Importer:
         yield self._operator(node, target, val)
 
     def _operator(self, node: fx.Node, target: OpOverload, val: Any) -> Op:
+        if resizes_storage(node):
+            raise Unsupported(Reason(f"{target}", f"gives a storage other bytes than were planned ({origin_of(node)})"))
         schema = target._schema
         arguments = self._bound(node, schema)
         args = tuple(self._arg(a, node) for a in node.args)

@@ -7,7 +7,7 @@ where they are used); the sections stay apart; a step's permitted in-place pairs
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -118,7 +118,7 @@ def schedule(
 def slabbed(schedule: Schedule) -> frozenset[str]:
     """Storages that may lie in a slab: written into given memory, not the caller's to keep, not copied with the slab."""
     made = {o for s in schedule.steps if s.placed for o in s.op.outputs if o is not None}
-    return frozenset(made - _returned(schedule.graph) - copied_whole(schedule))
+    return frozenset(made - _kept(schedule.graph) - copied_whole(schedule))
 
 
 def _inplace_pairs(graph: Graph, step: Step, inside: frozenset[str]) -> tuple[tuple[str, str], ...]:
@@ -161,7 +161,7 @@ def memory_graph(schedule: Schedule) -> MemoryGraph:
     Read/write order on mutated storages and the order of operations with one effect become ``after``.
     """
     graph = schedule.graph
-    returned = _returned(graph)
+    kept = _kept(graph)
     names = dict.fromkeys(v.storage for v in graph.values)
     buffers = tuple(
         Buffer(
@@ -169,7 +169,7 @@ def memory_graph(schedule: Schedule) -> MemoryGraph:
             graph.nbytes[s],
             graph.value[s].layout.device,
             input=s in graph.caller_owned,
-            output=s in returned and s not in graph.caller_owned,
+            output=s in kept and s not in graph.caller_owned,
         )
         for s in names
     )
@@ -191,6 +191,16 @@ def memory_graph(schedule: Schedule) -> MemoryGraph:
     return MemoryGraph(buffers, tuple(nodes))
 
 
+# They put the storage of one argument under the tensor of another, which keeps it.
+_SWAPS = frozenset(("aten.set_.source_Tensor",))
+
+
+def swapped(ops: Iterable[Op], storage: Mapping[str, str]) -> frozenset[str]:
+    """Storages that operations put under another tensor, or take from under it: whoever holds that tensor holds them, so
+    that nothing else may have their bytes. ``storage``: of each value."""
+    return frozenset(storage[r] for op in ops if op.target in _SWAPS for r in op.reads)
+
+
 def handed_on(graph: Graph, section: int) -> tuple[str, ...]:
     """Storages that a section saves for the next: somebody holds them between the two, though nobody may read them."""
     found = graph.sections[section]
@@ -198,9 +208,10 @@ def handed_on(graph: Graph, section: int) -> tuple[str, ...]:
     return tuple(s for s in saved if s not in graph.caller_owned)
 
 
-def _returned(graph: Graph) -> frozenset[str]:
-    """Storages that the caller gets to keep: everything returned but what is only saved for a later section."""
-    out: set[str] = set()
+def _kept(graph: Graph) -> frozenset[str]:
+    """Storages that the caller gets to keep: everything returned but what is only saved for a later section, and what is
+    put under a tensor."""
+    out = set(swapped(graph.ops, {v.name: v.storage for v in graph.values}))
     for s in graph.sections:
         for i, arg in enumerate(s.returns):
             if i not in s.saved:
