@@ -3,7 +3,8 @@
 Comes in: a captured graph without mutation (but for ``copy_`` to its inputs at the end). Goes out: the same graph, changed
 in place. Dropout that is off, ``contiguous`` and ``to`` leave ``clone`` behind. Promised: one goes only where nobody can
 tell: its result has the strides of what it copies, which the graph itself computed, and neither it nor a view of it is
-returned, so nothing outside is given an alias that it did not have.
+returned, so nothing outside is given an alias that it did not have; and where it has views, which say where they begin in its
+storage, it begins where what it copies does.
 
 To change a part of a tensor without touching it (``slice_scatter`` and its like), ATen copies the whole storage that it
 stands on. Promised: after ``own_storages`` no such operation reads a view whose size is known, so that what it copies is what
@@ -28,11 +29,13 @@ def drop_copies(gm: fx.GraphModule) -> None:
     """Let the readers of a needless copy read the original."""
     if any(_mutates(n) for n in gm.graph.nodes):
         return
-    needless = [n for n in gm.graph.find_nodes(op="call_function", target=aten.clone.default) if _needless(n)]
-    for node in needless:
-        node.replace_all_uses_with(node.args[0])
-        gm.graph.erase_node(node)
-    if needless:
+    gone = False
+    for node in list(gm.graph.find_nodes(op="call_function", target=aten.clone.default)):
+        if _needless(node):  # asked one after the other: a copy of a copy that went copies something else
+            node.replace_all_uses_with(node.args[0])
+            gm.graph.erase_node(node)
+            gone = True
+    if gone:
         gm.recompile()
 
 
@@ -77,7 +80,9 @@ def _needless(node: fx.Node) -> bool:
     if not isinstance(theirs, torch.Tensor) or not isinstance(ours, torch.Tensor):
         return False
     same = theirs.dtype == ours.dtype and theirs.stride() == ours.stride() and theirs.layout == torch.strided
-    return same and not _of_an_input(source) and not _returned(node)
+    if not same or (theirs.storage_offset() != ours.storage_offset() and any(_base(u) is node for u in node.users)):
+        return False
+    return not _of_an_input(source) and not _returned(node)
 
 
 def _of_an_input(node: fx.Node) -> bool:

@@ -113,6 +113,9 @@ COPIES = {
     "returned through a view": (lambda x, w: (x @ w).clone().view(-1), 1),
     "a part returned": (lambda x, w: (x @ w).clone().split(2)[0], 1),
     "changes strides": (lambda x, w: (x @ w).t().contiguous() + 1, 1),
+    "begins elsewhere": (lambda x, w: (x @ w)[1:].clone() + 1, 0),
+    "begins elsewhere and has views": (lambda x, w: (x @ w)[1:].clone()[:, 1:] + 1, 1),
+    "twice, begins elsewhere and has views": (lambda x, w: (x @ w)[1:].clone().clone()[:, 1:] + 1, 1),
 }
 
 
@@ -125,6 +128,8 @@ def test_copies_go_where_nobody_can_tell(case):
     gm.graph.lint()
     assert count(gm, aten.clone.default) == stay
     assert torch.equal(gm(x, w), f(x, w))
+    torch.compiler.reset()
+    torch.testing.assert_close(torch.compile(f, backend="lowtide", options={"verify": True})(x, w), f(x, w))
 
 
 def test_nothing_goes_from_a_graph_that_changes_what_it_makes():
