@@ -14,11 +14,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lowtide.core.codec import VERSION
+from lowtide.core.reason import Reason
 from lowtide.core.units import format_bytes
 from lowtide.ir.graph import Ref
 from lowtide.ir.lowered import Coverage
 from lowtide.plan.holders import Holder, holders
 from lowtide.plan.plan import SLAB, MemoryPlan
+from lowtide.plan.refused import refusals
 from lowtide.runtime.measure import Measured, measure
 from lowtide.runtime.rates import machine
 from lowtide.runtime.records import Call, Calls, Planned, Record, left_out, records, runs_so_far
@@ -37,7 +39,8 @@ class GraphAnalysis:
     sharing. sections: (call, the most bytes held while it runs). fallback: why the graph runs unplanned, or None.
     moved_bytes, operations, estimated_seconds: of all steps together, by the machine's measured rates.
     reasons: what is not as one would wish, library calls that need not be among it. coverage: how many operations became
-    generated loops, and which calls are left; None where library calls compute everything.
+    generated loops, and which calls are left; None where library calls compute everything. refused: pairs of loops that
+    stay two kernels, results that overwrite no operand, and storages outside slabs, each with why.
     """
 
     name: str
@@ -62,6 +65,7 @@ class GraphAnalysis:
     operations: int = 0
     estimated_seconds: float = 0.0
     coverage: Coverage | None = None
+    refused: tuple[Reason, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,11 @@ class MemoryAnalysis:
             f"{g.operations:.3g} operations"
             for g in self.graphs
             if g.operations or g.moved_bytes
+        )
+        rows.extend(
+            f"{g.name}: {len(g.refused)} times two did not share a kernel or bytes; .refused says why"
+            for g in self.graphs
+            if g.refused
         )
         measured = "not measured" if self.measured_peak_bytes is None else format_bytes(self.measured_peak_bytes)
         rows.extend(f"not captured by Dynamo, runs in Python: {why}" for why in self.left_to_python)
@@ -259,4 +268,5 @@ def _graph(record: Record, planned: Planned | None) -> GraphAnalysis:
         operations=sum(e.operations for e in costs),
         estimated_seconds=sum(e.seconds for e in costs),
         coverage=planned.coverage,
+        refused=(*planned.apart, *refusals(schedule, plan)),
     )

@@ -223,7 +223,7 @@ def _build(
     what was decided there."""
     compiled = compile_built(graph, probe, options, first.get(graph.name), machine=machine())
     first.setdefault(graph.name, compiled)
-    planned = Planned(compiled.schedule, compiled.plan, compiled.program, compiled.coverage)
+    planned = Planned(compiled.schedule, compiled.plan, compiled.program, compiled.coverage, compiled.apart)
     note_program(record, planned, 2 * options.recent_shapes)  # a section run alone is a variant too
     return load(
         compiled.program,

@@ -41,6 +41,7 @@ from lowtide.plan.follow import follow
 from lowtide.plan.holders import holders
 from lowtide.plan.plan import MemoryPlan
 from lowtide.plan.refine import refine
+from lowtide.plan.refused import refusals
 from lowtide.plan.replay import replay
 from lowtide.program import Program, Source
 from lowtide.report.steps import dump_steps
@@ -67,6 +68,7 @@ class Compiled:
     program: Program
     order: OrderResult | None = None
     coverage: Coverage | None = None  # of loops; None where library calls compute everything
+    apart: tuple[Reason, ...] = ()  # why pairs of loops stay two kernels
 
 
 def compile_graph(
@@ -106,6 +108,7 @@ def compile_graph(
         bound = found.lower_bound if found is not None else None
         ordered, plan = refine(ordered, plan_memory(ordered, options, bound), options, bound)
     see("plan", lambda: dumps(plan.to_json(), indent=1), plan.promised_nbytes)
+    see("refused", lambda: "".join(f"{reason}\n" for reason in refusals(ordered, plan)))
     see("steps", lambda: dump_steps(ordered, plan))
     see("picture", lambda: picture(ordered, plan, estimates(ordered, machine)))
     if options.verify:
@@ -118,7 +121,7 @@ def compile_graph(
     covered = coverage(graph, lowered) if lowered.loops else None
     see("summary", lambda: _summary(ordered, plan, covered))
     _hold_to_budget(ordered, plan, options)
-    return Compiled(ordered, plan, program, found, covered)
+    return Compiled(ordered, plan, program, found, covered, lowered.apart)
 
 
 def lower_graph(
@@ -137,7 +140,7 @@ def lower_graph(
     if options.fuse:
         fused = fuse_loops(lowered, steps, inplace=options.inplace, machine=machine)
         see("fusion", fused.text)
-        lowered = fused.lowered
+        lowered = replace(fused.lowered, apart=fused.refused)
     made = kernel_sources([kernel(loop) for loop in lowered.loops.values()], 2)
     kernels.start(made)
     return lowered, known, made

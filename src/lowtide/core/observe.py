@@ -38,6 +38,7 @@ STAGES: Mapping[str, tuple[int, str]] = {
     "memory": (TOP + 1, "json"),  # only ever a file: the format of ``lowtide order``
     "order": (3, "txt"),
     "plan": (4, "json"),
+    "refused": (TOP + 1, "txt"),  # only ever a file, as long as the program
     "steps": (TOP + 1, "json"),  # the format of ``lowtide show``
     "picture": (TOP + 1, "html"),
     "program": (5, "py"),

@@ -24,12 +24,13 @@ LOOP = "lowtide.loop.default"
 @dataclass(frozen=True)
 class Lowered:
     """``loops`` by the name of the operation. ``reasons``: what stayed a library call that need not. ``members``: for a
-    loop that fusion made, the names of the operations in it."""
+    loop that fusion made, the names of the operations in it. ``apart``: why pairs of loops stay two."""
 
     graph: Graph
     loops: Mapping[str, Loop]
     reasons: tuple[Reason, ...] = ()
     members: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    apart: tuple[Reason, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

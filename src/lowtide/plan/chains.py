@@ -18,7 +18,7 @@ from lowtide.plan.flat import flatten, lower_bound
 from lowtide.plan.pack import PACKERS, pack
 from lowtide.plan.plan import Slab
 from lowtide.plan.problem import PackBuffer, PackProblem, PackResult
-from lowtide.schedule.schedule import Schedule, copied_whole
+from lowtide.schedule.schedule import Schedule, kept_apart
 
 _PACKERS = (*PACKERS, "exact")
 _NODES, _MORE = 2000, 8  # search steps: at least, and per chain
@@ -47,7 +47,7 @@ def chains_of(schedule: Schedule, graph: MemoryGraph, alive: Sequence[Lifetime])
     of the one before it: the rest of an allocation of its own cannot be given back."""
     steps = {o: step for step in schedule.steps for o in step.op.outputs if o is not None}
     writes = {name for name, step in steps.items() if step.placed}
-    alone = copied_whole(schedule)  # in a slab, all of the slab would be copied
+    apart = kept_apart(schedule)
     chains: dict[str, list[Lifetime]] = {}
     root: dict[str, str] = {}
     for a in sorted(alive, key=lambda x: x.first):
@@ -57,7 +57,7 @@ def chains_of(schedule: Schedule, graph: MemoryGraph, alive: Sequence[Lifetime])
     def chain(members: Sequence[Lifetime]) -> Chain:
         name = members[0].name
         ours = name in writes and not graph.buffer[name].input
-        ours = ours and members[0].nbytes > 0 and not any(m.escapes or m.name in alone for m in members)
+        ours = ours and members[0].nbytes > 0 and not any(m.name in apart for m in members)
         free = frozenset(m.name for m in members[1:] if m.name in writes)
         return Chain(tuple(members), members[0].nbytes, members[0].first, max(m.end for m in members), ours, free)
 

@@ -24,12 +24,14 @@ from lowtide.torch_compat import left_to_python
 
 @dataclass(frozen=True)
 class Planned:
-    """One variant: a program for given sizes; ``coverage``: what became loops, None where library calls compute it all."""
+    """One variant: a program for given sizes; ``coverage``: what became loops, None where library calls compute it all;
+    ``apart``: why pairs of loops stay two kernels."""
 
     schedule: Schedule
     plan: MemoryPlan
     program: Program
     coverage: Coverage | None = None
+    apart: tuple[Reason, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

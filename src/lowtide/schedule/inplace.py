@@ -1,10 +1,10 @@
 """Which operands an operation may overwrite with its results.
 
-Comes in: an operation, with its loop where we compute it. Goes out: permitted pairs (read storage, written storage); the
-result lies at the front of the dying bytes. Promised: safe whatever the order of points and however they are shared out: what
-is read of the bytes that are written is, at every point, only the element that this point then writes, and no instruction
-behind the one that writes reads it. What else touches the result comes in later stages: outer points are independent, so it
-stays within what its own point has stored.
+Comes in: an operation, with its loop where we compute it. Goes out: permitted pairs (read storage, written storage), and of any
+other pair why it is not; the result lies at the front of the dying bytes. Promised: safe whatever the order of points and however
+they are shared out: what is read of the bytes that are written is, at every point, only the element that this point then
+writes, and no instruction behind the one that writes reads it. What else touches the result comes in later stages: outer points
+are independent, so it stays within what its own point has stored.
 
 A result that is smaller than what dies takes a part of it. What lies behind that part is free afterwards only where both lie in
 a slab, since an allocation of its own ends as a whole: such pairs are permitted between ``slabbed`` storages alone.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence, Set
+from dataclasses import dataclass
 
 from lowtide.ir.graph import ITEMSIZE, Graph, Layout, Op, Value, int_of, refs_in
 from lowtide.ir.index import add, bounds
@@ -23,49 +24,59 @@ from lowtide.ir.symbolic import Dim
 
 def loop_pairs(graph: Graph, op: Op, loop: Loop, slabbed: Set[str] = frozenset()) -> tuple[tuple[str, str], ...]:
     """Permitted pairs of a loop, in order of its operands."""
+    storages = dict.fromkeys(graph.value[n].storage for a in op.args for n in refs_in(a))
+    made = [o for o in op.outputs if o is not None]
+    return tuple((s, o) for s in storages for o in made if not loop_refusal(graph, op, loop, (s, o), slabbed))
+
+
+def loop_refusal(graph: Graph, op: Op, loop: Loop, pair: tuple[str, str], slabbed: Set[str] = frozenset()) -> str:
+    """Why a result of a loop may not lie on the bytes of an operand; nothing where it may. ``pair``: (read, written)."""
+    storage, made = pair
+    if why := _no_room(graph, storage, made, slabbed):
+        return why
+    if any(graph.value[m].storage == storage for m in op.mutates):
+        return f"the operation changes %{storage}"
     given = [graph.value[n] for a in op.args for n in refs_in(a)]
-    changed = {graph.value[m].storage for m in op.mutates}
-    pairs: list[tuple[str, str]] = []
-    for storage in dict.fromkeys(v.storage for v in given):
-        if storage in graph.caller_owned or storage in changed or not graph.nbytes[storage]:
-            continue
-        slots = [(k, v) for k, v in enumerate(given) if v.storage == storage]
-        for k, o in enumerate(op.outputs):
-            if o is None or not _has_room(graph, storage, graph.value[o].storage, slabbed):
-                continue
-            if _fits(graph, loop, slots, len(given) + k, graph.value[o]):
-                pairs.append((storage, o))
-    return tuple(pairs)
+    slots = [(k, v) for k, v in enumerate(given) if v.storage == storage]
+    return _misfit(graph, loop, slots, len(given) + op.outputs.index(made), graph.value[made])
 
 
-def _has_room(graph: Graph, dying: str, born: str, slabbed: Set[str]) -> bool:
+def _no_room(graph: Graph, dying: str, born: str, slabbed: Set[str]) -> str:
     room, needed = graph.nbytes[dying], graph.nbytes[born]
-    return room == needed or (room > needed > 0 and dying in slabbed and born in slabbed)
+    if dying in graph.caller_owned:
+        return f"%{dying} is the caller's"
+    if not needed or room < needed:
+        return f"%{dying} has {room} bytes, %{born} {needed}"
+    if room > needed and not (dying in slabbed and born in slabbed):
+        return f"%{born} would take a part of %{dying}, and not both may lie in a slab"
+    return ""
 
 
-def _fits(graph: Graph, loop: Loop, slots: Sequence[tuple[int, Value]], out: int, made: Value) -> bool:
+def _misfit(graph: Graph, loop: Loop, slots: Sequence[tuple[int, Value]], out: int, made: Value) -> str:
     needed = graph.nbytes[made.storage]
-    if made.layout.device != "cpu" or made.layout.offset != 0:
-        return False
-    if needed == graph.nbytes[slots[0][1].storage] and slots[0][1].layout.offset != 0:
-        return False  # outside a slab, the address of the first operand is that of the result
+    if made.layout.device != "cpu":
+        return f"a loop cannot write to {made.layout.device}"
+    if made.layout.offset != 0 or (needed == graph.nbytes[slots[0][1].storage] and slots[0][1].layout.offset != 0):
+        return (
+            "one of them does not begin where its storage begins"  # outside a slab, operand and result share an address
+        )
     touching = list(loop.numbered(out))
     if not touching or touching[0][2].op != "store" or len(touching[0][2].args) != 1:
-        return False
+        return "it is not first stored to, without a condition"
     stage, number, store = touching[0]
     if any(at <= stage for at, _, _ in touching[1:]) or _points(loop, stage) != math.prod(
         map(int_of, made.layout.size)
     ):
-        return False
+        return "it is not stored once per element"
     for slot, v in slots:
         for at, n, load in loop.numbered(slot):
             if _behind(loop, at, load, v.layout, needed):
                 continue
             if n > number or loop.stages[at].inner != loop.stages[stage].inner:
-                return False
+                return f"%{v.name} is read in other passes than the one that would overwrite it"
             if v.layout.dtype != made.layout.dtype or _element(load, v) != _element(store, made):
-                return False
-    return True
+                return f"%{v.name} is read at other places than those that are written"
+    return ""
 
 
 def _behind(loop: Loop, stage: int, load: Instr, layout: Layout, nbytes: int) -> bool:
@@ -84,36 +95,48 @@ def _element(x: Instr, v: Value) -> Dim:
     return add(x.index, v.layout.offset)
 
 
-def call_pairs(
-    graph: Graph, op: Op, *, pointwise: bool, by_out: bool, overwrites: str | None, slabbed: Set[str] = frozenset()
-) -> tuple[tuple[str, str], ...]:
-    """Permitted pairs of a library call with one result: same extent, element on element; or a part, written by ``out``.
+@dataclass(frozen=True, slots=True)
+class CallForms:
+    """What a library call can do. pointwise: element i of the result depends on elements i alone. by_out: it writes into given
+    memory. overwrites: the operand that its other form puts the result in the place of, where nothing else may touch that
+    operand's storage unless it is pointwise."""
 
-    pointwise: element i of the result depends on elements i alone. by_out: it writes into given memory. overwrites: the
-    operand that its other form puts the result in the place of, where nothing else may touch that operand's storage
-    unless it is pointwise. What it reads behind the part that it writes is no hindrance, whatever it computes.
-    """
-    if len(op.outputs) != 1 or op.outputs[0] is None or op.mutates:
-        return ()
-    made = graph.value[op.outputs[0]]
-    needed = graph.nbytes[made.storage]
-    reads = [graph.value[r] for r in op.reads]
-    pairs: list[tuple[str, str]] = []
-    for r in reads:
-        pair = r.storage, made.storage
-        if pair in pairs or r.storage in graph.caller_owned or not needed or not _has_room(graph, *pair, slabbed):
-            continue
-        sharing = [x for x in reads if x.storage == r.storage]
-        met = [x for x in sharing if int_of(x.layout.offset) * ITEMSIZE[x.layout.dtype] < needed]
-        alike = all(_same_place(x, made) for x in met)
-        if graph.nbytes[r.storage] > needed:
-            permitted = by_out and (pointwise or not met)
-        else:
-            over = r.name == overwrites and (pointwise or len(sharing) == 1)
-            permitted = len(met) == len(sharing) and ((pointwise and by_out) or over)
-        if alike and permitted:
-            pairs.append(pair)
-    return tuple(pairs)
+    pointwise: bool
+    by_out: bool
+    overwrites: str | None
+
+
+def call_pairs(graph: Graph, op: Op, call: CallForms, slabbed: Set[str] = frozenset()) -> tuple[tuple[str, str], ...]:
+    """Permitted pairs of a library call with one result: same extent, element on element; or a part, written by ``out``.
+    What it reads behind the part that it writes is no hindrance, whatever it computes."""
+    storages = dict.fromkeys(graph.value[r].storage for r in op.reads)
+    made = dict.fromkeys(graph.value[o].storage for o in op.outputs if o is not None)
+    return tuple((s, o) for s in storages for o in made if not call_refusal(graph, op, call, (s, o), slabbed))
+
+
+def call_refusal(graph: Graph, op: Op, call: CallForms, pair: tuple[str, str], slabbed: Set[str] = frozenset()) -> str:
+    """Why the result of a library call may not lie on the bytes of an operand; nothing where it may. ``pair``: (read,
+    written)."""
+    if len(op.outputs) != 1 or op.mutates:
+        return f"{op.target} has several results, or changes what it is given"
+    storage, born = pair
+    if why := _no_room(graph, storage, born, slabbed):
+        return why
+    made = graph.value[str(op.outputs[0])]
+    sharing = [graph.value[r] for r in op.reads if graph.value[r].storage == storage]
+    met = [x for x in sharing if int_of(x.layout.offset) * ITEMSIZE[x.layout.dtype] < graph.nbytes[born]]
+    if not all(_same_place(x, made) for x in met):
+        return f"%{storage} is read with another layout than the one that is written"
+    if graph.nbytes[storage] > graph.nbytes[born]:
+        permitted = call.by_out and (call.pointwise or not met)
+    else:
+        over = any(x.name == call.overwrites for x in sharing) and (call.pointwise or len(sharing) == 1)
+        permitted = len(met) == len(sharing) and ((call.pointwise and call.by_out) or over)
+    if permitted:
+        return ""
+    if not call.by_out:
+        return f"{op.target} writes into no given memory"
+    return f"{op.target} may read an operand again after it has written"
 
 
 def _same_place(a: Value, b: Value) -> bool:

@@ -15,7 +15,7 @@ from lowtide.core.reason import Reason
 from lowtide.ir.graph import Graph, Op, Ref, refs_in
 from lowtide.ir.loops import Loop
 from lowtide.memory.graph import Buffer, MemoryGraph, Node
-from lowtide.schedule.inplace import call_pairs, loop_pairs
+from lowtide.schedule.inplace import CallForms, call_pairs, call_refusal, loop_pairs, loop_refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +54,20 @@ class Step:
     loop: Loop | None = None
 
     @property
+    def unplaced(self) -> str:
+        """Why the callee allocates its results; nothing where they go where the plan says."""
+        if self.facts.out is None:
+            return f"{self.op.target} writes into no given memory"
+        if self.facts.restride:
+            return f"{self.op.target} gives other strides than are expected, so its results are copied"
+        if len(self.op.outputs) != 1 and self.loop is None:
+            return f"{self.op.target} has several results"
+        return ""
+
+    @property
     def placed(self) -> bool:
-        """Whether its results go where the plan says; the callee allocates them otherwise."""
-        one = len(self.op.outputs) == 1 or self.loop is not None
-        return self.facts.out is not None and not self.facts.restride and one
+        """Whether its results go where the plan says."""
+        return not self.unplaced
 
 
 @dataclass(frozen=True)
@@ -118,21 +128,33 @@ def schedule(
 def slabbed(schedule: Schedule) -> frozenset[str]:
     """Storages that may lie in a slab: written into given memory, not the caller's to keep, not copied with the slab."""
     made = {o for s in schedule.steps if s.placed for o in s.op.outputs if o is not None}
-    return frozenset(made - _kept(schedule.graph) - copied_whole(schedule))
+    return frozenset(made - kept_apart(schedule).keys())
+
+
+def kept_apart(schedule: Schedule) -> Mapping[str, str]:
+    """Storages that must not share an allocation with others, and why."""
+    found = dict.fromkeys(sorted(_kept(schedule.graph) - schedule.graph.caller_owned), "the caller gets to keep it")
+    return found | dict.fromkeys(sorted(copied_whole(schedule)), "an operation copies all that lies beside it")
 
 
 def _inplace_pairs(graph: Graph, step: Step, inside: frozenset[str]) -> tuple[tuple[str, str], ...]:
     """Operands whose storage a result may take over if it dies here."""
-    op, facts = step.op, step.facts
     if step.loop is not None:
-        return loop_pairs(graph, op, step.loop, inside)
-    if facts.restride:
-        return ()
+        return loop_pairs(graph, step.op, step.loop, inside)
+    return () if step.facts.restride else call_pairs(graph, step.op, _call_forms(step), inside)
+
+
+def inplace_refusal(graph: Graph, step: Step, pair: tuple[str, str], inside: frozenset[str]) -> str:
+    """Why a pair (read, written) of a step is not permitted; nothing where it is. ``inside``: what may lie in a slab."""
+    if step.loop is not None:
+        return loop_refusal(graph, step.op, step.loop, pair, inside)
+    return step.unplaced if step.facts.restride else call_refusal(graph, step.op, _call_forms(step), pair, inside)
+
+
+def _call_forms(step: Step) -> CallForms:
+    op, facts = step.op, step.facts
     first = op.args[0].name if op.args and isinstance(op.args[0], Ref) else None
-    return call_pairs(
-        graph, op, pointwise=facts.pointwise, by_out=facts.out is not None,
-        overwrites=None if facts.overwrite is None else first, slabbed=inside,
-    )  # fmt: skip
+    return CallForms(facts.pointwise, facts.out is not None, None if facts.overwrite is None else first)
 
 
 CALL = "call:"

@@ -16,6 +16,7 @@ from lowtide.core.units import format_bytes
 from lowtide.ir.graph import Origin
 from lowtide.plan.choose import plan_memory
 from lowtide.plan.plan import MemoryPlan
+from lowtide.plan.refused import refusals
 from lowtide.report.steps import dump_steps, load_steps, page, svg
 from lowtide.schedule.estimate import estimates
 from lowtide.schedule.schedule import CALL, Schedule, memory_graph
@@ -98,6 +99,9 @@ def test_the_command_line_shows_what_was_dumped(tmp_path: Path, capsys: pytest.C
     assert main(["show", str(file)]) == 0
     out = capsys.readouterr().out
     assert "section backward" in out and "of one, two<x>" in out and "moved" in out
+    assert " in a slab: " not in out
+    assert main(["show", str(file), "--refused"]) == 0
+    assert out + "".join(f"{r}\n" for r in refusals(made, plan)) == capsys.readouterr().out
     for name, start in (("a.html", "<!doctype html>"), ("a.svg", "<svg ")):
         assert main(["show", str(file), "--html", str(tmp_path / name)]) == 0
         assert (tmp_path / name).read_text().startswith(start)

@@ -23,7 +23,7 @@ from lowtide.plan.choose import plan_memory
 from lowtide.plan.plan import OVER, MemoryPlan
 from lowtide.plan.replay import replay
 from lowtide.schedule.fusion import fuse_loops
-from lowtide.schedule.inplace import call_pairs
+from lowtide.schedule.inplace import CallForms, call_pairs
 from lowtide.schedule.schedule import OpFacts, Schedule, memory_graph, reordered, schedule
 from plans import any_order
 
@@ -183,10 +183,10 @@ def test_parts_that_a_library_call_may_take(
     layouts: dict[str, tuple[tuple[int, ...], int]], pointwise: bool, permitted: bool
 ) -> None:
     graph, op = call(**layouts)
-    found = call_pairs(graph, op, pointwise=pointwise, by_out=True, overwrites="a", slabbed=BOTH)
+    found = call_pairs(graph, op, CallForms(pointwise, True, "a"), BOTH)
     assert (found == (("x", "y"),)) == permitted
-    assert call_pairs(graph, op, pointwise=pointwise, by_out=False, overwrites="a", slabbed=BOTH) == ()
-    assert call_pairs(graph, op, pointwise=pointwise, by_out=True, overwrites="a") == ()
+    assert call_pairs(graph, op, CallForms(pointwise, False, "a"), BOTH) == ()
+    assert call_pairs(graph, op, CallForms(pointwise, True, "a")) == ()
 
 
 # -- the choice of pairs -----------------------------------------------------------------------------------------------

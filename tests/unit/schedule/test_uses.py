@@ -11,7 +11,7 @@ from lowtide.ir.text import parse
 from lowtide.memory.lifetime import lifetimes
 from lowtide.schedule.depend import accesses, dependencies
 from lowtide.schedule.fusion import fuse_loops
-from lowtide.schedule.inplace import call_pairs, loop_pairs
+from lowtide.schedule.inplace import CallForms, call_pairs, loop_pairs
 from lowtide.schedule.schedule import memory_graph, schedule
 
 
@@ -136,7 +136,7 @@ def test_several_reads_of_one_operation_may_be_overwritten_only_if_each_may(one:
     %y: f32[8]{{1}} @cpu = aten.add.Tensor(%v, %w)
     return %y
 """)
-    assert call_pairs(graph, graph.ops[-1], pointwise=True, by_out=True, overwrites=None) == wanted
+    assert call_pairs(graph, graph.ops[-1], CallForms(pointwise=True, by_out=True, overwrites=None)) == wanted
 
 
 def loops(text: str, **given: str) -> Lowered:
