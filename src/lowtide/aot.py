@@ -13,7 +13,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.export import ExportedProgram
@@ -29,7 +29,7 @@ from lowtide.executor.entry import ELSE, Checks, entry
 from lowtide.executor.groups import Life
 from lowtide.executor.learned import WINDOW
 from lowtide.executor.placing import Strategy, strategy_of
-from lowtide.executor.plans import Policy
+from lowtide.executor.plans import Built, Policy
 from lowtide.executor.run import Executor, Told, clear_code
 from lowtide.frontend.sizes import dim_of
 from lowtide.ir.symbolic import Dim, Expr, evaluate, symbols_of
@@ -169,6 +169,13 @@ class _Caller:
         return results if self.all_kept else [results[i] for i in self.kept]
 
 
+class _Usual(NamedTuple):
+    """The usual call of a program as one function, if there is one, and the code that it was made for."""
+
+    built: Built | None
+    call: Callable[[tuple[Any, ...]], Any] | None
+
+
 class RunTimePlanned(_Caller):
     """An exported program that is planned as it runs: called like ``program.module()``, without gradients; safe from several
     threads."""
@@ -178,12 +185,11 @@ class RunTimePlanned(_Caller):
         form = {tuple: "({},)", list: "[{}]", _first: "{}"}.get(self.form)  # type: ignore[call-overload]
         simple = self.front is not None and self.all_kept and not self.written and bool(self.kept)
         self.usual_form = form if simple else None
-        self.usual: Callable[[tuple[Any, ...]], Any] | None = None
-        self.usual_of: object = None
+        self.known = _Usual(None, None)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run once."""
-        usual = self.usual
+        usual = self.known.call
         if usual is not None and not kwargs and len(args) == len(self.arguments) and not torch.is_grad_enabled():
             done = False
             try:
@@ -195,15 +201,17 @@ class RunTimePlanned(_Caller):
             if results is not ELSE:
                 return results
         results = super().__call__(*args, **kwargs)
-        if self.usual_of is not self.executor.plan.built:
-            self._renew()
+        if self.known.built is not self.executor.plan.built:
+            self.known = self._renewed(self.executor.plan.built)
         return results
 
-    def _renew(self) -> None:
-        """There is other code by now."""
-        self.usual, self.usual_of = None, self.executor.plan.built
-        if self.usual_form is not None and self.checks is not None and self.front is not None:
-            self.usual = entry(self.executor, self.front, self.checks, self.usual_form)
+    def _renewed(self, built: Built | None) -> _Usual:
+        """The usual call for other code than before. Both are taken up in one step: another thread may do the same for newer
+        code meanwhile, and whichever is left in the end says itself what it was made for."""
+        call = None
+        if built is not None and self.usual_form is not None and self.checks is not None and self.front is not None:
+            call = entry(self.executor, built, self.front, self.checks, self.usual_form)
+        return _Usual(built, call)
 
     @property
     def executor(self) -> Executor:

@@ -8,9 +8,11 @@ with the node and the user's line.
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -35,8 +37,9 @@ from lowtide.executor.block import (
 )
 from lowtide.frontend.fx_import import Importer, origin_of
 from lowtide.frontend.sizes import dim_of
-from lowtide.ir.graph import Arg, Expr, Graph, Op, Ref, Section, Value
-from lowtide.ir.symbolic import symbol, symbols_of
+from lowtide.ir.graph import Arg, Expr, Graph, Layout, Op, Ref, Section, Value
+from lowtide.ir.index import known_equal, mul
+from lowtide.ir.symbolic import Dim, symbol, symbols_of
 from lowtide.torch_compat import OpOverload, cond_operator, while_operator
 
 # Functions on numbers that captured graphs call, under the name that a Block uses for them.
@@ -54,6 +57,7 @@ NUMBERS: Mapping[str, Callable[..., Any]] = {
 }  # fmt: skip
 _NUMBER_NAMES = {f: name for name, f in NUMBERS.items()}
 
+_EMBEDDING, _PICK, _VIEW = "aten.embedding.default", "aten.index_select.default", "aten.view.default"
 ITEM, ASSERT = "number.item", "number.assert"
 _INVOKE = torch.ops.higher_order.invoke_subgraph
 _ITEMS = ("aten.item.default", "aten._local_scalar_dense.default")
@@ -65,6 +69,11 @@ _IGNORED = frozenset(
         "aten._assert_tensor_metadata.default",
     )
 )
+
+
+# What torch computes as another operation, which, unlike it, has a form that writes into given bytes: that one's name, and
+# the arguments that it has behind those of the first.
+_WRITTEN_AS: Mapping[str, tuple[str, tuple[Arg, ...]]] = {"aten.relu.default": ("aten.clamp_min.default", (0,))}
 
 
 class _Dynamic(Importer):
@@ -168,13 +177,43 @@ class _Dynamic(Importer):
         elif str(target) in ("aten._assert_scalar.default", "aten._assert_async.msg"):
             self._assertion(node)
         elif isinstance(target, OpOverload):
+            if str(target) == _EMBEDDING and self._rows(node, val):
+                return
             op = self._operator(node, target, val)
+            called, more = _WRITTEN_AS.get(op.target, (op.target, ()))
+            op = replace(op, target=called, args=(*op.args, *more))
             layouts = [self.values[o] if o is not None else None for o in op.outputs]
             self.lines.append(Line(op, VIEW if op.view else CALL, self._binds(layouts), (), 0, self._unsure(node, op)))
         else:
             raise Unsupported(
                 Reason(f"{getattr(target, '__name__', target)}", f"is not an operator ({origin_of(node)})")
             )
+
+    def _rows(self, node: fx.Node, val: Any) -> bool:
+        """Rows of a table as torch makes them, by an operation that has a form that writes into given bytes: all indices lie in
+        one row, and so do the rows. False where the indices do not lie so."""
+        table, index = self._arg(node.args[0], node), self._arg(node.args[1], node)
+        if not isinstance(table, Ref) or not isinstance(index, Ref):
+            return False
+        given, rows, where = self.values[index.name], self.values[table.name].layout, origin_of(node)
+        if not given.layout.size or not _in_a_row(given.layout):
+            return False
+        count = functools.reduce(mul, given.layout.size)
+        name, picked = self._name(f"{node.name}_index"), self._name(f"{node.name}_rows")
+        flat = replace(given.layout, size=(count,), stride=(1,))
+        made = replace(rows, size=(count, rows.size[1]), stride=(rows.size[1], 1), offset=0)
+        self.values[name] = Value(name, flat, given.storage, where)
+        self.values[picked] = Value(picked, made, picked, where)
+        self.env[node] = result = self._define(node, val, picked)
+        args, shape = (table, 0, Ref(name)), self.values[result.name].layout.size
+        self.lines += [
+            Line(Op(name, _VIEW, (index, (-1,)), (), (name,), "one", view=True, origin=where), VIEW),
+            Line(Op(picked, _PICK, args, (), (picked,), "one", origin=where)),
+            Line(
+                Op(result.name, _VIEW, (Ref(picked), shape), (), (result.name,), "one", view=True, origin=where), VIEW
+            ),
+        ]
+        return True
 
     def _unsure(self, node: fx.Node, op: Op) -> bool:
         """A view by its schema, whose result was a copy when it was captured (or is made by a composite operator)."""
@@ -333,6 +372,16 @@ def _written(operands: Sequence[Arg], inside: Sequence[Block]) -> tuple[str, ...
             if isinstance(given, Ref) and isinstance(taken, Ref) and b.graph.value[taken.name].storage in written:
                 out[given.name] = None
     return tuple(out)
+
+
+def _in_a_row(x: Layout) -> bool:
+    """Whether the elements lie one behind the other in the order of their indices, at all sizes."""
+    step: Dim = 1
+    for n, stride in zip(reversed(x.size), reversed(x.stride), strict=True):
+        if not known_equal(stride, step):
+            return False
+        step = mul(step, n)
+    return True
 
 
 def _likeness(module: fx.GraphModule) -> tuple[Any, ...]:

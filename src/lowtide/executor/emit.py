@@ -120,7 +120,7 @@ class _Writer:
         self.folded = dict.fromkeys(folded)
         self.block, self.lives, self.spelled, self.verify = block, lives, spelled, verify
         self.first = lives is None
-        self.how = lives.how if lives is not None else {}
+        self.managed = frozenset(lives.order if lives is not None else ())
         self.value = block.graph.value
         self.taken = set(self.value)
         self.bound: dict[str, str] = {}
@@ -149,7 +149,7 @@ class _Writer:
                     out.update(dict.fromkeys(made) if known else {})
                     late.update(() if known else made)
             else:
-                out.update(dict.fromkeys(o for o in op.outputs if o is not None and o in self.how))
+                out.update(dict.fromkeys(o for o in op.outputs if o is not None and o in self.managed))
         return out
 
     def _known(self, name: str) -> bool:
@@ -320,7 +320,7 @@ class _Writer:
             return []
         spelled = self.spelled.get(op.name, _PLAIN)
         args = ", ".join([*map(self._text, op.args), *(f"{k}={self._text(a)}" for k, a in op.kwargs)])
-        placed = [o for o in results if o in self.how or o in self.results]
+        placed = [o for o in results if o in self.managed or o in self.results]
         if placed:
             call = self._picked(op) or f"{self._name(spelled.out or f'op:{spelled.facts.out}')}({args}"
             call += f"{', ' if args else ''}{self._into(spelled, results)})"
@@ -358,7 +358,9 @@ class _Writer:
         return f"{name} = {make}({_dims(x.size)}, {_dims(x.stride)}, dtype={dtype}{device})"
 
     def _short(self, op: Op) -> str | None:
-        """What is said more quickly than by a call: a slice of everything, and picking along the first dimensions."""
+        """What is said more quickly than by a call: a slice of everything, another shape, picking along the first dimensions."""
+        if op.target == "aten.view.default":
+            return f"{self._text(op.args[0])}.view({self._text(op.args[1])})"
         if op.target == "aten.slice.Tensor" and not any(self._is_returned(o) for o in op.outputs if o is not None):
             base, _, first, end, step = (*op.args, *(None, 0, None, None, 1)[len(op.args) :])
             if first in (0, None) and (end is None or (isinstance(end, int) and end >= _TO_THE_END)) and step == 1:
@@ -425,7 +427,8 @@ class _Writer:
         elif line.kind == LOOP:
             carried = ", ".join(map(self._text, op.args[: line.carried]))
             more = ", ".join(map(self._text, op.args[line.carried :]))
-            call = f"run.loop({index}, [{carried}], [{more}], {', '.join(free)})"
+            into = _tuple([o if o in self.managed or o in self.results else "None" for o in names])
+            call = f"run.loop({index}, [{carried}], [{more}], {into}, {', '.join(free)})"
         else:
             args = ", ".join(self._operand(a, i, line.blocks[0]) for i, a in enumerate(op.args))
             call = f"run.region({index}, [{args}], {free[0]})"
@@ -444,7 +447,7 @@ class _Writer:
         """Results of arms whose strides differ, in those that were declared."""
         out: list[str] = []
         for i, name in enumerate(line.op.outputs):
-            if name is None or not self._known(name):
+            if name is None or name in self.managed or name in self.results or not self._known(name):
                 continue
             declared = self.value[name].layout
             for b in line.blocks if line.kind != LOOP else line.blocks[1:]:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lowtide.executor.plans import CODE_NAME
+from lowtide.executor.plans import CODE_NAME, Built
 from lowtide.executor.run import LOOK, Executor
 
 ELSE = object()
@@ -34,14 +34,13 @@ class Checks:
 
 
 def entry(
-    executor: Executor, front: Sequence[Any], checks: Checks, form: str
+    executor: Executor, built: Built, front: Sequence[Any], checks: Checks, form: str
 ) -> Callable[[tuple[Any, ...]], Any] | None:
-    """The function, for the code that there is by now; None where a run needs more than it does: unplanned code, blocks
-    inside, results in a slab of their own, verification. front: what the block takes before the arguments. form: how the
-    results are returned, with ``{}`` for all of them, separated by commas.
+    """The function for the planned code ``built``; None where a run needs more than it does: blocks inside, results in a slab
+    of their own, verification. front: what the block takes before the arguments. form: how the results are returned, with
+    ``{}`` for all of them, separated by commas.
     """
-    built = executor.plan.built
-    if built is None or executor.policy.verify or executor.plan.inner or built.loaded.code.results:
+    if executor.policy.verify or executor.plan.inner or built.loaded.code.results:
         return None
     code = built.loaded.code
     mine = dict(zip(checks.names, code.inputs[len(front) :], strict=True))

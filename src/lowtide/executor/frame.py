@@ -8,7 +8,7 @@ time. Branches and loops have frames of their own, whose slab is a piece of the 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -215,14 +215,24 @@ class Frame:
         return self._run_inner(line, 0, args, free)
 
     def loop(
-        self, line: int, carried: list[Any], more: list[Any], test: tuple[Any, ...], body: tuple[Any, ...]
+        self,
+        line: int,
+        carried: list[Any],
+        more: list[Any],
+        into: Sequence[torch.Tensor | None],
+        test: tuple[Any, ...],
+        body: tuple[Any, ...],
     ) -> list[Any]:
-        """Run a loop. Without a single turn the results are copies of what came in, never that itself."""
-        turned = False
+        """Run a loop. ``into``: per carried value the header that it goes to, if any, which is then the result. A turn reads
+        what the one before it left there, so that it copies its results at its end. Without a single turn the results are
+        copies of what came in, never that itself."""
+        inner, turned = self.inner[line][1], False
         while bool(self._run_inner(line, 0, [*carried, *more], test)[0]):
             carried = self._run_inner(line, 1, [*carried, *more], body)
+            lent = inner.plan.stays if inner.built is not None else ()  # the next turn uses their bytes anew
+            carried = _carried(carried, into, lent or (False,) * len(carried))
             turned = True
-        return carried if turned else [c.clone() if isinstance(c, torch.Tensor) else c for c in carried]
+        return carried if turned else _carried(carried, into, [isinstance(c, torch.Tensor) for c in carried])
 
     def _run_inner(self, line: int, arm: int, args: list[Any], free: tuple[Any, ...]) -> list[Any]:
         frame = self.inner[line][arm]
@@ -378,6 +388,14 @@ class Frame:
     def _end_escapes(self) -> None:
         self.escaped.clear()
         self._point()
+
+
+def _carried(found: list[Any], into: Sequence[torch.Tensor | None], lent: Sequence[bool]) -> list[Any]:
+    """Carried values where they are to go; copies, where they are only ``lent`` and there is no such place."""
+    out: list[Any] = []
+    for x, place, mine in zip(found, into, lent, strict=True):
+        out.append(place.copy_(x) if place is not None else x.clone() if mine else x)
+    return out
 
 
 def _odd(t: torch.Tensor) -> Any:

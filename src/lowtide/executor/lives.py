@@ -1,17 +1,17 @@
 """Block + facts -> Lives: which storages are managed, when each needs its bytes, and which share them for sure.
 
 Comes in: a Block, what was measured of its operations, and the sizes of the first run. Goes out: Lives. Promised: managed
-are only results of operations that write into given bytes, whose size is known before the operation, and that are neither
-inputs, constants nor results, nor stand on such; a life reaches to the last use of any alias; a branch's or loop's own slab
-is a buffer of the step that runs it. Lifetimes are those of ``memory.lifetime``.
+are only results of operations that write into given bytes, and carried values of loops, whose size is known before the line, and
+that are neither inputs, constants nor results, nor stand on such; a life reaches to the last use of any alias; a branch's or
+loop's own slab is a buffer of the step that runs it. Lifetimes are those of ``memory.lifetime``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from lowtide.executor.block import CALL, NESTED, Block, Line, needed, trusted
+from lowtide.executor.block import CALL, LOOP, NESTED, Block, Line, needed, trusted
 from lowtide.executor.groups import Life
 from lowtide.ir.graph import Graph, Op, Ref, Value, refs_in, specialise
 from lowtide.ir.symbolic import symbols_of
@@ -19,7 +19,7 @@ from lowtide.memory.graph import Buffer, MemoryGraph, Node
 from lowtide.memory.lifetime import lifetimes
 from lowtide.schedule.schedule import OpFacts, memory_graph, schedule, swapped
 
-OUT, OVERWRITE, OWN = "out", "overwrite", "own"
+_LINE = 64  # bytes to which places in a slab are rounded
 _FOLDED = 4096  # bytes of a value that is kept because it depends on nothing
 _UNSET = ("aten.empty", "aten.new_empty")
 
@@ -46,11 +46,10 @@ class Counts:
 class Lives:
     """``lives``: one per buffer, in order; a buffer is a chain of storages that continue in each other's bytes, or the
     slab of a nested block. ``buffer``: managed storage (or ``~line`` for a nested slab) -> index of its buffer.
-    ``how``: managed storage -> the facts' ``out`` or ``overwrite`` form. ``order``: managed storages, in order of birth."""
+    ``order``: managed storages, in order of birth."""
 
     lives: tuple[Life, ...]
     buffer: Mapping[str, int]
-    how: Mapping[str, str]
     order: tuple[str, ...]
     counts: Counts
 
@@ -60,13 +59,28 @@ def nested_slab(line: Line) -> str:
     return f"~{line.op.name}"
 
 
-def managed(block: Block, facts: Mapping[str, OpFacts], copied: frozenset[str]) -> dict[str, str]:
-    """Managed storages in order, each with how it is written. ``copied``: operations whose results are not trusted."""
+def managed(
+    block: Block, facts: Mapping[str, OpFacts], copied: frozenset[str], stays: Sequence[bool] = ()
+) -> tuple[str, ...]:
+    """Managed storages in order of birth. ``copied``: operations whose results are not trusted. ``stays``: which of the first
+    results of the block somebody reads or copies as soon as it ended, so that they need no bytes of their own."""
+    leaves = (a for k, a in enumerate(block.returns) if not any(stays[k : k + 1]))
+    returned = frozenset(block.graph.value[n].storage for a in leaves for n in refs_in(a))
+    return _written(block, facts, copied, returned | block.given_storages | _given_away(block))
+
+
+def _given_away(block: Block) -> frozenset[str]:
+    """Storages that an operator from outside torch may keep, or that the program puts under another tensor."""
     storage = {v.name: v.storage for v in block.graph.values}
-    given_away = swapped((line.op for line in block.lines), storage) | {
-        storage[r] for line in block.lines if line.kind == CALL and not trusted(line.op) for r in line.op.reads
-    }
-    return _written(block, facts, copied, block.returned | block.given_storages | given_away)
+    kept = {storage[r] for line in block.lines if line.kind == CALL and not trusted(line.op) for r in line.op.reads}
+    return swapped((line.op for line in block.lines), storage) | kept
+
+
+def staying(block: Block) -> dict[str, tuple[tuple[bool, ...], tuple[bool, ...]]]:
+    """Per loop in a block, by the name of its operation: which results of its condition are only looked at, and which carried
+    values end in planned bytes of the block. Says the same before anything was measured as after."""
+    ours = frozenset(managed(block, {}, frozenset()))
+    return {x.op.name: ((True,), tuple(o in ours for o in x.op.outputs)) for x in block.lines if x.kind == LOOP}
 
 
 def managed_outputs(block: Block, facts: Mapping[str, OpFacts], copied: frozenset[str]) -> tuple[str, ...]:
@@ -98,29 +112,32 @@ def foldable(block: Block) -> frozenset[str]:
 
 def _written(
     block: Block, facts: Mapping[str, OpFacts], copied: frozenset[str], taken: frozenset[str]
-) -> dict[str, str]:
-    known, folded = block.known_at, foldable(block)
-    out: dict[str, str] = {}
+) -> tuple[str, ...]:
+    """Storages that lines could write into bytes given to them, in order, without those ``taken`` by others, and without
+    numbers, each of which would take a whole line of memory in a slab."""
+    known, plain = block.known_at, copied | foldable(block)
+    out: list[str] = []
     for i, line in enumerate(block.lines):
-        op, known_facts = line.op, facts.get(line.op.name)
-        if line.kind != CALL or known_facts is None or known_facts.out is None or known_facts.restride or op.mutates:
+        values = [block.graph.value[o] for o in line.op.outputs if o is not None]
+        sized = [v for v in values if all(known.get(s, i) < i for s in layout_symbols(v))]
+        whole = line.op.name not in plain and len(sized) == len(line.op.outputs)
+        if line.kind != LOOP and not (whole and _takes_bytes(line, facts.get(line.op.name))):
             continue
-        values = [block.graph.value[o] for o in op.outputs if o is not None]
-        sized = all(known.get(s, i) < i for v in values for s in layout_symbols(v))
-        if op.name in copied | folded or len(values) < len(op.outputs) or not sized:
-            continue
-        own = (v for v in values if v.storage == v.name and v.storage not in taken and not _offset(v))
-        out.update(dict.fromkeys((v.name for v in own), OUT))
-    return out
+        own = [v for v in sized if v.storage == v.name and v.storage not in taken and v.layout.offset == 0]
+        out += [v.name for v in own if not (v.layout.static and v.layout.extent < _LINE)]
+    return tuple(out)
+
+
+def _takes_bytes(line: Line, facts: OpFacts | None) -> bool:
+    """Whether a call writes its results into bytes that it is given."""
+    if line.kind != CALL or facts is None or line.op.mutates:
+        return False
+    return facts.out is not None and not facts.restride
 
 
 def layout_symbols(value: Value) -> frozenset[str]:
     """Symbols of a value's layout."""
     return frozenset(s for d in (*value.layout.size, *value.layout.stride, value.layout.offset) for s in symbols_of(d))
-
-
-def _offset(value: Value) -> bool:
-    return value.layout.offset != 0
 
 
 def static(block: Block, bindings: Mapping[str, int]) -> Graph:
@@ -129,16 +146,23 @@ def static(block: Block, bindings: Mapping[str, int]) -> Graph:
     return specialise(graph, {s: int(bindings.get(s, 0)) for s in graph.symbols})
 
 
-def lives_of(block: Block, facts: Mapping[str, OpFacts], copied: frozenset[str], bindings: Mapping[str, int]) -> Lives:
+def lives_of(
+    block: Block,
+    facts: Mapping[str, OpFacts],
+    copied: frozenset[str],
+    bindings: Mapping[str, int],
+    stays: Sequence[bool] = (),
+) -> Lives:
     """The lives of a block's managed storages. ``bindings``: sizes of a run, for the library of schedules; they decide
-    nothing that would be wrong at other sizes."""
-    how = managed(block, facts, copied)
+    nothing that would be wrong at other sizes. ``stays``: as for ``managed``."""
+    ours = managed(block, facts, copied, stays)
     given = {name: replace(f, overwrite=None) for name, f in facts.items()}
     found = schedule(static(block, bindings), given)
-    pairs = {s.op.name: _always(block.graph, s.op, s.inplace, how) for s in found.steps}
+    pairs = {s.op.name: _always(block.graph, s.op, s.inplace, frozenset(ours)) for s in found.steps}
+    pairs |= {x.op.name: _carried(block.graph, x, frozenset(ours)) for x in block.lines if x.kind == LOOP}
     graph = memory_graph(replace(found, steps=tuple(replace(s, inplace=pairs[s.op.name]) for s in found.steps)))
     graph = _with_nested(block, graph)
-    wanted = {*how, *(nested_slab(line) for line in block.lines if line.blocks)}
+    wanted = {*ours, *(nested_slab(line) for line in block.lines if line.blocks)}
     root: dict[str, str] = {}
     spans: dict[str, tuple[int, int]] = {}
     for x in sorted(lifetimes(graph), key=lambda x: x.first):
@@ -151,22 +175,34 @@ def lives_of(block: Block, facts: Mapping[str, OpFacts], copied: frozenset[str],
     index = {name: i for i, name in enumerate(spans)}
     lives = tuple(Life(name, first, end) for name, (first, end) in spans.items())
     buffer = {name: index[top] for name, top in root.items()}
-    order = tuple(n for n in how if n in buffer)
-    return Lives(lives, buffer, {n: how[n] for n in order}, order, _count(block, frozenset(order)))
+    order = tuple(n for n in ours if n in buffer)
+    return Lives(lives, buffer, order, _count(block, frozenset(order)))
 
 
 def _always(
-    graph: Graph, op: Op, pairs: tuple[tuple[str, str], ...], how: Mapping[str, str]
+    graph: Graph, op: Op, pairs: tuple[tuple[str, str], ...], ours: frozenset[str]
 ) -> tuple[tuple[str, str], ...]:
     """Of the permitted in-place pairs those that hold at all sizes, between managed storages."""
     out: list[tuple[str, str]] = []
     for read, written in pairs:
-        if read not in how or written not in how:
+        if read not in ours or written not in ours:
             continue
         result = graph.value[written].layout
         same = all(graph.value[r].layout == result for r in op.reads if graph.value[r].storage == read)
         if same:
             out.append((read, written))
+    return tuple(out)
+
+
+def _carried(graph: Graph, line: Line, ours: frozenset[str]) -> tuple[tuple[str, str], ...]:
+    """Carried values that may end where they began: a turn writes there when it has read everything, and no later turn reads
+    what came in."""
+    value, op = graph.value, line.op
+    again = {value[n].storage for a in op.args[line.carried :] for n in refs_in(a)} | set(op.mutates)
+    out: list[tuple[str, str]] = []
+    for a, made in zip(op.args[: line.carried], op.outputs, strict=True):
+        if isinstance(a, Ref) and made in ours and a.name in ours and a.name not in again:
+            out += [(a.name, made)] if value[a.name].layout == value[made].layout else []
     return tuple(out)
 
 

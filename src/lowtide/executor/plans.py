@@ -23,7 +23,7 @@ from lowtide.executor.capture import NUMBERS
 from lowtide.executor.emit import Code, Slot, Spelling, emit
 from lowtide.executor.groups import Life
 from lowtide.executor.learned import WINDOW, Learned
-from lowtide.executor.lives import Lives, foldable, lives_of, managed_outputs, nested_slab
+from lowtide.executor.lives import Lives, foldable, lives_of, managed_outputs, nested_slab, staying
 from lowtide.executor.placing import Strategy
 from lowtide.executor.shaping import Geometry, Shapes, Where, where
 from lowtide.executor.spelling import callable_of, spellings
@@ -161,7 +161,8 @@ class Built:
 
 class BlockPlan:
     """The shared part of one block. ``inner``: plans of the blocks inside, by line and arm, in the order of the lines; a
-    region that is called several times has one plan (``regions``: those there are, by the id of their block)."""
+    region that is called several times has one plan (``regions``: those there are, by the id of their block). ``stays``: which
+    results somebody reads or copies as soon as the block ended."""
 
     def __init__(
         self,
@@ -169,18 +170,24 @@ class BlockPlan:
         policy: Policy,
         constants: Mapping[str, torch.Tensor],
         regions: dict[int, BlockPlan] | None = None,
+        stays: Sequence[bool] = (),
     ) -> None:
         regions = {} if regions is None else regions
         regions[id(block)] = self
-        self.block, self.policy, self.constants = block, policy, constants
+        self.block, self.policy, self.constants, self.stays = block, policy, constants, stays
         self.lock = threading.RLock()
         self.copied: frozenset[str] = frozenset()
         self.reason: Reason | None = None
         self.built: Built | None = None
         self.first_nbytes = 0
-        nested = [line for line in block.lines if line.blocks]
+        kept = staying(block)
         self.inner = [
-            [regions.get(id(b)) or BlockPlan(b, policy, constants, regions) for b in line.blocks] for line in nested
+            [
+                regions.get(id(b)) or BlockPlan(b, policy, constants, regions, stays)
+                for b, stays in zip(x.blocks, kept.get(x.op.name, ((), ())), strict=False)
+            ]
+            for x in block.lines
+            if x.blocks
         ]
         self.plain = self._load(emit(block, None, {}))
         self.given_up = not policy.out_variants
@@ -201,7 +208,7 @@ class BlockPlan:
         folded = foldable(self.block)
         spelled = spellings(self.block, sizes, self.copied)
         facts = {n: s.facts for n, s in spelled.items()}
-        lives = lives_of(self.block, facts, self.copied, sizes)
+        lives = lives_of(self.block, facts, self.copied, sizes, self.stays)
         results = managed_outputs(self.block, facts, self.copied) if self.policy.manage_outputs else ()
         loaded = self._load(
             emit(self.block, lives, spelled, verify=self.policy.verify, results=results, folded=tuple(folded))

@@ -17,10 +17,11 @@ from running import chain, planned  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 import lowtide  # noqa: E402
-from lowtide import plan_at_run_time  # noqa: E402
+from lowtide import aot, plan_at_run_time  # noqa: E402
 from lowtide.core.errors import BugError, UserError  # noqa: E402
 from lowtide.executor import block, plans  # noqa: E402
 from lowtide.executor.emit import Slot  # noqa: E402
+from lowtide.executor.entry import ELSE  # noqa: E402
 from lowtide.executor.storages import ManagedStorages  # noqa: E402
 from lowtide.torch_compat import memory_events  # noqa: E402
 
@@ -200,7 +201,7 @@ class Sabotage:
         self.call, self.left, self.undo = call, n, []
 
     def __enter__(self) -> Sabotage:
-        usual = [self.call.usual.__globals__] if self.call.usual is not None else []
+        usual = [self.call.known.call.__globals__] if self.call.known.call is not None else []
         for names in (*namespaces(self.call.executor.plan), *usual):
             for name, f in list(names.items()):
                 if name.startswith(("op_", "torch_")):
@@ -258,7 +259,7 @@ def test_the_usual_call_leaves_what_is_unusual_to_the_long_way():
     with torch.no_grad():
         for _ in range(3):
             call(wide[:, :3].clone(), flat[:4].clone())
-        assert call.usual is not None and "folded_arange" in call.usual.__code__.co_names
+        assert call.known.call is not None and "folded_arange" in call.known.call.__code__.co_names
         for x, y in ((wide[:, ::2], flat[::2]), (wide.t()[:3].t(), flat[:4]), (torch.randn(2, 3), torch.randn(2))):
             for got, want in zip(call(x, y), f(x, y).values(), strict=True):
                 torch.testing.assert_close(got, want, rtol=0, atol=0)
@@ -269,6 +270,26 @@ def test_the_usual_call_leaves_what_is_unusual_to_the_long_way():
         assert call.told().runs == runs == 6
     with torch.enable_grad():
         assert not call(wide[:, :3].clone().requires_grad_(), flat[:4])[0].requires_grad
+
+
+@pytest.mark.spec("RT-30")
+def test_the_usual_call_is_for_the_code_that_there_is_though_two_threads_make_it(monkeypatch: pytest.MonkeyPatch):
+    """Whoever makes it last may have begun first: what it made is for older code, and must not pass for newer."""
+    call, x = planned(chain, torch.randn(4)), torch.randn(4)
+    make, plan, late = aot.entry, call.executor.plan, [True]
+
+    def overtaken(*given: Any) -> Any:
+        made = make(*given)
+        if late and late.pop():
+            plan.remember("no operation of it")  # there is other code from the next run on
+            assert torch.equal(call(x), chain(x)) and call.known.built is plan.built
+        return made
+
+    monkeypatch.setattr(aot, "entry", overtaken)
+    for _ in range(3):
+        assert torch.equal(call(x), chain(x))
+    assert not late and call.known.built is plan.built
+    assert call.known.call((x,)) is not ELSE
 
 
 @pytest.mark.spec("RT-16", "RT-26")

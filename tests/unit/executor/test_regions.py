@@ -113,17 +113,17 @@ def test_a_region_that_returns_its_operand_gives_a_copy(through_a_view: bool):
     aten = torch.ops.aten
 
     def arm(g: Any, mode: Any, a: Any) -> tuple[Any, ...]:
-        kept = node(g, mode, aten.view.default, a, [2, 4]) if through_a_view else a
+        kept = node(g, mode, aten.view.default, a, [4, 8]) if through_a_view else a
         return node(g, mode, aten.sin.default, a), kept
 
     def before(g: Any, mode: Any, x: Any) -> list[list[Any]]:
         y = node(g, mode, aten.mul.Tensor, node(g, mode, aten.exp.default, x), 2)
         return [[y], [y]]
 
-    run = handmade(arm, (torch.randn(8),), before)
+    run = handmade(arm, (torch.randn(32),), before)
     held = []
     for _ in range(5):
-        x = torch.randn(8)
+        x = torch.randn(32)
         want = x.exp() * 2
         held.append((run([x.clone()]), want))
         frame = run.latest

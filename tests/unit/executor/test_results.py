@@ -1,4 +1,4 @@
-"""Results that are given their bytes though there are several, or though data decides their size; and carried values."""
+"""Results that are given their bytes though there are several, or though their operation has no form for that; carried values."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ torch = pytest.importorskip("torch")
 
 from running import D, planned  # noqa: E402
 from torch import Tensor  # noqa: E402
+
+from lowtide.runtime.measure import measure  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")]
 
@@ -56,12 +58,12 @@ def test_several_results_that_leave_lie_in_the_slab_of_results():
 def test_rows_are_picked_by_a_faster_operation_where_no_index_is_negative():
     def f(x: Tensor, i: Tensor, t: Tensor) -> tuple[Tensor, ...]:
         order, (values, back) = x[:, 0].argsort(), torch.unique(t, return_inverse=True)
-        flat = x.reshape(-1).topk(3).indices
+        flat = x.reshape(-1).topk(9).indices
         y = x + 1
         picked = y[order], values[back], y[flat // 4], y[:, flat % 4], y[i], y[i // 2], y[order - 1]
         return tuple(p.float().sin() for p in picked)
 
-    x, i, t = torch.randn(6, 4), torch.tensor([-1, 2, 0]), torch.randint(0, 3, (6,))
+    x, i, t = torch.randn(6, 4), torch.tensor([-1, 2, 0, 1, -2]), torch.randint(0, 3, (6,))
     call = planned(f, x, i, t, shapes=(({0: D}, None, {0: D}),), verify=True)
     for n in (6, 6, 3, 9):
         x, t = torch.randn(n, 4), torch.randint(0, 3, (n,))
@@ -69,3 +71,128 @@ def test_rows_are_picked_by_a_faster_operation_where_no_index_is_negative():
             assert torch.equal(got, want)
     source = call.executor.plan.built.loaded.code.source
     assert source.count("torch_index_select(") == 4 and source.count("index_Tensor_out(") == 3
+
+
+# ------------------------------------------------------------------------------------------------ as another operation
+
+
+@pytest.mark.spec("RT-01", "G1")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int32])
+def test_what_torch_computes_as_another_operation_is_written_by_that(dtype: torch.dtype):
+    def f(x: Tensor) -> Tensor:
+        return (x + 1).relu() * 2
+
+    call = planned(f, torch.ones(40, dtype=dtype), verify=True)
+    odd = torch.tensor([-0.0, 0.0, -1.0, -3.0, 5.0, float("nan"), float("inf"), -float("inf")])
+    for n in (40, 40, 24, 56):
+        x = (odd if dtype.is_floating_point else torch.arange(-4, 4)).to(dtype).repeat(n // 8) - 1
+        got, want = call(x), f(x)
+        assert torch.equal(got.view(torch.uint8), want.view(torch.uint8))  # the sign of 0 too
+    lives = call.executor.plan.built.lives
+    assert {"add", "relu"} <= {n.partition("_")[0] for n in lives.order} and len(lives.lives) == 1
+
+
+@pytest.mark.spec("RT-01", "RT-02", "G1")
+@pytest.mark.parametrize("shape", [(6,), (6, 5), (6, 2, 3)])
+def test_rows_of_a_table_are_written_into_the_slab(shape: tuple[int, ...]):
+    table = torch.randn(11, 7)
+
+    def f(x: Tensor) -> Tensor:
+        return (torch.nn.functional.embedding(x, table) * 2).sin()
+
+    call = planned(f, torch.randint(0, 11, shape), verify=True)
+    for n in (6, 6, 9, 2):
+        x = torch.randint(0, 11, (n, *shape[1:]))
+        assert torch.equal(call(x), f(x))
+        x = torch.randint(0, 11, (*shape[1:], n)).movedim(-1, 0)  # comes in other strides
+        assert torch.equal(call(x), f(x))
+    assert any(n.startswith("embedding") for n in call.executor.plan.built.lives.order)
+    for wrong in (11, -1):
+        with pytest.raises((IndexError, RuntimeError)):
+            call(torch.full(shape, wrong))
+    assert torch.equal(call(x), f(x))
+
+
+@pytest.mark.spec("RT-02", "IR-65", "G1")
+def test_a_table_picked_from_by_indices_that_lie_otherwise():
+    table = torch.randn(11, 7)
+
+    def f(x: Tensor) -> Tensor:
+        return torch.nn.functional.embedding((x + 1).t(), table) * 2
+
+    call = planned(f, torch.randint(0, 9, (6, 5)), verify=True)
+    for n in (6, 6, 3):
+        x = torch.randint(0, 9, (n, 5))
+        assert torch.equal(call(x), f(x))
+
+
+@pytest.mark.spec("RT-02", "RT-10")
+def test_a_number_is_left_to_the_framework_where_a_line_of_memory_would_go_to_it():
+    def f(x: Tensor) -> Tensor:
+        few, line = x[:15] * 2, x[:16] * 2
+        return few.sum() * line.sum() + (x * 3).sum()
+
+    call, x = planned(f, torch.randn(64), shapes=((None,),), verify=True), torch.randn(64)
+    for _ in range(3):
+        assert torch.equal(call(x), f(x))
+    value = call.executor.plan.block.graph.value
+    managed = {value[n].layout.extent for n in call.executor.plan.built.lives.order}
+    assert managed == {64, 256}
+
+
+# ------------------------------------------------------------------------------------------------ carried values
+
+
+def turns(n: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    """Two carried values that change places in every turn."""
+
+    def turn(i: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
+        return i + 1, (b * 2 + 1).sin(), (a * b).cos() + a
+
+    return torch._higher_order_ops.while_loop(lambda i, a, b: i < n, turn, (n * 0, x, y))
+
+
+@pytest.mark.spec("RT-02", "RT-31", "IR-62", "IR-65", "G1")
+@pytest.mark.parametrize("leaves", [False, True])
+@pytest.mark.parametrize("manage_outputs", [False, True])
+def test_carried_values_lie_in_the_slab_unless_they_leave(leaves: bool, manage_outputs: bool):
+    def f(n: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+        _, a, b = turns(n, x * 2, x + 1)
+        c = (a - b).exp() * b
+        return (c.tanh(), a) if leaves else (c.tanh(), c * 2)
+
+    def eager(n: int, x: Tensor) -> tuple[Tensor, ...]:
+        a, b = x * 2, x + 1
+        for _ in range(n):
+            a, b = (b * 2 + 1).sin(), (a * b).cos() + a
+        c = (a - b).exp() * b
+        return (c.tanh(), a) if leaves else (c.tanh(), c * 2)
+
+    call = planned(f, torch.tensor(2), torch.randn(32), verify=True, manage_outputs=manage_outputs)
+    kept = []
+    for n, size in ((2, 32), (2, 32), (0, 32), (1, 80), (0, 80), (3, 24), (4, 80), (0, 24), (2, 32)):
+        x = torch.randn(size)
+        got, want = call(torch.tensor(n), x), eager(n, x)
+        kept += zip(got, want, strict=True)
+        assert all(torch.equal(g, w) for g, w in kept)
+        assert not manage_outputs or len(kept) == 2 or all(map(call.is_output_managed, got))
+    told, frame = call.told(), call.executor.latest
+    assert told.leaks == told.copies == 0
+    inside = [n for n in frame.built.lives.order if n.startswith("while_loop")]
+    assert len(inside) == 2 - leaves
+    body = frame.inner[0][1]
+    assert body.slab is frame.slab and any(n.startswith("add") for n in body.built.lives.order)
+
+
+@pytest.mark.spec("RT-31", "IR-65")
+def test_what_is_carried_shares_bytes_with_what_was_before_the_loop():
+    def f(n: Tensor, x: Tensor) -> Tensor:
+        before = ((x * 2).exp() * (x + 1).cos() * (x - 1).sin()).sum()
+        _, a, b = turns(n, x + before, x - before)
+        return (a * b).sum()
+
+    call, x = planned(f, torch.tensor(2), torch.randn(4096)), torch.randn(4096)
+    for _ in range(3):
+        call(torch.tensor(3), x)
+    # The two, what a turn makes of them, and one more while it is made.
+    assert measure(lambda: call(torch.tensor(3), x)).peak_nbytes <= 5 * x.nbytes + 1024
