@@ -146,7 +146,7 @@ def test_a_second_name_that_is_read_elsewhere_forbids_it() -> None:
 
 @pytest.mark.spec("SC-55")
 def test_what_the_loop_changes_is_not_taken_over() -> None:
-    loop = flat(1, 1, (16,), "a = load 0 r0; b = add a a; store 1 r0 b; store 0 r0 b")
+    loop = flat(1, 1, (16,), "a = load 0 r0; b = add a a; store 0 r0 b; store 1 r0 b")
     graph = one_op(loop, "x", {"x": (16,), "y": (16,)}, changes="x")
     assert loop_pairs(graph, graph.sections[0].ops[-1], loop) == ()
 

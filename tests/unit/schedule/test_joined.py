@@ -251,6 +251,12 @@ PAIRS: dict[str, Pair] = {
         "t",
         "is changed at other outer points",
     ),
+    "changed by rows, read a little further": Pair(
+        task(sums("4*i0+r0", m=5), "z", "s"),
+        task(nest((4,), 2, 0, ((4,), "a = load 0 4*i0+r0; store 1 4*i0+r0 a")), "w z"),
+        "s",
+        "is changed at other outer points",
+    ),
     "changed first": Pair(
         task(nest((4,), 2, 0, ((), "a = load 0 i0; store 1 i0 a")), "w z"),
         task(sums("i0+r0"), "z", "s"),
