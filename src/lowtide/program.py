@@ -68,7 +68,7 @@ class Entry:
     """One section's function in ``source``: its name, and the slabs that ``run`` hands it, in order.
 
     consumed: where anyone else holds one of these storages, this section must not run; its stand-alone program must.
-    strides: per input the strides in elements that the code expects, None for a number.
+    strides: per input the strides in elements that the code expects, None for what is no tensor.
     """
 
     function: str

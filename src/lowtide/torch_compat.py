@@ -20,6 +20,7 @@ from torch._functorch.partitioners import get_default_op_list as _default_op_lis
 from torch._functorch.partitioners import min_cut_rematerialization_partition as _min_cut
 from torch._higher_order_ops.cond import cond_op as cond_operator
 from torch._higher_order_ops.while_loop import while_loop_op as while_operator
+from torch._library.fake_class_registry import FakeScriptObject
 from torch._ops import OpOverload
 from torch._prims.rng_prims import run_and_save_rng_state as draw_and_note
 from torch._prims.rng_prims import run_with_rng_state as draw_from
@@ -49,6 +50,7 @@ __all__ = [
     "memory_events",
     "min_cut_partition",
     "nn_binding",
+    "opaque_nbytes",
     "profiling",
     "recomputable_by_default",
     "resizes_storage",
@@ -202,6 +204,16 @@ def resizes_storage(node: torch.fx.Node) -> bool:
     """Whether a node gives the storage under a tensor other bytes, more or fewer (``untyped_storage().resize_``)."""
     packet = torch.ops.inductor.resize_storage_bytes_
     return node.op == "call_function" and node.target in (packet, packet.default)
+
+
+def opaque_nbytes(val: Any) -> int | None:
+    """Of an object that is traced without being looked into (TorchBind, or registered as opaque), the bytes of the tensors in
+    it: of its flattened form where it has one, else of its attributes. None where ``val`` is something else."""
+    if not isinstance(val, FakeScriptObject):
+        return None
+    held = val.real_obj
+    parts = held.__obj_flatten__() if hasattr(held, "__obj_flatten__") else getattr(held, "__dict__", {})
+    return sum(t.nbytes for t in tree_flatten(parts)[0] if isinstance(t, torch.Tensor))
 
 
 def profiling() -> bool:

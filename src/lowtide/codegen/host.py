@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 from lowtide.codegen.cpp import kernel
 from lowtide.core.errors import BugError
-from lowtide.ir.graph import ITEMSIZE, Arg, Atom, Expr, Graph, Op, Ref, Section, Value, int_of, refs_in
+from lowtide.ir.graph import ITEMSIZE, OBJECT, Arg, Atom, Expr, Graph, Op, Ref, Section, Value, int_of, refs_in
 from lowtide.ir.loops import Loop
 from lowtide.plan.plan import OVER, MemoryPlan, Place
 from lowtide.program import Consumed, Entry, Header, Program, SlabUse, Source, usable
@@ -186,11 +186,9 @@ class _Section:
         )
 
     def strides(self) -> tuple[tuple[int, ...] | None, ...]:
-        """Of the inputs, as the code expects them."""
-        return tuple(
-            tuple(int_of(n) for n in self.graph.value[given.name].layout.stride) if isinstance(given, Ref) else None
-            for given in self.section.inputs
-        )
+        """Of the inputs, as the code expects them; None for what is no tensor."""
+        layouts = (self.graph.value[g.name].layout if isinstance(g, Ref) else None for g in self.section.inputs)
+        return tuple(None if y is None or y.dtype == OBJECT else tuple(map(int_of, y.stride)) for y in layouts)
 
     # -- text --------------------------------------------------------------------------------------------------------
 

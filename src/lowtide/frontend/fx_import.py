@@ -19,10 +19,10 @@ from torch import fx
 from lowtide.core.errors import Unsupported
 from lowtide.core.reason import Reason
 from lowtide.frontend.sizes import dim_of
-from lowtide.ir.graph import Arg, Atom, Graph, Layout, Op, Origin, Ref, Section, Value, refs_in
+from lowtide.ir.graph import OBJECT, Arg, Atom, Graph, Layout, Op, Origin, Ref, Section, Value, refs_in
 from lowtide.ir.symbolic import Expr, symbols_of
 from lowtide.program import usable
-from lowtide.torch_compat import OpOverload, resizes_storage, schema_views, unbacked
+from lowtide.torch_compat import OpOverload, opaque_nbytes, resizes_storage, schema_views, unbacked
 
 DTYPES = {
     torch.bool: "bool", torch.uint8: "u8", torch.int8: "i8", torch.int16: "i16", torch.int32: "i32",
@@ -142,7 +142,13 @@ class Importer:
         if val is None or isinstance(val, int):
             self.env[node] = val
             return None
-        raise Unsupported(Reason(f"input {node}", f"is a {type(val).__name__}"))
+        nbytes = opaque_nbytes(val)
+        if nbytes is None:
+            raise Unsupported(Reason(f"input {node}", f"is a {type(val).__name__}"))
+        name = self._name(node.name)
+        self.values[name] = Value(name, Layout(OBJECT, "cpu", (nbytes,), (1,)), name, origin_of(node))
+        self.env[node] = made = Ref(name)
+        return made
 
     def _constant(self, gm: fx.GraphModule, node: fx.Node) -> None:
         held: Any = gm
@@ -154,8 +160,11 @@ class Importer:
             raise Unsupported(
                 Reason(what, f"takes a program of its own ({node.target}), which is not planned ({origin_of(user)})")
             )
-        self.env[node] = ref = self._define(node, node.meta["val"], None)
-        self.constants[ref.name] = held
+        known = next((name for name, t in self.constants.items() if t is held), None)
+        if known is None:
+            known = self._define(node, node.meta["val"], None).name
+            self.constants[known] = held
+        self.env[node] = Ref(known)
 
     def _call(self, node: fx.Node) -> Iterator[Op]:
         val, target = node.meta.get("val"), node.target
@@ -194,6 +203,9 @@ class Importer:
             if a.alias_info is not None and a.alias_info.is_write
             for n in refs_in(self._arg(given, node))
         )
+        # Whoever looks into an object may change it, and no schema says so.
+        given_refs = dict.fromkeys(n for a in (*args, *(a for _, a in kwargs)) for n in refs_in(a))
+        mutates += tuple(n for n in given_refs if self.values[n].layout.dtype == OBJECT)
         bases = [None if v is None else next(iter(refs_in(self._arg(arguments[v], node))), None) for v in views]
         outputs, returns = self._results(node, val, bases)
         view = bool(views) and all(v is not None for v in views) and not mutates

@@ -18,8 +18,11 @@ from lowtide.ir.symbolic import Dim, Expr, evaluate
 
 ITEMSIZE: Mapping[str, int] = {
     "bool": 1, "u8": 1, "i8": 1, "i16": 2, "u16": 2, "i32": 4, "u32": 4, "i64": 8, "u64": 8,
-    "f8e4m3": 1, "f8e5m2": 1, "f16": 2, "bf16": 2, "f32": 4, "f64": 8, "c32": 4, "c64": 8, "c128": 16,
+    "f8e4m3": 1, "f8e5m2": 1, "f16": 2, "bf16": 2, "f32": 4, "f64": 8, "c32": 4, "c64": 8, "c128": 16, "object": 1,
 }  # fmt: skip
+# No tensor but an object of the caller's that only operators from outside torch look into. It has one dimension, the bytes
+# of the tensors in it.
+OBJECT = "object"
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,9 +179,14 @@ class Graph:
         return tuple(op for s in self.sections for op in s.ops)
 
     @cached_property
+    def maker(self) -> Mapping[str, Op]:
+        """Value -> the operation that defines it. Inputs and constants have none."""
+        return {n: op for op in self.ops for n in op.outputs if n is not None}
+
+    @cached_property
     def caller_owned(self) -> frozenset[str]:
         """Storages that are the caller's for the whole program: inputs that no section produced, and constants."""
-        made = {n for op in self.ops for n in op.outputs if n is not None}
+        made = self.maker
         given = {i.name for s in self.sections for i in s.inputs if isinstance(i, Ref)}
         return frozenset(self.value[n].storage for n in (*given, *self.constants) if self.value[n].storage not in made)
 

@@ -27,7 +27,7 @@ def holders(schedule: Schedule, plan: MemoryPlan, top: int = 5) -> tuple[Holder,
     """The ``top`` largest storages that are alive in the plan's peak step. Ties: order of definition."""
     at = plan.peak_step
     graph = schedule.graph
-    made_by = {o: op.target for op in graph.ops for o in op.outputs if o is not None}
+    made_by = {name: op.target for name, op in graph.maker.items()}
     alive = sorted((p for p in plan.places if p.first <= at < p.end), key=lambda p: -p.nbytes)
     return tuple(
         Holder(p.nbytes, p.storage, made_by.get(p.storage, "input"), str(graph.value[p.storage].origin))

@@ -118,6 +118,22 @@ def test_constants():
     assert graph.constants[0] in graph.caller_owned
 
 
+@pytest.mark.spec("IR-56")
+def test_a_constant_that_is_fetched_twice_has_one_name():
+    held, alike = torch.ones(6), torch.ones(6)
+    gm = make_fx(lambda x: [x + held, x * alike], tracing_mode="fake", _allow_non_fake_inputs=True)(X)
+    first, second = gm.graph.find_nodes(op="get_attr")
+    gm.register_buffer("again", getattr(gm, first.target))
+    with gm.graph.inserting_after(first):
+        again = gm.graph.get_attr("again")
+    again.meta = dict(first.meta)
+    gm.graph.find_nodes(op="call_function", target=aten.mul.Tensor)[0].replace_input_with(second, again)
+    graph, constants = import_graph("g", [("inference", gm)])
+    verify(graph)
+    assert len(graph.constants) == len(constants) == 2, "that other constant is equal and another tensor"
+    assert op(graph, "add").reads[1] == op(graph, "mul").reads[1]
+
+
 def test_lazy_conjugates_are_computed():
     graph = traced(lambda x: aten.mul.Tensor(aten._conj.default(x), 2), torch.zeros(3, dtype=torch.complex64))
     assert op(graph, "_conj_physical").outputs == ("_conj",) and not op(graph, "_conj_physical").view

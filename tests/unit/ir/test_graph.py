@@ -70,6 +70,14 @@ def test_a_storage_has_the_bytes_of_whatever_reaches_furthest(g: Graph):
     assert dict(g.nbytes) == slow
 
 
+@pytest.mark.spec("IR-04")
+@given(static_graphs())
+def test_a_value_has_the_operation_that_makes_it_and_what_is_given_has_none(g: Graph):
+    for v in g.values:
+        makers = [op for op in g.ops if v.name in op.outputs]
+        assert [g.maker[v.name]] == makers if v.name in g.maker else not makers
+
+
 @given(static_graphs())
 def test_caller_owned_is_what_no_operation_made(g: Graph):
     made = {g.value[n].storage for op in g.ops for n in op.outputs if n is not None and g.value[n].storage == n}
