@@ -32,6 +32,7 @@ from lowtide.executor.placing import Strategy, strategy_of
 from lowtide.executor.plans import Built, Policy
 from lowtide.executor.run import Executor, Told, clear_code
 from lowtide.frontend.sizes import dim_of
+from lowtide.ir.strides import same_places
 from lowtide.ir.symbolic import Dim, Expr, evaluate, symbols_of
 from lowtide.runtime.load import exact
 from lowtide.runtime.records import Record
@@ -337,8 +338,7 @@ class _Argument:
         if not isinstance(self.value, torch.Tensor):
             return given
         stride = tuple(evaluate(d, bound) for d in self.stride)
-        same = all(n <= 1 or a == b for n, a, b in zip(given.shape, given.stride(), stride, strict=True))
-        return given if same or given.numel() == 0 else exact(given, given.shape, stride)
+        return given if same_places(given.shape, given.stride(), stride) else exact(given, given.shape, stride)
 
 
 def _arguments(program: ExportedProgram) -> list[_Argument]:

@@ -19,6 +19,7 @@ import torch
 from torch import fx
 
 from lowtide.frontend.made import call, evaluate, tensors
+from lowtide.ir.strides import fill_order, inverse, same_places
 from lowtide.torch_compat import OpOverload
 
 aten = torch.ops.aten
@@ -139,13 +140,12 @@ def _with_strides(graph: fx.Graph, source: fx.Node, like: fx.Node, wanted: Any) 
     if not isinstance(wanted, torch.Tensor):
         raise _Refused
     now = source.meta["val"]
-    where = [(a, b) for n, a, b in zip(now.shape, now.stride(), wanted.stride(), strict=True) if n != 1]
-    if all(a == b for a, b in where) and now.storage_offset() == 0:  # other numbers for the same place in memory
+    if same_places(now.shape, now.stride(), wanted.stride()) and now.storage_offset() == 0:
         return call(graph, like, aten.as_strided.default, source, list(now.shape), list(wanted.stride()))
-    order = sorted(range(wanted.dim()), key=lambda k: (-wanted.stride(k), k))
-    turned = call(graph, like, aten.permute.default, source, order)
+    order = fill_order(wanted.shape, wanted.stride())[::-1]
+    turned = call(graph, like, aten.permute.default, source, list(order))
     dense = _copy(graph, turned, like, torch.contiguous_format)
-    made = call(graph, like, aten.permute.default, dense, [order.index(k) for k in range(len(order))])
+    made = call(graph, like, aten.permute.default, dense, list(inverse(order)))
     if made.meta["val"].stride() != wanted.stride():
         raise _Refused
     return made

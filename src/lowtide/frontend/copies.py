@@ -2,7 +2,7 @@
 
 Comes in: a captured graph without mutation (but for ``copy_`` to its inputs at the end). Goes out: the same graph, changed
 in place. Dropout that is off, ``contiguous`` and ``to`` leave ``clone`` behind. Promised: one goes only where nobody can
-tell: its result has the strides of what it copies, which the graph itself computed, and neither it nor a view of it is
+tell: its elements lie as those of what it copies do, which the graph itself computed, and neither it nor a view of it is
 returned, so nothing outside is given an alias that it did not have; and where it has views, which say where they begin in its
 storage, it begins where what it copies does.
 
@@ -18,7 +18,10 @@ import operator
 import torch
 from torch import fx
 
+from lowtide.core.errors import Unsupported
 from lowtide.frontend.made import call
+from lowtide.frontend.sizes import dim_of
+from lowtide.ir.strides import same_places
 from lowtide.schedule.schedule import COPIES_WHOLE
 from lowtide.torch_compat import OpOverload, schema_views
 
@@ -79,10 +82,14 @@ def _needless(node: fx.Node) -> bool:
     theirs, ours = source.meta.get("val"), node.meta.get("val")
     if not isinstance(theirs, torch.Tensor) or not isinstance(ours, torch.Tensor):
         return False
-    same = theirs.dtype == ours.dtype and theirs.stride() == ours.stride() and theirs.layout == torch.strided
-    if not same or (theirs.storage_offset() != ours.storage_offset() and any(_base(u) is node for u in node.users)):
+    if theirs.dtype != ours.dtype or theirs.layout != torch.strided or _of_an_input(source) or _returned(node):
         return False
-    return not _of_an_input(source) and not _returned(node)
+    try:  # as they are written: to ask for the values of symbols would add a guard
+        size, was, now = (tuple(map(dim_of, dims)) for dims in (ours.shape, theirs.stride(), ours.stride()))
+        begins = dim_of(theirs.storage_offset()) == dim_of(ours.storage_offset())
+    except Unsupported:
+        return False
+    return same_places(size, was, now) and (begins or not any(_base(u) is node for u in node.users))
 
 
 def _of_an_input(node: fx.Node) -> bool:

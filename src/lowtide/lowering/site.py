@@ -15,6 +15,7 @@ from lowtide.ir.build import LoopBuilder, compact
 from lowtide.ir.graph import Arg, Graph, Layout, Op, Ref, Value, int_of
 from lowtide.ir.index import add, bounds, flatten, mul
 from lowtide.ir.loops import Loop
+from lowtide.ir.strides import filled
 from lowtide.ir.symbolic import Dim, Expr, symbol
 from lowtide.lowering.scalars import Number, Scalar
 from lowtide.lowering.scalars import where as choose
@@ -66,13 +67,8 @@ class Site:
 
     def temporary(self, dtype: str, size: Sequence[int]) -> Ref:
         """A contiguous tensor of our own, which lives from the loop that makes it to the last that reads it."""
-        stride: list[int] = []
-        step = 1
-        for n in reversed(size):
-            stride.insert(0, step)
-            step *= max(n, 1)
         name = f"{self.op.name}_part{len(self.temporaries)}"
-        v = Value(name, Layout(dtype, "cpu", tuple(size), tuple(stride)), name, self.op.origin)
+        v = Value(name, Layout(dtype, "cpu", tuple(size), filled(size)), name, self.op.origin)
         self.temporaries.append(v)
         self.values[name] = v
         return Ref(name)

@@ -21,6 +21,7 @@ import torch
 from lowtide.core.errors import BugError
 from lowtide.ir.graph import Atom
 from lowtide.ir.loops import FAILURES
+from lowtide.ir.strides import same_places
 from lowtide.program import Entry, Header, Program, SlabUse
 from lowtide.runtime import kernels
 from lowtide.runtime.calls import DTYPES, atom, overload
@@ -231,8 +232,7 @@ class LoadedSection:
 
 def _matter(t: torch.Tensor, stride: Sequence[int]) -> bool:
     """Whether other strides would put an element elsewhere."""
-    shown = zip(t.shape, t.stride(), stride, strict=True)
-    return t.numel() > 0 and any(n > 1 and has != want for n, has, want in shown)
+    return not same_places(t.shape, t.stride(), stride)
 
 
 def load(

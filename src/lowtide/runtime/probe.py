@@ -24,6 +24,7 @@ from lowtide.core.folders import cache_folder
 from lowtide.core.reason import Reason
 from lowtide.ir.graph import Atom, Graph, Layout, Op, Ref
 from lowtide.ir.lowered import LOOP
+from lowtide.ir.strides import same_places
 from lowtide.runtime.calls import empty, overload, python_of
 from lowtide.schedule.schedule import OpFacts
 from lowtide.torch_compat import memory_events
@@ -255,8 +256,7 @@ def _filled(layout: Layout) -> torch.Tensor:
 def _as_expected(layout: Layout, t: torch.Tensor, operands: Any) -> bool:
     """Strides as the graph says (dimensions of one element or less aside), and memory of its own, no more than it needs
     (``binary_cross_entropy`` returns its mean in the storage of all elements' losses)."""
-    pairs = zip(t.shape, t.stride(), layout.stride, strict=True)
-    strides = tuple(t.shape) == layout.size and all(n <= 1 or a == b for n, a, b in pairs)
+    strides = tuple(t.shape) == layout.size and same_places(layout.size, t.stride(), layout.stride)
     own = all(t.untyped_storage().data_ptr() != x.untyped_storage().data_ptr() for x in operands) or layout.extent == 0
     return strides and own and t.untyped_storage().nbytes() <= layout.extent
 

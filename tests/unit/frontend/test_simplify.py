@@ -116,7 +116,14 @@ COPIES = {
     "begins elsewhere": (lambda x, w: (x @ w)[1:].clone() + 1, 0),
     "begins elsewhere and has views": (lambda x, w: (x @ w)[1:].clone()[:, 1:] + 1, 1),
     "twice, begins elsewhere and has views": (lambda x, w: (x @ w)[1:].clone().clone()[:, 1:] + 1, 1),
+    "changes the stride of one element": (lambda x, w: _rows_of_one(x @ w).clone(memory_format=ROWS) + 1, 0),
 }
+ROWS = torch.contiguous_format
+
+
+def _rows_of_one(y: torch.Tensor) -> torch.Tensor:
+    """(1, 4, 6) with the stride of a row where a copy has that of all of it."""
+    return y[:, None].transpose(0, 1)
 
 
 @pytest.mark.parametrize("case", COPIES.items(), ids=lambda c: c[0])
@@ -130,6 +137,19 @@ def test_copies_go_where_nobody_can_tell(case):
     assert torch.equal(gm(x, w), f(x, w))
     torch.compiler.reset()
     torch.testing.assert_close(torch.compile(f, backend="lowtide", options={"verify": True})(x, w), f(x, w))
+
+
+@pytest.mark.spec("IR-15")
+def test_strides_of_unknown_sizes_are_compared_as_they_are_written():
+    def f(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        same = (x + 1).clone()
+        other = aten.as_strided.default(x * 2, [y.shape[0], y.shape[1]], [x.shape[1], 1]).clone(memory_format=ROWS)
+        return same.sum() + other.cos()
+
+    gm = make_fx(f, tracing_mode="symbolic")(torch.randn(4, 6), torch.randn(3, 5))
+    gm.graph.eliminate_dead_code()
+    drop_copies(gm)
+    assert count(gm, aten.clone.default) == 1, "one is as it was, of the other that is not known"
 
 
 def test_nothing_goes_from_a_graph_that_changes_what_it_makes():
