@@ -24,7 +24,8 @@ LOOP = "lowtide.loop.default"
 @dataclass(frozen=True)
 class Lowered:
     """``loops`` by the name of the operation. ``reasons``: what stayed a library call that need not. ``members``: for a
-    loop that fusion made, the names of the operations in it. ``apart``: why pairs of loops stay two."""
+    loop that inlining or fusion made of several, the names of the operations in it; one that was inlined stands in each
+    of its readers. ``apart``: why pairs of loops stay two."""
 
     graph: Graph
     loops: Mapping[str, Loop]

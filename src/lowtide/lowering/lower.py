@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import replace
 
+from lowtide.core.errors import BugError
 from lowtide.core.reason import Reason
 from lowtide.ir.graph import Graph, Op, Ref, Section, Value, refs_in
 from lowtide.ir.loops import Loop
@@ -78,7 +79,9 @@ def _apply(site: Site, used: Set[str]) -> Reason | None:
         return refused(op, "there is no lowering rule") if op.effect is None else None
     try:
         plain_dtypes(site)
-        record.rule(site, *op.args, **dict(op.kwargs))
+        given: object = record.rule(site, *op.args, **dict(op.kwargs))
+        if given is not None:
+            raise BugError(f"the rule of {op.target} gives a {type(given).__name__}; what a rule makes are loops")
         _complete(site, used)
     except Refused as e:
         site.made.clear()
@@ -100,7 +103,18 @@ def _alias(name: str, of: str, op: Op) -> Op:
 
 
 def _complete(site: Site, used: Set[str]) -> None:
-    """Every result is made, or is another name of what is changed."""
+    """Every result is made, or is another name of what is changed, and nothing else is written.
+
+    Raises:
+        Refused: a result is missing.
+        BugError: the rule writes what the operation does not change.
+    """
+    ours = {site.roots.get(n, n) for n in site.op.mutates}
+    for m in site.made:
+        wrong = [n for n in m.changes if n not in ours]
+        if wrong:
+            raise BugError(f"the rule of {site.op.target} writes %{wrong[0]}, which the operation does not change")
+        ours.update(m.makes)
     made = {n for m in site.made for n in m.makes} | {o for o, _ in _names(site)}
     wanted = [o for o in site.op.outputs if o is not None and (o in used or site.graph.value[o].storage == o)]
     missing = [o for o in wanted if o not in made]

@@ -99,7 +99,7 @@ def _without_dead(lowered: Lowered) -> Lowered:
         return lowered
     sections = tuple(replace(s, ops=tuple(op for op in s.ops if op.view or op.name in kept)) for s in graph.sections)
     loops = {n: x for n, x in lowered.loops.items() if n in kept}
-    return Lowered(pruned(replace(graph, sections=sections)), loops, lowered.reasons)
+    return Lowered(pruned(replace(graph, sections=sections)), loops, lowered.reasons, lowered.members)
 
 
 class _Work:
@@ -108,7 +108,7 @@ class _Work:
     def __init__(self, lowered: Lowered, scheduled: Schedule, inplace: bool, machine: Machine) -> None:
         self.lowered, self.graph, self.machine, self.inplace = lowered, lowered.graph, machine, inplace
         self.slabbed = slabbed(scheduled)
-        self.members: dict[str, tuple[str, ...]] = {}
+        self.members = {n: inside for n, inside in lowered.members.items() if n in lowered.loops}
         self.storage = {v.name: v.storage for v in self.graph.values}
         self.notes: list[str] = []
         self.refused: dict[tuple[str, str], Reason] = {}
@@ -407,7 +407,7 @@ class _Work:
         self.notes.append(
             f"{a} + {b} -> {new}: {', '.join(node.op.outputs[k] or '_' for k in range(len(node.op.outputs)))}"
         )
-        self.members[new] = (*self.members.pop(a, (a,)), *self.members.pop(b, (b,)))
+        self.members[new] = tuple(dict.fromkeys((*self.members.pop(a, (a,)), *self.members.pop(b, (b,)))))
         before = (self.before.pop(a) | self.before.pop(b)) - {a, b}
         after = (self.after.pop(a) | self.after.pop(b)) - {a, b}
         for s in (*self.node[a].touches, *self.node[b].touches):

@@ -60,6 +60,7 @@ class _Work:
         self.changed = {
             graph.value[m].storage: self.at[op.name] for op in graph.ops for m in op.mutates
         }  # the last time
+        self.members: dict[str, tuple[str, ...]] = {}
         self.held = self._held()
         self.readers: dict[str, dict[str, None]] = {}
         for name, t in self.tasks.items():
@@ -97,8 +98,10 @@ class _Work:
             if found is None or len(found.loop.body) > LARGEST_BODY or len(found.given) > MOST_BUFFERS:
                 return
             changed[r] = found
+        inside = self.members.pop(name, (name,))
         for r, found in changed.items():
             self.tasks[r] = found
+            self.members[r] = tuple(dict.fromkeys((*inside, *self.members.get(r, (r,)))))
             for v in found.given:
                 self.readers.setdefault(v, {})[r] = None
         for v in task.given:
@@ -138,7 +141,7 @@ class _Work:
             )
             sections.append(replace(s, ops=ops))
         graph: Graph = pruned(replace(self.graph, sections=tuple(sections)))
-        return Lowered(graph, {n: t.loop for n, t in self.tasks.items()}, self.lowered.reasons)
+        return Lowered(graph, {n: t.loop for n, t in self.tasks.items()}, self.lowered.reasons, self.members)
 
     def _op(self, op: Op) -> Op:
         t = self.tasks[op.name]

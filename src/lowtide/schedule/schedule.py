@@ -72,8 +72,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Steps in the order in which they run, sections one after the other. ``members``: for kernels that fusion made, by name
-    of the operation, the operations in them."""
+    """Steps in the order in which they run, sections one after the other. ``members``: for kernels made of several operations,
+    by the name of theirs, what was put into them."""
 
     graph: Graph
     steps: tuple[Step, ...]
@@ -82,7 +82,7 @@ class Schedule:
 
     @cached_property
     def step(self) -> Mapping[str, Step]:
-        """Step by the name of its operation, and by those of the operations that fusion put into it."""
+        """Step by the name of its operation, and by those of the operations put into it: of several, the last."""
         found = {s.op.name: s for s in self.steps}
         inside = {m: found[n] for n, names in self.members.items() if n in found for m in names}
         return inside | found

@@ -14,12 +14,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 from cases import SECTIONS
 from evaluate import lower_call
 
+from lowtide.core.errors import BugError
 from lowtide.ir.graph import Graph, Layout, Op, Ref, Section, Value
 from lowtide.ir.lowered import LOOP, print_lowered
 from lowtide.lowering.lower import lower
 from lowtide.lowering.rules import RECORDS
 from lowtide.lowering.site import Site
 from lowtide.lowering.sorting import COUNTED
+from lowtide.lowering.table import Record, Rule
 
 pytestmark = pytest.mark.torch
 
@@ -84,6 +86,35 @@ def test_a_changed_input_that_is_returned_is_another_name_of_it():
     loop, name = lowered.graph.ops
     assert (loop.target, loop.mutates, loop.outputs) == (LOOP, ("x",), ())
     assert (name.view, name.outputs, name.reads) == (True, ("z",), ("x",))
+
+
+def _writes_what_it_reads(site: Site, self: Ref) -> None:
+    n = site.loop()
+    at = n.stage(*site.size(self))
+    n.store(self, at, n.load(self, at))
+    n.store(site.output(), at, n.load(self, at))
+    n.done()
+
+
+@pytest.mark.spec("IR-06")
+@pytest.mark.parametrize(
+    ("rule", "says"),
+    [
+        (lambda site, self: site.output(), "gives a Ref; what a rule makes are loops"),
+        (_writes_what_it_reads, "writes %x, which the operation does not change"),
+    ],
+    ids=["a value", "its operand"],
+)
+def test_a_rule_makes_loops_of_what_the_operation_makes_and_nothing_else(
+    rule: Rule, says: str, monkeypatch: pytest.MonkeyPatch
+):
+    y = Layout("f32", "cpu", (4, 5), (5, 1))
+    target = "aten.neg.default"
+    graph = _one(Op("y", target, (Ref("x"),), (), ("y",)), Value("x", y, "x"), Value("y", y, "y"))
+    assert lower(graph).loops
+    monkeypatch.setitem(RECORDS, target, Record(target, "pointwise", rule))
+    with pytest.raises(BugError, match=says):
+        lower(graph)
 
 
 @pytest.mark.spec("IR-03")

@@ -12,9 +12,12 @@ from test_fusion import program
 
 from lowtide.ir.graph import Ref, Section
 from lowtide.ir.loops import Loop
-from lowtide.ir.lowered import Lowered, check_lowered
+from lowtide.ir.lowered import LOOP, Lowered, check_lowered
 from lowtide.ir.verify import verify
+from lowtide.schedule.depend import needed_operations
+from lowtide.schedule.fusion import fuse_loops
 from lowtide.schedule.inline import inline
+from lowtide.schedule.schedule import schedule
 
 
 @pytest.mark.spec("SC-31")
@@ -48,6 +51,21 @@ def same(lowered: Lowered, kernels: int) -> None:
 
 
 PLUS = flat(1, 1, (16,), "a = load 0 r0; c = const 5; b = add a c; store 1 r0 b")
+
+
+@pytest.mark.spec("IR-02")
+@given(programs())
+@settings(max_examples=40, deadline=None)
+def test_a_kernel_tells_what_was_put_into_it(lowered: Lowered) -> None:
+    """Nothing is lost, and what is still there is in its own kernel alone; so also after fusion."""
+    found = inline(lowered)
+    for after in (found, fuse_loops(found, schedule(found.graph, {}, loops=found.loops)).lowered):
+        before = found if after is not found else lowered
+        inside = {n: (n, *after.members.get(n, ())) for n in after.loops}
+        told = {m for names in inside.values() for m in names}
+        needed = needed_operations(before.graph, LOOP) | {n for n, x in before.loops.items() if x.checks}
+        assert {m for n in before.loops if n in needed for m in before.members.get(n, (n,))} <= told
+        assert all(after.loops.keys() & set(names) == {n} for n, names in inside.items())
 
 
 def test_the_next_element_is_computed_where_it_is_read() -> None:
