@@ -25,9 +25,9 @@ _COMPARE = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="
 _CALLS: Mapping[str, str] = {
     "exp": "exp_", "expm1": "expm1_", "log": "log_", "log1p": "log1p_", "tanh": "tanh_", "erf": "erf_",
     "sigmoid": "sigmoid_", "rsqrt": "rsqrt_", "sign": "sign_of", "round": "std::nearbyint", "max": "greater",
-    "min": "lesser", "sin": "sin_", "cos": "cos_",
+    "min": "lesser", "sin": "sin_", "cos": "cos_", "tan": "tan_", "exp2": "exp2_", "log2": "log2_", "log10": "log10_",
 } | {name: f"std::{name}" for name in (
-    "exp2", "log2", "log10", "sqrt", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh",
+    "sqrt", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh",
     "atanh", "erfc", "lgamma", "floor", "ceil", "trunc", "fmod", "atan2", "hypot", "copysign",
 )}  # fmt: skip
 

@@ -79,21 +79,42 @@ FN float expm1_(float x) {
   const float s = p * (x * x) + x;
   return (x > -0.5f) & (x < 0.5f) ? s : exp_(x) - 1.f;
 }
-FN float log_(float x) {
+// x = 2^e * m with sqrt(1/2) <= m < sqrt(2), for x > 0.
+FN float parted(float x, float& e) {
   const bool small = x < 1.17549435e-38f;
-  const float y = small ? x * 8388608.f : x;
-  int32_t b = as_int(y) - 0x3f3504f3;
-  const float e = (float)(b >> 23) - (small ? 23.f : 0.f);
-  b = (b & 0x7fffff) + 0x3f3504f3;
-  const float t = as_float(b) - 1.f, z = t * t;
+  const int32_t b = as_int(small ? x * 8388608.f : x) - 0x3f3504f3;
+  e = (float)(b >> 23) - (small ? 23.f : 0.f);
+  return as_float((b & 0x7fffff) + 0x3f3504f3);
+}
+// log(1 + t) - t + t^2 / 2 for sqrt(1/2) <= 1 + t < sqrt(2).
+FN float log_rest(float t) {
   float p = 6.746601313e-2f;
   p = p * t - 0.11675640941f; p = p * t + 0.11888174713f; p = p * t - 0.12405591458f; p = p * t + 0.14219550788f;
   p = p * t - 0.16667996347f; p = p * t + 0.20002119243f; p = p * t - 0.25000008941f; p = p * t + 0.33333313465f;
-  float r = t * z * p + e * -2.12194440e-4f;
-  r = (r - 0.5f * z) + t + e * 0.693359375f;
-  r = x == INF ? INF : r;
-  r = x == 0.f ? -INF : r;
-  return x >= 0.f ? r : NOT_A_NUMBER;
+  return t * (t * t) * p;
+}
+// A logarithm r where x has none, or none that is finite.
+template <class T> FN T log_ends(T x, T r) {
+  r = x == (T)INF ? x : r;
+  r = x == 0 ? -(T)INF : r;
+  return x >= 0 ? r : (T)NOT_A_NUMBER;
+}
+FN float log_(float x) {
+  float e;
+  const float t = parted(x, e) - 1.f;
+  const float r = log_rest(t) + e * -2.12194440e-4f;
+  return log_ends(x, (r - 0.5f * (t * t)) + t + e * 0.693359375f);
+}
+FN float log2_(float x) {
+  float e;
+  const float t = parted(x, e) - 1.f;
+  return log_ends(x, ((log_rest(t) - 0.5f * (t * t)) + t) * 1.44269504f + e);
+}
+FN float log10_(float x) {
+  float e;
+  const float t = parted(x, e) - 1.f;
+  const float r = ((log_rest(t) - 0.5f * (t * t)) + t) * 0.434294482f;
+  return log_ends(x, (r + e * 4.605038981e-6f) + e * 0.301025390625f);
 }
 FN float log1p_(float x) {
   const float u = 1.f + x, d = u - 1.f;
@@ -162,17 +183,29 @@ FN double parted(double x, double& e) {
   e = (double)(int32_t)(b >> 52) - (small ? 54. : 0.);
   return as_double((b & 0xfffffffffffff) + 0x3fe6a09e667f3bcd);
 }
-// With s = f / (2 + f), log(1 + f) = 2 s + s R = f - (f^2 / 2 - s (f^2 / 2 + R)).
-FN double log_(double x) {
-  double e;
-  const double f = parted(x, e) - 1., s = f / (2. + f), z = s * s, half = 0.5 * f * f;
+// log(1 + f) = 2 s + s R = f - (f^2 / 2 - s (f^2 / 2 + R)) with s = f / (2 + f): the product with s.
+FN double log_rest(double f, double half) {
+  const double s = f / (2. + f), z = s * s;
   double p = 0.14616585424888623;
   p = p * z + 0.15331710618210773; p = p * z + 0.18182889455674947; p = p * z + 0.22222211130259878;
   p = p * z + 0.2857142862600327; p = p * z + 0.39999999999899444; p = p * z + 0.666666666666667;
-  double r = e * 0.6931471803691238 - ((half - (s * (half + p * z) + e * 1.9082149292705877e-10)) - f);
-  r = x == (double)INF ? x : r;
-  r = x == 0. ? -(double)INF : r;
-  return x >= 0. ? r : (double)NOT_A_NUMBER;
+  return s * (half + p * z);
+}
+FN double log_(double x) {
+  double e;
+  const double f = parted(x, e) - 1., half = 0.5 * f * f;
+  return log_ends(x, e * 0.6931471803691238 - ((half - (log_rest(f, half) + e * 1.9082149292705877e-10)) - f));
+}
+FN double log2_(double x) {
+  double e;
+  const double f = parted(x, e) - 1., half = 0.5 * f * f;
+  return log_ends(x, (f - (half - log_rest(f, half))) * 1.4426950408889634 + e);
+}
+FN double log10_(double x) {
+  double e;
+  const double f = parted(x, e) - 1., half = 0.5 * f * f;
+  const double r = (f - (half - log_rest(f, half))) * 0.4342944819032518;
+  return log_ends(x, (r + e * 1.1451100898021838e-10) + e * 0.3010299955494702);
 }
 FN double log1p_(double x) {
   const double u = 1. + x, d = u - 1.;
@@ -188,7 +221,22 @@ FN double tanh_(double x) {
   const double t = expm1_(a > 20. ? 40. : 2. * a);
   return std::copysign(a < 0.55 ? a + a * (z * p) : 1. - 2. / (t + 2.), x);
 }
-FN double erf_(double x) { return std::erf(x); }
+// Below 1 a polynomial in x^2; above, e^(x^2) erfc(x) is one in 1 / (x + 2). 1 where the function rounds to 1.
+FN double erf_(double x) {
+  const double a = std::fabs(x), z = x * x, t = 1. / (a + 2.);
+  double p = -7.800856870185169e-10;
+  p = p * z + 1.3722787997886972e-08; p = p * z - 1.6209129709405018e-07; p = p * z + 1.6447511254770074e-06;
+  p = p * z - 1.492474410734472e-05; p = p * z + 0.00012055295289481475; p = p * z - 0.0008548325988581832;
+  p = p * z + 0.005223977607398376; p = p * z - 0.02686617064327291; p = p * z + 0.11283791670945231;
+  p = p * z - 0.3761263890318355; p = p * z + 1.1283791670955126;
+  double q = -212.17464012397676;
+  q = q * t + 748.1541856696576; q = q * t - 1153.2400993696988; q = q * t + 994.9819149689127;
+  q = q * t - 510.943789750156; q = q * t + 161.27847766347057; q = q * t - 41.13460591172305;
+  q = q * t + 9.891798794987041; q = q * t + 1.8968069186347374; q = q * t + 2.05857531176263;
+  q = q * t + 1.1232586983070059; q = q * t + 0.56437773027019; q = q * t - 3.13770191136209e-06;
+  const double far = a > 6. ? 1. : 1. - exp_(-z) * q;
+  return std::copysign(a < 1. ? a * p : far, x);
+}
 
 // The bits of 2 / pi behind 64 of zeros. An argument m * 2^e is multiplied with those whose product is no whole turn: m times
 // a fixed-point fraction, of which what lies before the point wraps away (M. Payne, R. Hanek 1983).
@@ -281,6 +329,46 @@ FN float cos_(float x) {
   return sine_or_cosine(r, (int32_t)q + 1);
 }
 
+// Like both: s / c or -c / s.
+FN double tan_(double x) {
+  i64 q;
+  const double r = quarter_turns(x, q), s = sine_or_cosine(r, (i64)0), c = sine_or_cosine(r, (i64)1), y = q & 1 ? -c / s : s / c;
+  return as_double(as_bits(y) ^ (as_bits(x) & (i64)0x8000000000000000));
+}
+FN float tan_(float x) {
+  i64 q;
+  const float r = (float)quarter_turns(x, q), s = sine_or_cosine(r, 0), c = sine_or_cosine(r, 1), y = q & 1 ? -c / s : s / c;
+  return as_float(as_int(y) ^ (as_int(x) & (int32_t)0x80000000));
+}
+
+// (2^r - 1) / r for |r| <= 1/2, to single and to double precision.
+template <class T> FN T exp2_single(T r) {
+  T q = (T)0.0001545318282995974;
+  q = q * r + (T)0.0013390886332106697; q = q * r + (T)0.009618082519990467; q = q * r + (T)0.05550357071152507;
+  return (q * r + (T)0.24022650760645808) * r + (T)0.6931471880352003;
+}
+FN double exp2_double(double r) {
+  double q = 2.5729344553786755e-11;
+  q = q * r + 4.455822025014915e-10; q = q * r + 7.054897292691627e-09; q = q * r + 1.0178057064573359e-07;
+  q = q * r + 1.3215486808727859e-06; q = q * r + 1.5252733841601815e-05; q = q * r + 0.00015403530393370715;
+  q = q * r + 0.0013333558146406436; q = q * r + 0.00961812910762848; q = q * r + 0.055504108664821625;
+  return (q * r + 0.24022650695910072) * r + 0.6931471805599453;
+}
+FN float exp2_(float x) {
+  const float magic = 12582912.f;
+  float y = x < -151.f ? -151.f : x;
+  y = y > 129.f ? 129.f : y;
+  const int32_t n = as_int(y + magic) - 0x4b400000, h = n >> 1;
+  const float r = y - ((y + magic) - magic);
+  return (1.f + r * exp2_single(r)) * as_float((h + 127) << 23) * as_float((n - h + 127) << 23);
+}
+FN double exp2_(double x) {
+  double y = x < -1080. ? -1080. : x;
+  y = y > 1030. ? 1030. : y;
+  const double r = y - nearest(y);
+  return scaled(1. + r * exp2_double(r), whole(y));
+}
+
 // What a power is where its logarithm does not say: signs, 1, 0, and what is not finite. ``y`` is |a|^b.
 template <class T> FN T power_of(T a, T b, T y) {
   const bool even = std::nearbyint(b * (T)0.5) == b * (T)0.5, odd = (std::nearbyint(b) == b) & !even;
@@ -298,10 +386,7 @@ FN float power(float a, float b) {
   double l = e + (2. * s + s * (z * p)) * 1.4426950408889634;
   l = x == 0. ? -(double)INF : x < (double)INF ? l : x;
   const double t = (double)b * l, y = t < -200. ? -200. : t > 200. ? 200. : t, r = y - nearest(y);
-  double q = 0.0001545318282995974;
-  q = q * r + 0.0013390886332106697; q = q * r + 0.009618082519990467; q = q * r + 0.05550357071152507;
-  q = q * r + 0.24022650760645808; q = q * r + 0.6931471880352003;
-  return power_of(a, b, (float)((1. + r * q) * as_double((whole(y) + 1023) << 52)));
+  return power_of(a, b, (float)((1. + r * exp2_single(r)) * as_double((whole(y) + 1023) << 52)));
 }
 // The logarithm is a sum of two numbers, to 2^-65 of itself: products leave their rounding to a multiply-add.
 FN double power(double a, double b) {
@@ -324,12 +409,7 @@ FN double power(double a, double b) {
   const double t = b * l, y = t < -1100. ? -1100. : t > 1100. ? 1100. : t;
   const double t_ = std::fabs(t) < 1100. ? __builtin_fma(b, l, -t) + b * l_ : 0.;
   const double r = (y - nearest(y)) + t_;
-  double q = 2.5729344553786755e-11;
-  q = q * r + 4.455822025014915e-10; q = q * r + 7.054897292691627e-09; q = q * r + 1.0178057064573359e-07;
-  q = q * r + 1.3215486808727859e-06; q = q * r + 1.5252733841601815e-05; q = q * r + 0.00015403530393370715;
-  q = q * r + 0.0013333558146406436; q = q * r + 0.00961812910762848; q = q * r + 0.055504108664821625;
-  q = q * r + 0.24022650695910072; q = q * r + 0.6931471805599453;
-  return power_of(a, b, scaled(1. + r * q, whole(y)));
+  return power_of(a, b, scaled(1. + r * exp2_double(r), whole(y)));
 }
 template <class T> FN T sigmoid_(T x) { return (T)1 / ((T)1 + exp_(-x)); }
 // log(e^a + e^b); equal infinities stay what they are.
