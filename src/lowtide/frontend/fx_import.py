@@ -188,9 +188,14 @@ class Importer:
         if resizes_storage(node):
             raise Unsupported(Reason(f"{target}", f"gives a storage other bytes than were planned ({origin_of(node)})"))
         schema = target._schema
-        arguments = self._bound(node, schema)
-        args = tuple(self._arg(a, node) for a in node.args)
-        kwargs = tuple((k, self._arg(a, node)) for k, a in sorted(node.kwargs.items()))
+        arguments = bound(node, schema)
+        placed = len(node.args)
+        for i, a in enumerate(schema.arguments):
+            if a.name in node.kwargs and not a.kwarg_only:
+                placed = i + 1
+        args = tuple(self._arg(a, node) for a in arguments[:placed])
+        named = {a.name for a in schema.arguments[placed:]}
+        kwargs = tuple((k, self._arg(a, node)) for k, a in sorted(node.kwargs.items()) if k in named)
         views = schema_views(target)
         called = _COMPUTED.get(str(target), str(target))
         if called != str(target):
@@ -228,7 +233,10 @@ class Importer:
             return (ref.name,), "one"
         if isinstance(val, tuple | list):
             used = {u.args[1] for u in node.users if u.target is operator.getitem}
-            odd = [type(v).__name__ for i, v in enumerate(val) if i in used and not isinstance(v, torch.Tensor | None)]
+            known = (
+                torch.Tensor | torch.SymInt | None
+            )  # a size among them is what the expression says, read off the inputs
+            odd = [type(v).__name__ for i, v in enumerate(val) if i in used and not isinstance(v, known)]
             if odd:
                 raise Unsupported(Reason(f"{node.target}", f"has a {odd[0]} among its results ({origin_of(node)})"))
             wide = _statistics_dtype(node)
@@ -241,11 +249,6 @@ class Importer:
             self.env[node] = refs
             return tuple(r.name if r is not None else None for r in refs), "tuple"
         raise Unsupported(Reason(f"{node.target}", f"returns a {type(val).__name__}"))
-
-    def _bound(self, node: fx.Node, schema: Any) -> list[Any]:
-        """The node's arguments in schema order, absent ones as None."""
-        given = list(node.args)
-        return [given[i] if i < len(given) else node.kwargs.get(a.name) for i, a in enumerate(schema.arguments)]
 
     def _arg(self, a: Any, node: fx.Node) -> Arg:
         if isinstance(a, fx.Node):
@@ -263,6 +266,31 @@ class Importer:
         if isinstance(a, torch.memory_format):
             return Atom("format", str(a).removeprefix("torch."))
         raise Unsupported(Reason(f"{node.target}", f"takes a {type(a).__name__} argument ({origin_of(node)})"))
+
+
+def bound(node: fx.Node, schema: Any) -> list[Any]:
+    """A call's arguments in the order of its operator's schema: given by place, by name, or the schema's default.
+
+    Raises:
+        Unsupported: one that has no default is missing, there are too many, or the schema has none of that name.
+    """
+
+    def wrong(because: str) -> Unsupported:
+        return Unsupported(Reason(f"{node.target}", f"{because} ({origin_of(node)})"))
+
+    placed = sum(not a.kwarg_only for a in schema.arguments)
+    if len(node.args) > placed:
+        raise wrong(f"is given {len(node.args)} arguments by their place, and takes {placed}")
+    out = list(node.args)
+    names = [a.name for a in schema.arguments]
+    for name in node.kwargs:
+        if name not in names[len(out) :]:
+            raise wrong(f"is given {name} twice" if name in names else f"takes no argument called {name}")
+    for a in schema.arguments[len(out) :]:
+        if a.name not in node.kwargs and not a.has_default_value():
+            raise wrong(f"is called without its argument {a.name}")
+        out.append(node.kwargs.get(a.name, a.default_value))
+    return out
 
 
 def _statistics_dtype(node: fx.Node) -> torch.dtype | None:

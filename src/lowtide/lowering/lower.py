@@ -7,6 +7,7 @@ or dtypes; operations that libraries do best (products, convolutions, attention)
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import replace
 
@@ -26,8 +27,9 @@ _LIBRARY = frozenset(
         "_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention_for_cpu_backward",
         "_trilinear", "_cdist_forward", "_cdist_backward", "cholesky", "cholesky_solve", "cholesky_inverse", "geqrf",
         "ormqr", "orgqr", "lu_unpack", "triangular_solve",
-        "_embedding_bag", "_embedding_bag_backward", "_ctc_loss", "_ctc_loss_backward", "empty", "empty_like",
-        "new_empty", "empty_strided", "new_empty_strided",
+        "_embedding_bag", "_embedding_bag_backward", "_ctc_loss", "_ctc_loss_backward", "grid_sampler_2d",
+        "grid_sampler_2d_backward", "grid_sampler_3d", "grid_sampler_3d_backward", "empty", "empty_like", "new_empty",
+        "empty_strided", "new_empty_strided", "empty_permuted",
     )
 )  # fmt: skip
 _LIBRARY_KINDS = ("linalg_", "_linalg_", "_fft_")
@@ -36,7 +38,7 @@ _OURS = ("aten.linalg_vector_norm.default", "aten.linalg_cross.default")
 
 def is_library(target: str) -> bool:
     """Whether an operation is left to a library without a word: products, convolutions, attention, factorisations,
-    Fourier transforms; and memory that nobody fills."""
+    Fourier transforms, samples at the points of a grid; and memory that nobody fills."""
     name = target.split(".")[1]
     return target not in _OURS and (name in _LIBRARY or name.startswith(_LIBRARY_KINDS))
 
@@ -50,23 +52,28 @@ def lower(graph: Graph) -> Lowered:
     for s in graph.sections:
         roots = _roots(graph, s)
         used = {n for op in s.ops for n in op.reads} | {n for a in s.returns for n in refs_in(a)}
+        alone = _read_once(graph, s)
+        absorbed: set[str | None] = set()
         ops: list[Op] = []
         for op in s.ops:
-            site = Site(graph, op, roots)
+            site = Site(graph, op, roots, alone)
             reason = _apply(site, used)
             if reason is not None or not site.made:
                 ops.append(op)
                 reasons += [reason] if reason is not None else []
                 continue
             values.update((t.name, t) for t in site.temporaries)
+            absorbed |= site.absorbed
             names = list(_names(site))
             for new, loop in _operations(op, site.made, whole=not names):
                 ops.append(new)
                 loops[new.name] = loop
             ops += [_alias(o, x, op) for o, x in names]
+        ops = [op for op in ops if not op.outputs or not absorbed.issuperset(op.outputs)]
         sections.append(replace(s, ops=tuple(ops)))
     whole = replace(graph, values=tuple(values.values()), sections=tuple(sections))
-    return Lowered(pruned(whole), loops, tuple(reasons))
+    kept = {op.name for op in whole.ops}
+    return Lowered(pruned(whole), {n: x for n, x in loops.items() if n in kept}, tuple(reasons))
 
 
 def _apply(site: Site, used: Set[str]) -> Reason | None:
@@ -77,6 +84,8 @@ def _apply(site: Site, used: Set[str]) -> Reason | None:
     record = RECORDS.get(op.target)
     if record is None:
         return refused(op, "there is no lowering rule") if op.effect is None else None
+    if (why := record.misfit(op)) is not None:
+        return refused(op, why)
     try:
         plain_dtypes(site)
         given: object = record.rule(site, *op.args, **dict(op.kwargs))
@@ -127,6 +136,21 @@ def _operations(op: Op, made: list[Made], *, whole: bool) -> Iterator[tuple[Op, 
     for k, m in enumerate(made):
         name = op.name if len(made) == 1 and whole else f"{op.name}_loop{k}"
         yield loop_op(m.given, m.makes, m.changes, op.origin, name), m.loop
+
+
+def _read_once(graph: Graph, section: Section) -> dict[str, Op]:
+    """Value -> the operation that computes it, where one other operation reads it and nothing of what that is computed
+    from changes."""
+    reads = Counter(n for op in section.ops for n in op.reads)
+    reads.update(n for a in section.returns for n in refs_in(a))
+    changed = {graph.value[m].storage for op in section.ops for m in op.mutates}
+    return {
+        o: op
+        for op in section.ops
+        if not op.view and not changed.intersection(graph.value[n].storage for n in op.reads)
+        for o in op.outputs
+        if o is not None and reads[o] == 1
+    }
 
 
 def _roots(graph: Graph, section: Section) -> Mapping[str, str]:

@@ -1,14 +1,14 @@
 """Data movement: copies and conversions, concatenation, padding, filling, shifting, and the gradients of slices.
 
 A concatenation of few parts is one loop with a stage per part, of many a loop per part; either way what makes a part may
-later be computed straight into place.
+later be computed straight into place, and one within another is never made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from lowtide.ir.graph import Arg, Ref, int_of
+from lowtide.ir.graph import Arg, Op, Ref, int_of
 from lowtide.ir.index import add, mul
 from lowtide.ir.symbolic import Dim
 from lowtide.lowering.scalars import FLOATS, Number, Scalar, computed_in, where
@@ -106,18 +106,43 @@ def _cat(site: Site, tensors: tuple[Arg, ...], dim: int = 0) -> None:
     out = site.output()
     if out is None:
         return
-    size = site.size(out)
-    d = _dim(dim, len(size))
-    parts = [t for t in tensors if site.size(t) != (0,) or len(size) == 1]
-    n, begin = site.loop(), 0
-    for t in parts:
-        at = list(n.stage(*site.size(t)))
-        n.store(out, [add(i, begin) if k == d else i for k, i in enumerate(at)], n.load(t, at).to(site.dtype(out)))
-        begin += site.size(t)[d]
+    parts = list(_parts(site, tensors, dim, (0,) * len(site.size(out))))
+    n = site.loop()
+    for t, begin in parts:
+        at = n.stage(*site.size(t))
+        n.store(out, [add(i, b) for i, b in zip(at, begin, strict=True)], n.load(t, at).to(site.dtype(out)))
         if len(parts) > MOST_PARTS:
             n.done()
             n = site.loop()
     n.done()
+
+
+def _parts(
+    site: Site, tensors: tuple[Arg, ...], dim: int, begin: tuple[int, ...]
+) -> Iterator[tuple[Ref, tuple[int, ...]]]:
+    """What a concatenation is made of, and where each part begins in the whole. A part that is itself a concatenation, and
+    that nobody else reads, is not made: its own parts stand for it."""
+    rank = len(begin)
+    d = _dim(dim, rank)
+    for t in tensors:
+        size = site.size(t)
+        if size == (0,) and rank != 1:
+            continue
+        assert isinstance(t, Ref)
+        within = site.alone.get(t.name)
+        if within is not None and within.target == "aten.cat.default":
+            site.absorbed.add(t.name)
+            yield from _parts(site, *_cat_arguments(within), begin)
+        else:
+            yield t, begin
+        begin = (*begin[:d], begin[d] + size[d], *begin[d + 1 :])
+
+
+def _cat_arguments(op: Op) -> tuple[tuple[Arg, ...], int]:
+    given = {**dict(zip(("tensors", "dim"), op.args, strict=False)), **dict(op.kwargs)}
+    tensors, dim = given["tensors"], given.get("dim", 0)
+    assert isinstance(tensors, tuple) and isinstance(dim, int)
+    return tensors, dim
 
 
 @register("movement", "unsafe_split.Tensor", "unsafe_split_with_sizes.default")

@@ -51,7 +51,7 @@ pointwise(lambda x: x * x, "square.default")
 pointwise(lambda x: x - x.of("trunc"), "frac.default")
 pointwise(lambda x: x * (math.pi / 180), "deg2rad.default")
 pointwise(lambda x: x * (180 / math.pi), "rad2deg.default")
-pointwise(lambda x: x, "positive.default", "lift_fresh_copy.default")
+pointwise(lambda x: x, "positive.default", "lift_fresh_copy.default", "_conj_physical.default")
 pointwise(lambda x: x.of("not"), "bitwise_not.default")
 pointwise(lambda x: x.equals(0), "logical_not.default", computed="own")
 pointwise(lambda x: x.test("isnan") if x.dtype in FLOATS else x.differs(x), "isnan.default", computed="own")
@@ -164,6 +164,15 @@ def _sinc(x: Scalar) -> Scalar:
     return where(x.equals(0), x.same(1), y.of("sin") / y)
 
 
+def _log_gamma_of_several(x: Scalar, p: int) -> Scalar:
+    """Of ``p`` dimensions: a sum of those of one, half steps apart."""
+    total = x.of("lgamma")
+    for k in range(1, p):
+        total = total + (x - k / 2).of("lgamma")
+    return total + p * (p - 1) / 4 * math.log(math.pi)
+
+
+pointwise(_log_gamma_of_several, "mvlgamma.default")
 pointwise(_logit, "logit.default")
 pointwise(_logit_backward, "logit_backward.default")
 pointwise(_entropy, "special_entr.default")

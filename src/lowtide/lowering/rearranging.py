@@ -5,6 +5,7 @@ All are index arithmetic: what a result's element is copied from, or where a gra
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -267,8 +268,12 @@ def _expand_copy(site: Site, self: Arg, size: tuple[int, ...], *, implicit: bool
     fill_with(site, lambda n, at: n.spread(self, at))
 
 
-@register("rearranging", "view_copy.default")
-def _view_copy(site: Site, self: Arg, size: tuple[int, ...]) -> None:
+@register(
+    "rearranging", "view_copy.default", "squeeze_copy.default", "squeeze_copy.dim", "squeeze_copy.dims",
+    "unsqueeze_copy.default",
+)  # fmt: skip
+def _view_copy(site: Site, self: Arg, *_shape: Arg) -> None:
+    """The same elements in the same order, in another shape."""
     out = Ref(str(site.op.outputs[0]))
     whole = site.size(out)
 
@@ -282,6 +287,84 @@ def _view_copy(site: Site, self: Arg, size: tuple[int, ...]) -> None:
         return n.load(self, place)
 
     fill_with(site, element)
+
+
+@register("rearranging", "permute_copy.default")
+def _permute_copy(site: Site, self: Arg, dims: tuple[int, ...]) -> None:
+    def element(n: Nest, at: Sequence[Dim]) -> Scalar:
+        place = list(at)
+        for k, d in enumerate(dims):
+            place[d % len(at)] = at[k]
+        return n.load(self, place)
+
+    fill_with(site, element)
+
+
+@register("rearranging", "transpose_copy.int")
+def _transpose_copy(site: Site, self: Arg, dim0: int, dim1: int) -> None:
+    rank = len(site.size(self))
+    order = list(range(rank))
+    if rank:
+        order[dim0 % rank], order[dim1 % rank] = dim1 % rank, dim0 % rank
+    _permute_copy(site, self, tuple(order))
+
+
+@register("rearranging", "t_copy.default")
+def _t_copy(site: Site, self: Arg) -> None:
+    _permute_copy(site, self, tuple(reversed(range(len(site.size(self))))))
+
+
+@register("rearranging", "rot90.default")
+def _quarter_turns(site: Site, self: Arg, k: int = 1, dims: tuple[int, ...] = (0, 1)) -> None:
+    """``k`` quarter turns from the first dimension towards the second."""
+    size = site.size(self)
+    a, b = (d % len(size) for d in dims)
+
+    def element(n: Nest, at: Sequence[Dim]) -> Scalar:
+        place = list(at)
+        x, y = (at[a], at[b]) if k % 2 == 0 else (at[b], at[a])
+        place[a] = x if k % 4 in (0, 1) else add(size[a] - 1, mul(x, -1))
+        place[b] = y if k % 4 in (0, 3) else add(size[b] - 1, mul(y, -1))
+        return n.load(self, place)
+
+    fill_with(site, element)
+
+
+@register("rearranging", "unfold_copy.default")
+def _unfold_copy(site: Site, self: Arg, dimension: int, size: int, step: int) -> None:
+    """Windows of ``size`` elements, every ``step``; the place in the window is the last dimension."""
+    d = dimension % max(len(site.size(self)), 1)
+
+    def element(n: Nest, at: Sequence[Dim]) -> Scalar:
+        *place, k = at
+        if place:
+            place[d] = add(mul(place[d], step), k)
+        return n.load(self, place)
+
+    fill_with(site, element)
+
+
+def _pieces(site: Site, self: Arg, place: Callable[[int, list[Dim]], list[Dim]]) -> None:
+    """Results that are parts of one tensor, each in a loop of its own: where an element of the k-th comes from."""
+    for k in range(len(site.op.outputs)):
+        if (out := site.output(k)) is not None:
+            n = site.loop()
+            at = list(n.stage(*site.size(out)))
+            n.store(out, at, n.load(self, place(k, at)))
+            n.done()
+
+
+@register("rearranging", "unbind_copy.int")
+def _unbind_copy(site: Site, self: Arg, dim: int = 0) -> None:
+    d = dim % len(site.size(self))
+    _pieces(site, self, lambda k, at: [*at[:d], k, *at[d:]])
+
+
+@register("rearranging", "split_with_sizes_copy.default")
+def _split_copy(site: Site, self: Arg, split_sizes: tuple[int, ...], dim: int = 0) -> None:
+    d = dim % len(site.size(self))
+    begin = [0, *itertools.accumulate(map(int_of, split_sizes))]
+    _pieces(site, self, lambda k, at: [*at[:d], add(at[d], begin[k]), *at[d + 1 :]])
 
 
 @register("rearranging", "narrow_copy.default")

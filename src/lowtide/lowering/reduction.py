@@ -10,7 +10,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from lowtide.ir.graph import ITEMSIZE, Arg, Ref
+from lowtide.ir.graph import ITEMSIZE, Arg, Ref, int_of
+from lowtide.ir.index import add, mul
 from lowtide.ir.symbolic import Dim
 from lowtide.lowering.scalars import FLOATS, Scalar, computed_in, where
 from lowtide.lowering.site import Nest, Refused, Site
@@ -66,12 +67,70 @@ Fold = Callable[[Over, Scalar], Scalar]
 
 
 def _plain(site: Site, x: Arg, dims: Sequence[int], kind: str, dtype: str, finish: Fold | None = None) -> None:
+    cut = parts(site.size(x), site.value(x).layout.stride, dims)
     over = Over(site, x, dims)
-    v = over.nest.load(x, over.stage()).to(dtype)
-    total = over.nest.reduce(kind, v)
+    if cut is None:
+        total = over.nest.reduce(kind, over.nest.load(x, over.stage()).to(dtype))
+    else:
+        total = _in_parts(site, over, kind, dtype, cut)
     over.nest.stage()
     over.result(site, 0, total if finish is None else finish(over, total))
     over.done()
+
+
+FEW_COLUMNS = 128  # so many or more are enough for all threads, and for vectors
+_WIDE = 512  # results of all parts, at least; and 8 parts
+_LONG = 1 << 17  # elements; fewer are not worth a second loop
+_COMBINED = {"sum": "add", "prod": "mul", "max": "max", "min": "min"}
+
+
+class Parts(NamedTuple):
+    """A reduction of columns in two steps: into how many parts which dimension is cut. Neighbours belong to different parts,
+    so that the parts of few columns are many columns."""
+
+    dim: int
+    many: int
+
+
+def parts(size: Sequence[int], stride: Sequence[Dim], dims: Sequence[int]) -> Parts | None:
+    """How a reduction of ``dims`` is cut, if it is one of few long columns; else None. It follows from the layout alone, so
+    that the result does not depend on the number of threads. Few long rows are not cut: that gained nothing."""
+    kept = [d for d in range(len(size)) if d not in dims and size[d] > 1]
+    columns = math.prod(size[d] for d in kept)
+    if not 1 < columns < FEW_COLUMNS or math.prod(size) < _LONG:
+        return None
+    longest, many = max(dims, key=lambda d: size[d]), max(8, _WIDE // columns)
+    rows = int_of(stride[longest]) < min(int_of(stride[d]) for d in kept)
+    return Parts(longest, many) if not rows and size[longest] >= 8 * many else None
+
+
+def _in_parts(site: Site, over: Over, kind: str, dtype: str, cut: Parts) -> Scalar:
+    """A loop that reduces every part, and in ``over`` the reduction of those and of what is left over."""
+    size, d = over.size, cut.dim
+    each = size[d] // cut.many
+    others = [k for k in over.dims if k != d]
+    held = site.temporary(dtype, (cut.many, *(size[k] for k in over.kept)))
+
+    def element(n: Nest, rows: Sequence[Dim], inner: Sequence[Dim], at: Dim) -> Scalar:
+        place = dict(zip((*over.kept, *others), (*rows, *inner), strict=True)) | {d: at}
+        return n.load(over.x, [place[k] for k in range(len(size))]).to(dtype)
+
+    n = site.loop((cut.many, *(size[k] for k in over.kept)))
+    part, *rows = n.rows
+    step, *inner = n.stage(each, *(size[k] for k in others))
+    total = n.reduce(kind, element(n, rows, inner, add(mul(step, cut.many), part)))
+    n.stage()
+    n.store(held, n.rows, total)
+    n.done()
+    n = over.nest
+    (part,) = n.stage(cut.many)
+    total = n.reduce(kind, n.load(held, [part, *n.rows]))
+    if left := size[d] % cut.many:
+        step, *inner = n.stage(left, *(size[k] for k in others))
+        rest = n.reduce(kind, element(n, n.rows, inner, add(step, each * cut.many)))
+        n.stage()
+        total = total.of(_COMBINED[kind], rest)
+    return total
 
 
 def _rank(site: Site, x: Arg) -> int:
@@ -233,17 +292,31 @@ register("reduction", "var_mean.correction")(_variance(False, True))
 register("reduction", "std_mean.correction")(_variance(True, True))
 
 
+def exponents(over: Over, dtype: str, *, safe: bool = False) -> tuple[Scalar, Scalar]:
+    """Of each row: its greatest element, and the sum of e^(x - greatest); another stage is open then.
+
+    Two stages, of which the second finds the row in cache; where no cache holds it, one. ``safe``: of a row of nothing but
+    -inf the greatest is 0 and the sum 0.
+    """
+    n, x = over.nest, over.x
+    if over.count * ITEMSIZE[dtype] >= _IN_NO_CACHE:
+        most, total = n.several("softmax", n.load(x, over.stage()).to(dtype))
+        n.stage()
+        return (where(most.equals(-math.inf), 0.0, most) if safe else most), total
+    most = n.reduce("max", n.load(x, over.stage()).to(dtype))
+    n.stage()
+    if safe:
+        most = where(most.equals(-math.inf), 0.0, most)
+    total = n.reduce("sum", (n.load(x, over.stage()).to(dtype) - most).of("exp"))
+    n.stage()
+    return most, total
+
+
 @register("reduction", "logsumexp.default")
 def _logsumexp(site: Site, self: Arg, dim: Arg, keepdim: bool = False) -> None:
     over = Over(site, self, axes(dim, _rank(site, self)))
-    to = computed_in(site.dtype(Ref(str(site.op.outputs[0]))))
-    n = over.nest
-    most = n.reduce("max", n.load(self, over.stage()).to(to))
-    n.stage()
-    base = where(most.of("abs").equals(math.inf), 0.0, most)
-    total = n.reduce("sum", (n.load(self, over.stage()).to(to) - base).of("exp"))
-    n.stage()
-    over.result(site, 0, total.of("log") + base)
+    most, total = exponents(over, computed_in(site.dtype(Ref(str(site.op.outputs[0])))))
+    over.result(site, 0, where(most.of("abs").equals(math.inf), most, total.of("log") + most))
     over.done()
 
 
@@ -318,12 +391,7 @@ def softmax_rows(site: Site, x: Arg, dim: int, log: bool, *, safe: bool = False)
     to = computed_in(site.dtype(out))
     over = Over(site, x, axes(dim, _rank(site, x)))
     n = over.nest
-    most = n.reduce("max", n.load(x, over.stage()).to(to))
-    if safe:
-        n.stage()
-        most = where(most.equals(-math.inf), 0.0, most)
-    total = n.reduce("sum", (n.load(x, over.stage()).to(to) - most).of("exp"))
-    n.stage()
+    most, total = exponents(over, to, safe=safe)
     last = total.of("log") if log else where(total.equals(0), 0.0, 1 / total) if safe else 1 / total
     at = over.stage()
     d = n.load(x, at).to(to) - most
@@ -367,6 +435,27 @@ def _softmax_backward(log: bool) -> Callable[..., None]:
 
 register("reduction", "_softmax_backward_data.default")(_softmax_backward(False))
 register("reduction", "_log_softmax_backward_data.default")(_softmax_backward(True))
+
+
+@register("reduction", "dist.default")
+def _distance(site: Site, self: Arg, other: Arg, p: float = 2) -> None:
+    """The norm of the difference of all elements, broadcast."""
+    if p in (0, math.inf, -math.inf):
+        raise Refused(f"is the norm of order {p}")
+    out = site.output()
+    if out is None:
+        return
+    to = computed_in(site.dtype(out))
+    n = site.loop()
+    a, b = site.size(self), site.size(other)
+    rank = max(len(a), len(b))
+    whole = zip((1,) * (rank - len(a)) + a, (1,) * (rank - len(b)) + b, strict=True)
+    at = n.stage(*(m if m != 1 else k for m, k in whole))
+    away = (n.spread(self, at).to(to) - n.spread(other, at).to(to)).of("abs")
+    total = n.reduce("sum", away if p == 1 else away * away if p == 2 else away.of("pow", p))
+    n.stage()
+    n.store(out, (), total if p == 1 else total.of("sqrt") if p == 2 else total.of("pow", 1 / p))
+    n.done()
 
 
 @register("reduction", "norm.ScalarOpt_dim")

@@ -17,6 +17,7 @@ from lowtide.ir.index import add, bounds, flatten, mul
 from lowtide.ir.loops import Loop
 from lowtide.ir.strides import filled
 from lowtide.ir.symbolic import Dim, Expr, symbol
+from lowtide.ir.unroll import unrolled
 from lowtide.lowering.scalars import Number, Scalar
 from lowtide.lowering.scalars import where as choose
 
@@ -38,10 +39,13 @@ class Made:
 
 
 class Site:
-    """One operation, and the loops that its rule makes of it."""
+    """One operation, and the loops that its rule makes of it. ``alone``: values that only this operation reads, and what
+    computes them; a rule may compute one of those itself, and say so in ``absorbed``."""
 
-    def __init__(self, graph: Graph, op: Op, roots: Mapping[str, str]) -> None:
+    def __init__(self, graph: Graph, op: Op, roots: Mapping[str, str], alone: Mapping[str, Op] | None = None) -> None:
         self.graph, self.op, self.roots = graph, op, roots
+        self.alone: Mapping[str, Op] = alone or {}
+        self.absorbed: set[str] = set()
         self.made: list[Made] = []
         self.temporaries: list[Value] = []
         self.values: dict[str, Value] = {}
@@ -205,7 +209,7 @@ class Nest:
             return (site.values.get(name) or site.graph.value[name]).layout.dtype
 
         self.b.inputs, self.b.outputs = [kind(n) for n in given], [kind(n) for n in makes]
-        loop, kept = compact(self.b.build())
+        loop, kept = compact(unrolled(self.b.build()))
         given = [given[k] for k in kept]
         changed = tuple(n for k, n in enumerate(given) if any(True for _ in loop.stores(k)))
         if makes or changed:

@@ -11,10 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from inspect import Parameter, Signature, signature
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin
 
 from lowtide.core.errors import BugError
-from lowtide.ir.graph import Arg, Ref
+from lowtide.ir.graph import Arg, Op, Ref
 from lowtide.lowering.scalars import FLOATS, Number, Scalar, computed_in
 from lowtide.lowering.site import Refused, Site
 
@@ -23,26 +26,66 @@ Rule = Callable[..., None]
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """How one overload is lowered. ``kind`` is the file's: pointwise, reduction, ..."""
+    """How one overload is lowered. ``kind`` is the file's: pointwise, reduction, ... ``takes``: the function whose
+    parameters, behind those of its own, are the operation's arguments."""
 
     target: str
     kind: str
     rule: Rule
+    takes: Callable[..., Any]
+
+    def misfit(self, op: Op) -> str | None:
+        """Why the rule cannot be called as the operation is, or None: an argument too many or too few, or of another kind
+        than the rule says."""
+        parameters = _parameters(self.takes)
+        try:
+            given = parameters.bind(*op.args, **dict(op.kwargs)).arguments
+        except TypeError as e:
+            return f"is called otherwise than its rule: {e}"
+        for name, a in given.items():
+            p = parameters.parameters[name]
+            if p.kind not in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD) and not _fits(a, p.annotation):
+                return f"takes {a!r} as {name}, which its rule does not"
+        return None
+
+
+@cache
+def _parameters(function: Callable[..., Any]) -> Signature:
+    """Parameters that are arguments of an operation, with their kinds: without the Site that rules are given first."""
+    whole = signature(function, eval_str=True)
+    return whole.replace(parameters=[p for p in whole.parameters.values() if p.name != "site"])
+
+
+_PLAIN: dict[Any, tuple[type, ...]] = {
+    int: (int,), float: (int, float), bool: (bool,), str: (str,), NoneType: (NoneType,), Scalar: (Ref,)
+}  # fmt: skip
+
+
+def _fits(a: Arg, kind: Any) -> bool:
+    """Whether an argument is of a parameter's kind. One that is more than numbers, texts, scalars of tensors, tuples and
+    None says nothing."""
+    wanted: list[type] = []
+    for k in get_args(kind) if isinstance(kind, UnionType) else (kind,):
+        if get_origin(k) is not tuple and k not in _PLAIN:
+            return True
+        wanted += [tuple] if get_origin(k) is tuple else _PLAIN[k]
+    return isinstance(a, tuple(wanted))
 
 
 RECORDS: dict[str, Record] = {}
 _SHAPELESS = frozenset(("complex32", "c32", "c64", "c128", "f8e4m3", "f8e5m2"))
 
 
-def register(kind: str, *targets: str) -> Callable[[Rule], Rule]:
-    """Decorator: this function lowers those overloads (``gelu.default``, without ``aten.``)."""
+def register(kind: str, *targets: str, takes: Callable[..., Any] | None = None) -> Callable[[Rule], Rule]:
+    """Decorator: this function lowers those overloads (``gelu.default``, without ``aten.``). ``takes``: what it hands the
+    arguments to, where that says which there may be."""
 
     def add(rule: Rule) -> Rule:
         for t in targets:
             name = f"aten.{t}"
             if name in RECORDS:
                 raise BugError(f"{name} has two lowering rules")
-            RECORDS[name] = Record(name, kind, rule)
+            RECORDS[name] = Record(name, kind, rule, takes or rule)
         return rule
 
     return add
@@ -76,7 +119,7 @@ def pointwise(
         nest.store(out, index, function(*values, **{k: given(a) for k, a in kwargs.items()}))
         nest.done()
 
-    register("pointwise", *targets)(rule)
+    register("pointwise", *targets, takes=function)(rule)
 
 
 _ORDER = ("bool", "u8", "i8", "i16", "i32", "i64", "f16", "bf16", "f32", "f64")

@@ -33,6 +33,11 @@ SCHEMAS = {
     "two(Tensor(a!) x, Tensor y, *, Tensor(b!) z) -> ()": (lambda x, y, z: None, lambda x, y, z: None),
     "all_of(Tensor(a!)[] xs, Tensor y) -> ()": (lambda xs, y: None, lambda xs, y: None),
     "itself(Tensor(a!) x) -> Tensor(a!)": (lambda x: x.add_(1), lambda x: x),
+    "sized(Tensor x) -> (Tensor, SymInt)": (lambda x: (x * 2, x.size(0)), lambda x: (torch.empty_like(x), x.size(0))),
+    "many(Tensor x, Tensor y, int n=3, int[] m=[1], *, float by, str s='a') -> Tensor": (
+        lambda x, y, n=3, m=(1,), by=0.0, s="a": x * by,
+        lambda x, y, n=3, m=(1,), by=0.0, s="a": torch.empty_like(x),
+    ),
 }
 
 
@@ -87,6 +92,68 @@ def test_an_operator_whose_result_is_no_tensor_is_refused_by_name():
 
 
 @pytest.mark.spec("IR-49")
+def test_a_size_among_the_results_is_an_expression_over_the_inputs():
+    def f(x: torch.Tensor) -> list[torch.Tensor]:
+        y, n = kinds.sized(x)
+        return [aten.new_zeros.default(y, [n, 2])]
+
+    gm = make_fx(f, tracing_mode="symbolic")(X)
+    graph, _ = import_graph("g", [("inference", gm)])
+    verify(graph)
+    (size, _) = graph.value[graph.sections[0].inputs[-1].name].layout.size
+    made, zeros = op(graph, "sized"), op(graph, "new_zeros")
+    assert made.outputs[1] is None and zeros.args[1] == (size, 2)
+    compiled = torch.compile(lambda x: f(x)[0], backend="lowtide", dynamic=True)
+    for n in (3, 5):
+        assert compiled(torch.ones(n, 6)).shape == (n, 2)
+
+
+CALLS = [  # by place and by name, and what the operation then is: x and y stand for the inputs
+    (("x", "y"), {"by": 1.0}, ("x", "y"), {"by": 1.0}),
+    (("x",), {"y": "y", "by": 1.0}, ("x", "y"), {"by": 1.0}),
+    ((), {"y": "y", "by": 1.0, "x": "x"}, ("x", "y"), {"by": 1.0}),
+    (("x", "y"), {"m": [2], "by": 1.0}, ("x", "y", 3, (2,)), {"by": 1.0}),
+    (("x", "y", 4), {"s": "b", "by": 1.0}, ("x", "y", 4), {"by": 1.0, "s": "b"}),
+]
+
+
+def called(args: Any, kwargs: Any) -> Graph:
+    """The graph of one call, whatever its arguments; "x" and "y" are the graph's inputs."""
+    _, gm = traced(lambda x, y: [kinds.many(x, y, by=2.0)], X, X)
+    given = dict(zip("xy", (n for n in gm.graph.nodes if n.op == "placeholder"), strict=True))
+    call = next(n for n in gm.graph.nodes if n.op == "call_function")
+    call.args = tuple(given.get(a, a) if isinstance(a, str) else a for a in args)
+    call.kwargs = {k: given.get(a, a) if isinstance(a, str) else a for k, a in kwargs.items()}
+    return import_graph("g", [("inference", gm)])[0]
+
+
+@pytest.mark.spec("IR-46")
+@pytest.mark.parametrize(("args", "kwargs", "placed", "named"), CALLS)
+def test_arguments_stand_in_the_order_of_the_schema(args: Any, kwargs: Any, placed: Any, named: Any):
+    graph = called(args, kwargs)
+    inputs = dict(zip("xy", graph.sections[0].inputs, strict=True))
+    made = op(graph, "many")
+    assert made.args == tuple(inputs.get(a, a) if isinstance(a, str) else a for a in placed)
+    assert dict(made.kwargs) == named
+
+
+@pytest.mark.spec("IR-46", "G12")
+@pytest.mark.parametrize(
+    ("args", "kwargs", "because"),
+    [
+        (("x",), {"by": 1.0}, "is called without its argument y"),
+        (("x", "y"), {}, "is called without its argument by"),
+        (("x", "y", 3, [1], 1.0), {}, "is given 5 arguments by their place, and takes 4"),
+        (("x", "y"), {"by": 1.0, "y": "x"}, "is given y twice"),
+        (("x", "y"), {"by": 1.0, "of": 3}, "takes no argument called of"),
+    ],
+)
+def test_a_call_that_does_not_fit_its_schema_is_an_error_of_our_own(args: Any, kwargs: Any, because: str):
+    with pytest.raises(Unsupported, match=rf"lowtide_kinds\.many\.default: {because}"):
+        called(args, kwargs)
+
+
+@pytest.mark.spec("IR-49")
 def test_each_result_has_bytes_and_an_end_of_its_own():
     def f(x: torch.Tensor) -> list[torch.Tensor]:
         best, at = aten.max.dim(x * 2, 1)
@@ -126,9 +193,8 @@ def test_only_what_writes_into_given_memory_lies_in_a_slab():
 
 def _rule(target: str) -> tuple[Callable[..., Any], int]:
     """The function that takes an operator's arguments, and how many come before them."""
-    rule = RECORDS[target].rule
-    closed = dict(zip(rule.__code__.co_freevars, rule.__closure__ or (), strict=True))
-    return (closed["function"].cell_contents, 0) if "function" in closed and "conditions" in closed else (rule, 1)
+    record = RECORDS[target]
+    return record.takes, int(record.takes is record.rule)
 
 
 def _plain(default: Any) -> Any:

@@ -316,6 +316,18 @@ def _rearranging() -> Iterator[Call]:
         yield "aten.expand_copy.default", (t(1, 3, dtype=d), [4, 2, 3]), {}
         yield "aten.view_copy.default", (x, [3, 8]), {}
         yield "aten.narrow_copy.default", (x, 1, 2, 3), {}
+        yield "aten.permute_copy.default", (t(3, 4, 5, dtype=d), [2, -3, 1]), {}
+        yield "aten.transpose_copy.int", (t(3, 4, 5, dtype=d), 0, -1), {}
+        yield "aten.t_copy.default", (x,), {}
+        yield "aten.squeeze_copy.default", (t(1, 3, 1, 5, dtype=d),), {}
+        yield "aten.squeeze_copy.dim", (t(1, 3, 1, 5, dtype=d), 2), {}
+        yield "aten.squeeze_copy.dims", (t(1, 3, 1, 5, dtype=d), [0, 1]), {}
+        yield "aten.unsqueeze_copy.default", (x, -2), {}
+        yield "aten.unfold_copy.default", (t(3, 9, 4, dtype=d), 1, 3, 2), {}
+        yield "aten.unbind_copy.int", (x, -1), {}
+        yield "aten.split_with_sizes_copy.default", (t(3, 9, dtype=d), [2, 3, 4], 1), {}
+        for k in range(-1, 4):
+            yield "aten.rot90.default", (t(3, 4, 5, dtype=d), k, [2, 0]), {}
         p = t(2, 3, 7, 8, dtype=d)
         c = torch.ops.aten.im2col(p, [3, 2], [1, 2], [1, 1], [2, 1])
         yield "aten.im2col.default", (p, [3, 2], [1, 2], [1, 1], [2, 1]), {}
@@ -359,6 +371,8 @@ def _curves() -> Iterator[Call]:
         yield "aten.nan_to_num.default", (t(24, dtype=d, edge=True),), {}
         u = t(24, dtype=d, low=0.01, high=0.99)
         yield "aten.logit.default", (u,), {}
+        yield "aten.mvlgamma.default", (t(24, dtype=d, low=2, high=9), 3), {}
+        yield "aten._conj_physical.default", (t(24, dtype=d),), {}
         yield "aten.logit.default", (t(24, dtype=d), 0.1), {}
         yield "aten.logit_backward.default", (t(24, dtype=d), u, 0.1), {}
         yield "aten.logit_backward.default", (t(24, dtype=d), u), {}
@@ -412,6 +426,8 @@ def _more_rows() -> Iterator[Call]:
         yield "aten.aminmax.default", (t(4, 10, dtype=d),), {"dim": 0, "keepdim": True}
         yield "aten.count_nonzero.dim_IntList", (t(4, 10, dtype=d), [1]), {}
         yield "aten.nansum.default", (t(4, 10, dtype=d, edge=True), [0]), {}
+        for p in (1, 2, 3.0):
+            yield "aten.dist.default", (t(4, 1, 10, dtype=d), t(3, 10, dtype=d), p), {}
         yield "aten.trace.default", (t(4, 10, dtype=d),), {}
         x, mean, variance = t(2, 3, 4, dtype=d), t(3, dtype=d), t(3, low=0.1, dtype=d)
         yield "aten._native_batch_norm_legit_no_training.default", (x, None, None, mean, variance, 0.1, 1e-5), {}

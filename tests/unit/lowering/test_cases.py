@@ -45,19 +45,21 @@ def results(lowered, tensors, expected, run, call: Call, what: str) -> list[str]
 
 
 def as_near(call: Call, k: int, found: torch.Tensor, expected: torch.Tensor) -> bool:
-    """Whether a result in a half type is as near to what eager gives in float32 as eager's own, which adds up in halves."""
-    if expected.dtype not in (torch.bfloat16, torch.float16):
+    """Whether a result is as near to what eager gives in a wider type as eager's own, which adds up in the narrow one."""
+    wider = {torch.bfloat16: torch.float32, torch.float16: torch.float32, torch.float32: torch.float64}
+    if expected.dtype not in wider:
         return False
+    to = wider[expected.dtype]
 
     def wide(a):
         if isinstance(a, list | tuple):
             return [wide(x) for x in a]
-        return a.float() if isinstance(a, torch.Tensor) and a.dtype == expected.dtype else a
+        return a.to(to) if isinstance(a, torch.Tensor) and a.dtype == expected.dtype else a
 
     best = overload(call[0])(*wide(call[1]), **{n: wide(a) for n, a in call[2].items()})
     best = best if isinstance(best, torch.Tensor) else best[k]
     step = torch.finfo(expected.dtype).eps * best.abs()
-    return bool(((found.float() - best).abs() <= (expected.float() - best).abs().max() + step).all())
+    return bool(((found.to(to) - best).abs() <= (expected.to(to) - best).abs().max() + step).all())
 
 
 def show(call: Call) -> str:

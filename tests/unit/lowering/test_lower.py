@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -75,6 +76,29 @@ def test_a_sort_whose_positions_nobody_uses_is_lowered():
     op = Op("s", "aten.sort.default", (Ref("x"),), (), ("y", None), "tuple")
     lowered = lower(_one(op, Value("x", y, "x"), Value("y", y, "y")))
     assert lowered.loops and not lowered.reasons
+
+
+@pytest.mark.spec("IR-46", "G12")
+@pytest.mark.parametrize(
+    ("target", "args", "kwargs", "because"),
+    [
+        ("mul.Tensor", (Ref("x"), Ref("x"), 2), (), "too many positional arguments"),
+        ("mul.Tensor", (Ref("x"),), (), "missing a required argument"),
+        ("mul.Tensor", (Ref("x"), Ref("x")), (("by", 2),), "unexpected keyword argument 'by'"),
+        ("_softmax.default", (Ref("x"), 1), (("dim", 1),), "multiple values for argument 'dim'"),
+        ("_softmax.default", (Ref("x"), None, False), (), "takes None as dim"),
+        ("clamp.default", (3, 1.0, 2.0), (), "takes 3 as x"),
+        ("permute_copy.default", (Ref("x"), 1), (), "takes 1 as dims"),
+        ("gelu.default", (Ref("x"),), (("approximate", True),), "takes True as approximate"),
+    ],
+    ids=str,
+)
+def test_a_call_that_a_rule_does_not_take_stays_a_call(target: str, args: Any, kwargs: Any, because: str):
+    y = Layout("f32", "cpu", (4, 5), (5, 1))
+    op = Op("y", f"aten.{target}", args, kwargs, ("y",))
+    lowered = lower(_one(op, Value("x", y, "x"), Value("y", y, "y")))
+    (reason,) = lowered.reasons
+    assert lowered.graph.ops == (op,) and target in reason.what and because in reason.because
 
 
 @pytest.mark.spec("IR-18")

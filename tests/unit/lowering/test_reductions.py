@@ -24,13 +24,14 @@ from lowtide.ir.interpret import NUMPY, interpret
 from lowtide.ir.loops import Loop
 from lowtide.ir.normal import normalise
 from lowtide.lowering.lower import lower
+from lowtide.lowering.reduction import Parts, parts
 
 pytestmark = [pytest.mark.torch, pytest.mark.skipif(native.compiler() is None, reason="needs a C++ compiler")]
 
 
 @pytest.mark.spec("IR-31")
 def test_no_element_one_and_several():
-    """Results have the destination's dtype, also of nothing; one element needs no reduction."""
+    """Results have the destination's dtype, also of nothing; one element, or a few that are added up, need no reduction."""
     targets = {"sum.dim_IntList": [1], "prod.dim_int": 1, "any.dim": 1, "all.dim": 1}
     choose = {"amax.default": [1], "amin.default": [1], "argmax.default": 1, "argmin.default": 1}
     calls = [
@@ -44,8 +45,11 @@ def test_no_element_one_and_several():
     build([loop for low, _, _ in lowered for loop in low.loops.values()], 8)
     for (target, (x, _)), (low, tensors, expected) in zip(calls, lowered, strict=True):
         (loop,) = low.loops.values()
-        assert (loop.outer, loop.stages[0].inner) == ((5,), (x.shape[1],))
-        assert any(i.op == "reduce" for i in normalise(loop).body) == (x.shape[1] != 1), target
+        few = x.shape[1] in (1, 3) and any(kind in target for kind in ("sum", "prod", "any", "all"))
+        assert loop.pointwise == few, target
+        if not few:
+            assert (loop.outer, loop.stages[0].inner) == ((5,), (x.shape[1],))
+            assert any(i.op == "reduce" for i in normalise(loop).body) == (x.shape[1] != 1), target
         for run in (call_kernel, by_oracle):
             found = lowered_results(low, tensors, run)["y0"]
             assert found.dtype == expected.dtype
@@ -177,3 +181,54 @@ def test_half_types_are_summed_in_single_precision_whatever_the_parts(dtype: tor
     for low, tensors, _ in lowered:
         found = lowered_results(low, tensors, call_kernel)["y0"].double()
         assert ((found - exact).abs() <= torch.finfo(dtype).eps / 2 * exact * 1.001).all(), (found, exact)
+
+
+@pytest.mark.spec("IR-33")
+@pytest.mark.parametrize(
+    ("size", "stride", "dims", "wanted"),
+    [
+        ((100_000, 4), (4, 1), (0,), Parts(0, 128)),
+        ((4, 100_000), (1, 4), (1,), Parts(1, 128)),  # the same bytes
+        ((100_000, 100), (100, 1), (0,), Parts(0, 8)),
+        ((5, 7, 20_000), (140_000, 1, 7), (0, 2), Parts(2, 73)),
+        ((100_000, 200), (200, 1), (0,), None),  # columns enough for all threads
+        ((4, 100_000), (100_000, 1), (1,), None),  # rows
+        ((1_000, 4), (4, 1), (0,), None),  # not worth a second loop
+        ((100_000, 1), (1, 1), (0,), None),  # one result: a loop without outer ranges is cut as it is
+        ((64, 4, 600, 1), (2400, 1, 4, 1), (0, 2, 3), None),  # no dimension is long enough alone
+    ],
+    ids=str,
+)
+def test_what_is_cut_follows_from_the_layout(
+    size: tuple[int, ...], stride: tuple[int, ...], dims: tuple[int, ...], wanted: Parts | None
+):
+    assert parts(size, stride, dims) == wanted
+
+
+@pytest.mark.spec("IR-33", "IR-34")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64], ids=str)
+def test_few_long_columns_are_cut_into_parts(dtype: torch.dtype):
+    """A length that no number of parts divides: what is left over is reduced behind the parts."""
+    g = torch.Generator().manual_seed(0)
+    x = (torch.rand(50_021, 3, generator=g) * 100).to(dtype)
+    x[7, 1] = x[-1, 2] = 1000
+    calls = [
+        ("aten.sum.dim_IntList", (x, [0])),
+        ("aten.amax.default", (x, [0], True)),
+        ("aten.amin.default", (x.t(), [1])),
+    ]
+    if dtype.is_floating_point:
+        calls.append(("aten.mean.dim", (x.view(50_021, 3, 1).expand(-1, 3, 2), [0, 2])))
+    lowered = [lower_call(*c) for c in calls]
+    build([loop for low, _, _ in lowered for loop in low.loops.values()])
+    for (target, (given, dims, *_)), (low, tensors, expected) in zip(calls, lowered, strict=True):
+        cut, _ = low.loops.values()
+        assert len(cut.outer) == 1 + given.dim() - len(dims), target
+        for run in (call_kernel, by_oracle):
+            found = lowered_results(low, tensors, run)["y0"]
+            if target == "aten.sum.dim_IntList" or "mean" in target:
+                by = given.double() if dtype.is_floating_point else given
+                exact = by.sum(dims) if "sum" in target else by.mean(dims)
+                torch.testing.assert_close(found, exact.to(dtype))
+            else:
+                assert torch.equal(found, expected), target

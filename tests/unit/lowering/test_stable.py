@@ -1,4 +1,4 @@
-"""Statistics far from zero: what lowered normalisations and variances give, against double precision."""
+"""Statistics far from zero, against double precision, and the exponents of extreme rows."""
 
 from __future__ import annotations
 
@@ -72,3 +72,22 @@ def test_means_far_from_zero(case: str, long_rows: bool, monkeypatch: pytest.Mon
             continue
         tolerance = 2e-4 if k != 1 else 1e-7
         torch.testing.assert_close(found, wanted.double(), rtol=tolerance, atol=tolerance if k == 0 else 0)
+
+
+@pytest.mark.spec("IR-35")
+@pytest.mark.parametrize("name", ["_softmax", "_log_softmax", "_safe_softmax", "logsumexp"])
+@pytest.mark.parametrize("shape", ["rows", "columns", "whole"])
+def test_exponents_in_one_pass(name: str, shape: str, monkeypatch: pytest.MonkeyPatch):
+    """Maximum and sum of rows that no cache holds: extreme logits, infinities, rows of nothing, no numbers."""
+    x = torch.randn(6, 1300, generator=torch.Generator().manual_seed(0)) * 100
+    x[1] = -float("inf")
+    x[2, 700], x[3, :600], x[4, 5] = float("inf"), -float("inf"), float("nan")
+    x = x[0] if shape == "whole" else x.t().contiguous() if shape == "columns" else x
+    dim = 0 if shape == "columns" else x.dim() - 1
+    args = (x, [dim]) if name == "logsumexp" else (x, dim) if name == "_safe_softmax" else (x, dim, False)
+    monkeypatch.setattr(reduction, "_IN_NO_CACHE", 1)
+    lowered, tensors, expected = lower_call(f"aten.{name}.default", args, {})
+    assert any(i.family == "softmax" for loop in lowered.loops.values() for i in loop.body)
+    build(lowered.loops.values())
+    found = lowered_results(lowered, tensors, call_kernel)["y0"]
+    torch.testing.assert_close(found, expected, equal_nan=True, rtol=1e-5, atol=1e-6)

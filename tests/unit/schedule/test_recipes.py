@@ -11,6 +11,7 @@ from loop_programs import compute, one_by_one
 from small_loops import flat
 from test_fusion import program
 
+from lowtide.ir.interpret import interpret
 from lowtide.ir.lowered import LOOP, Lowered, check_lowered
 from lowtide.ir.verify import verify
 from lowtide.schedule.inline import inline
@@ -82,3 +83,35 @@ def test_the_parts_of_a_concatenation_are_computed_in_their_places() -> None:
     loops, stored = made(lambda x, y, w: [torch.cat([x.sin()] + [y.cos() + k for k in range(5)], 1)])
     assert loops == 6 and stored == {"cat"}  # many parts: a loop each, into one result
     assert made(lambda x, y, w: [torch.cat([x @ w, y], 1)]) == (1, {"mm", "cat"})  # a library's result is copied
+
+
+@pytest.mark.torch
+@pytest.mark.spec("IR-51")
+def test_a_concatenation_within_another_is_not_made() -> None:
+    torch = pytest.importorskip("torch")
+    x, y = torch.arange(24.0).view(6, 4), torch.arange(18.0).view(6, 3)
+
+    def stored(f: Callable[..., Any]) -> set[str]:
+        found = loops_of(f, x, y)
+        check_lowered(found)
+        section = found.graph.sections[0]
+        held = {i.name: v.numpy().ravel() for i, v in zip(section.inputs, (x, y), strict=True)}
+        given = set(held)
+        for o in (op for op in section.ops if op.target == LOOP):
+            held |= {n: np.zeros(found.graph.nbytes[n] // 4, "f4") for n in o.outputs}
+            interpret(found.loops[o.name], [held[n] for n in (*o.reads, *o.outputs)])
+        for ref, wanted in zip(section.returns, f(x, y), strict=True):
+            assert np.array_equal(held[ref.name], wanted.numpy().ravel())
+        return {v.name for v in found.graph.values if v.storage == v.name} - given
+
+    def along(x: Any, y: Any) -> Any:
+        return torch.cat([y, torch.cat([x.neg(), y, x], 1), x], 1)
+
+    assert stored(lambda x, y: [along(x, y)]) == {"cat_1"}
+    assert stored(lambda x, y: [torch.cat([torch.cat([x, y], 1), torch.cat([y, x], -1)], 0)]) == {"cat_2"}
+    assert stored(lambda x, y: [torch.cat([c := torch.cat([x, y], 1), c], 0)]) == {"cat_1"}
+    assert stored(lambda x, y: [torch.cat([c := torch.cat([x, y], 1), y], 1), c]) == {
+        "cat",
+        "cat_1",
+    }  # the caller has it
+    assert stored(lambda x, y: [torch.cat([torch.cat([x, y], 1).t(), x[:4, :1].expand(4, 6)], 0)]) == {"cat", "cat_1"}
