@@ -17,9 +17,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from lowtide.codegen.cpp import kernel
-from lowtide.codegen.cpp_source import kernel_sources
 from lowtide.codegen.host import emit
+from lowtide.codegen.targets import target_of
 from lowtide.core import native
 from lowtide.core.codec import dumps
 from lowtide.core.errors import BuildError, OverBudget
@@ -47,12 +46,14 @@ from lowtide.program import Program, Source
 from lowtide.report.steps import dump_steps
 from lowtide.report.steps import page as picture
 from lowtide.runtime import kernels
+from lowtide.schedule.buffers import print_buffers
 from lowtide.schedule.cost import Machine
 from lowtide.schedule.estimate import estimates
 from lowtide.schedule.fusion import fuse_loops
 from lowtide.schedule.inline import inline, lengthened
 from lowtide.schedule.schedule import OpFacts, Schedule, memory_graph, reordered, schedule
 from lowtide.schedule.text import print_schedule
+from lowtide.target import Target
 
 PROGRAM = "program"
 _ROUNDS = 6  # in which more and more is stored that would lift the peak if it were not
@@ -79,18 +80,21 @@ def compile_graph(
     before: Compiled | None = None,
     *,
     machine: Machine = Machine(),  # noqa: B008
+    target: Target | None = None,
 ) -> Compiled:
     """Run the stages on a static graph, watched by ``observers`` (None: as the environment says). ``machine``: what fusion
-    and estimates go by. ``before``: the same program
-    at other sizes, whose order and way of slabs are taken over, as far as that fits the budget.
+    and estimates go by. ``target``: what kernels are generated for, by default that of the graph's device. ``before``: the
+    same program at other sizes, whose order and way of slabs are taken over, as far as that fits the budget.
 
     Raises:
+        Unsupported: no target computes where the graph's values lie.
         OverBudget: the promised peak is above ``options.budget``.
         VerifyError: with ``options.verify``, where a checker finds a stage's result wrong.
     """
     see = _Stopwatch((observers or from_environment()).of_graph(graph.name))
     see("capture", lambda: print_graph(graph))
-    lowered, known, sources = lower_graph(graph, options, facts, see, machine)
+    target = target or target_of(graph)
+    lowered, known, sources = lower_graph(graph, options, facts, see, machine, target)
     if lowered.loops:
         see("lower", lambda: print_lowered(lowered))
         see("kernels", lambda: "\n".join(s.text for s in sources))
@@ -107,6 +111,7 @@ def compile_graph(
         see("order", lambda: _order_text(ordered, found))
         bound = found.lower_bound if found is not None else None
         ordered, plan = refine(ordered, plan_memory(ordered, options, bound), options, bound)
+    see("buffers", lambda: print_buffers(ordered))
     see("plan", lambda: dumps(plan.to_json(), indent=1), plan.promised_nbytes)
     see("refused", lambda: "".join(f"{reason}\n" for reason in refusals(ordered, plan)))
     see("steps", lambda: dump_steps(ordered, plan))
@@ -116,7 +121,7 @@ def compile_graph(
         verify(lowered.graph)
         check_lowered(lowered)
         replay(ordered, plan)
-    program = emit(ordered, plan, sources)
+    program = emit(ordered, plan, sources, target.kernel)
     see("program", program.source)
     covered = coverage(graph, lowered) if lowered.loops else None
     see("summary", lambda: _summary(ordered, plan, covered))
@@ -125,7 +130,7 @@ def compile_graph(
 
 
 def lower_graph(
-    graph: Graph, options: Options, facts: Facts, see: _Stopwatch, machine: Machine
+    graph: Graph, options: Options, facts: Facts, see: _Stopwatch, machine: Machine, target: Target
 ) -> tuple[Lowered, Mapping[str, OpFacts], tuple[Source, ...]]:
     """The graph with its loops, what is known of the other operations, and the sources of the loops' kernels, which a
     compiler begins to build meanwhile."""
@@ -134,14 +139,14 @@ def lower_graph(
     if native.compiler() is None:
         why = Reason("kernels of our own", "there is no C++ compiler, so ATen computes everything", "install g++")
         return Lowered(graph, {}, (why,)), facts(graph), ()
-    lowered = lower(graph)
+    lowered = lower(graph, target.device, target.dtypes)
     known = facts(lowered.graph)
     lowered, steps = inline_within(lowered, known, options)
     if options.fuse:
-        fused = fuse_loops(lowered, steps, inplace=options.inplace, machine=machine)
+        fused = fuse_loops(lowered, steps, inplace=options.inplace, machine=machine, rules=target.rules)
         see("fusion", fused.text)
         lowered = replace(fused.lowered, apart=fused.refused)
-    made = kernel_sources([kernel(loop) for loop in lowered.loops.values()], 2)
+    made = target.sources([target.kernel(loop) for loop in lowered.loops.values()], 2)
     kernels.start(made)
     return lowered, known, made
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 from lowtide.codegen import shape
@@ -33,6 +32,7 @@ from lowtide.ir.index import affine, substitute
 from lowtide.ir.loops import Instr, Loop
 from lowtide.ir.normal import normalise
 from lowtide.ir.symbolic import symbol
+from lowtide.target import Kernel
 
 RUN = 4096  # points of a row whose sum is taken in f32, in lanes
 _SHORT = 16  # instructions of a body that is written several times
@@ -40,16 +40,6 @@ GATHERED = 512  # values that a pass with several results takes at once
 ACROSS = 64  # points of the last range in a tile that is turned
 BLOCKS = 64  # partial results of a flat reduction
 _NAME = "KERNEL"
-
-
-@dataclass(frozen=True, slots=True)
-class Kernel:
-    """A C++ function: its name, its text, what ``P`` holds, and how many buffers it takes."""
-
-    name: str
-    text: str
-    params: tuple[int, ...]
-    buffers: int
 
 
 @lru_cache(maxsize=4096)

@@ -16,15 +16,16 @@ its first storage begins and given back where its last one ends.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from lowtide.codegen.cpp import kernel
+from lowtide.codegen import cpp
 from lowtide.core.errors import BugError
 from lowtide.ir.graph import ITEMSIZE, OBJECT, Arg, Atom, Expr, Graph, Op, Ref, Section, Value, int_of, refs_in
 from lowtide.ir.loops import Loop
 from lowtide.plan.plan import OVER, MemoryPlan, Place
 from lowtide.program import Consumed, Entry, Header, Program, SlabUse, Source, usable
 from lowtide.schedule.schedule import CALL, Schedule, Step, memory_graph
+from lowtide.target import Kernel
 
 
 class _Names:
@@ -52,13 +53,19 @@ class _Names:
         return self.known[key]
 
 
-def emit(schedule: Schedule, plan: MemoryPlan, kernels: tuple[Source, ...] = ()) -> Program:
-    """The program of a schedule under a plan. ``kernels``: sources that define the functions of its loops."""
+def emit(
+    schedule: Schedule,
+    plan: MemoryPlan,
+    kernels: tuple[Source, ...] = (),
+    kernel: Callable[[Loop], Kernel] = cpp.kernel,
+) -> Program:
+    """The program of a schedule under a plan. ``kernels``: sources that define the functions of its loops, each of which is
+    called as ``kernel`` says."""
     names = _Names(schedule.graph)
     entries: list[Entry] = []
     source: list[str] = []
     for i, section in enumerate(schedule.graph.sections):
-        writer = _Section(schedule, plan, i, section, names)
+        writer = _Section(schedule, plan, i, section, names, kernel)
         source.extend([*writer.lines(), "", ""])
         entries.append(Entry(writer.function, tuple(writer.uses), writer.consumed(), writer.strides()))
     for c in schedule.graph.constants:
@@ -69,8 +76,11 @@ def emit(schedule: Schedule, plan: MemoryPlan, kernels: tuple[Source, ...] = ())
 class _Section:
     """Writes one function; short-lived."""
 
-    def __init__(self, schedule: Schedule, plan: MemoryPlan, index: int, section: Section, names: _Names) -> None:
-        self.graph, self.plan, self.section, self.names = schedule.graph, plan, section, names
+    def __init__(
+        self, schedule: Schedule, plan: MemoryPlan, index: int, section: Section, names: _Names,
+        kernel: Callable[[Loop], Kernel],
+    ) -> None:  # fmt: skip
+        self.graph, self.plan, self.section, self.names, self.kernel = schedule.graph, plan, section, names, kernel
         self.function = re.sub(r"\W", "_", section.name)
         nodes = memory_graph(schedule).nodes
         at = {n.name: t for t, n in enumerate(nodes)}
@@ -298,7 +308,7 @@ class _Section:
             if place.slab is None:
                 before.append(f"{o} = made({size}, {stride}, dtype={self.names.of('dtype', x.dtype)})")
             places.append(f"{o}.data_ptr()")
-        k = kernel(loop)
+        k = self.kernel(loop)
         numbers = self.names.of("numbers", ",".join(map(str, k.params)))
         call = f"{self.names.of('kernel', f'{k.name}/{k.buffers}')}({', '.join([numbers, *places])})"
         if loop.checks:

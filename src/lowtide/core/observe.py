@@ -35,7 +35,8 @@ STAGES: Mapping[str, tuple[int, str]] = {
     "fusion": (6, "txt"),
     "kernels": (5, "cpp"),
     "schedule": (3, "txt"),
-    "memory": (TOP + 1, "json"),  # only ever a file: the format of ``lowtide order``
+    "buffers": (TOP + 1, "txt"),  # this and what has as high a number is only ever a file
+    "memory": (TOP + 1, "json"),  # the format of ``lowtide order``
     "order": (3, "txt"),
     "plan": (4, "json"),
     "refused": (TOP + 1, "txt"),  # only ever a file, as long as the program

@@ -25,13 +25,15 @@ LOOP = "lowtide.loop.default"
 class Lowered:
     """``loops`` by the name of the operation. ``reasons``: what stayed a library call that need not. ``members``: for a
     loop that inlining or fusion made of several, the names of the operations in it; one that was inlined stands in each
-    of its readers. ``apart``: why pairs of loops stay two."""
+    of its readers. ``apart``: why pairs of loops stay two. ``together``: names of operations that came in one list, which may
+    be launched together."""
 
     graph: Graph
     loops: Mapping[str, Loop]
     reasons: tuple[Reason, ...] = ()
     members: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     apart: tuple[Reason, ...] = ()
+    together: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

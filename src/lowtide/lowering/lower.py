@@ -16,9 +16,10 @@ from lowtide.core.reason import Reason
 from lowtide.ir.graph import Graph, Op, Ref, Section, Value, refs_in
 from lowtide.ir.loops import Loop
 from lowtide.ir.lowered import Lowered, loop_op, pruned
+from lowtide.lowering.foreach import LISTS
 from lowtide.lowering.rules import RECORDS
 from lowtide.lowering.site import Made, Refused, Site, refused
-from lowtide.lowering.table import plain_dtypes
+from lowtide.lowering.table import DTYPES, plain_dtypes
 
 # What libraries do best, and what computes nothing.
 _LIBRARY = frozenset(
@@ -43,11 +44,12 @@ def is_library(target: str) -> bool:
     return target not in _OURS and (name in _LIBRARY or name.startswith(_LIBRARY_KINDS))
 
 
-def lower(graph: Graph) -> Lowered:
-    """Apply the table's rules to a static graph."""
+def lower(graph: Graph, device: str = "cpu", dtypes: Set[str] = DTYPES) -> Lowered:
+    """Apply the table's rules to a static graph, as far as its tensors lie on ``device`` and hold ``dtypes``."""
     values: dict[str, Value] = {v.name: v for v in graph.values}
     loops: dict[str, Loop] = {}
     reasons: list[Reason] = []
+    together: list[tuple[str, ...]] = []
     sections: list[Section] = []
     for s in graph.sections:
         roots = _roots(graph, s)
@@ -56,8 +58,8 @@ def lower(graph: Graph) -> Lowered:
         absorbed: set[str | None] = set()
         ops: list[Op] = []
         for op in s.ops:
-            site = Site(graph, op, roots, alone)
-            reason = _apply(site, used)
+            site = Site(graph, op, roots, alone, device)
+            reason = _apply(site, used, dtypes & DTYPES)
             if reason is not None or not site.made:
                 ops.append(op)
                 reasons += [reason] if reason is not None else []
@@ -65,18 +67,22 @@ def lower(graph: Graph) -> Lowered:
             values.update((t.name, t) for t in site.temporaries)
             absorbed |= site.absorbed
             names = list(_names(site))
-            for new, loop in _operations(op, site.made, whole=not names):
-                ops.append(new)
-                loops[new.name] = loop
+            made = dict(_operations(op, site.made, whole=not names))
+            ops += made
+            loops |= {new.name: loop for new, loop in made.items()}
+            if RECORDS[op.target].kind == LISTS:
+                together.append(tuple(new.name for new in made))
             ops += [_alias(o, x, op) for o, x in names]
         ops = [op for op in ops if not op.outputs or not absorbed.issuperset(op.outputs)]
         sections.append(replace(s, ops=tuple(ops)))
     whole = replace(graph, values=tuple(values.values()), sections=tuple(sections))
     kept = {op.name for op in whole.ops}
-    return Lowered(pruned(whole), {n: x for n, x in loops.items() if n in kept}, tuple(reasons))
+    return Lowered(
+        pruned(whole), {n: x for n, x in loops.items() if n in kept}, tuple(reasons), together=tuple(together)
+    )
 
 
-def _apply(site: Site, used: Set[str]) -> Reason | None:
+def _apply(site: Site, used: Set[str], dtypes: Set[str]) -> Reason | None:
     """Run the rule of an operation; why there is none, or why it refuses. None with nothing made: needs no loop."""
     op = site.op
     if op.view or is_library(op.target):
@@ -87,7 +93,7 @@ def _apply(site: Site, used: Set[str]) -> Reason | None:
     if (why := record.misfit(op)) is not None:
         return refused(op, why)
     try:
-        plain_dtypes(site)
+        plain_dtypes(site, dtypes)
         given: object = record.rule(site, *op.args, **dict(op.kwargs))
         if given is not None:
             raise BugError(f"the rule of {op.target} gives a {type(given).__name__}; what a rule makes are loops")

@@ -2,6 +2,7 @@
 
 from lowtide.lowering import (
     activation,
+    foreach,
     indexing,
     loss,
     movement,
@@ -17,7 +18,7 @@ from lowtide.lowering import (
 from lowtide.lowering.table import RECORDS
 
 KINDS = (
-    activation, indexing, loss, movement, normalization, pointwise, pooling, rearranging, reduction, resampling, scatter,
+    activation, foreach, indexing, loss, movement, normalization, pointwise, pooling, rearranging, reduction, resampling, scatter,
     sorting,
 )  # fmt: skip
 __all__ = ["KINDS", "RECORDS"]

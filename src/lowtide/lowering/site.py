@@ -39,11 +39,18 @@ class Made:
 
 
 class Site:
-    """One operation, and the loops that its rule makes of it. ``alone``: values that only this operation reads, and what
-    computes them; a rule may compute one of those itself, and say so in ``absorbed``."""
+    """One operation, and the loops that its rule makes of it for a ``device``. ``alone``: values that only this operation reads,
+    and what computes them; a rule may compute one of those itself, and say so in ``absorbed``."""
 
-    def __init__(self, graph: Graph, op: Op, roots: Mapping[str, str], alone: Mapping[str, Op] | None = None) -> None:
-        self.graph, self.op, self.roots = graph, op, roots
+    def __init__(
+        self,
+        graph: Graph,
+        op: Op,
+        roots: Mapping[str, str],
+        alone: Mapping[str, Op] | None = None,
+        device: str = "cpu",
+    ) -> None:
+        self.graph, self.op, self.roots, self.device = graph, op, roots, device
         self.alone: Mapping[str, Op] = alone or {}
         self.absorbed: set[str] = set()
         self.made: list[Made] = []
@@ -72,7 +79,7 @@ class Site:
     def temporary(self, dtype: str, size: Sequence[int]) -> Ref:
         """A contiguous tensor of our own, which lives from the loop that makes it to the last that reads it."""
         name = f"{self.op.name}_part{len(self.temporaries)}"
-        v = Value(name, Layout(dtype, "cpu", tuple(size), filled(size)), name, self.op.origin)
+        v = Value(name, Layout(dtype, self.device, tuple(size), filled(size)), name, self.op.origin)
         self.temporaries.append(v)
         self.values[name] = v
         return Ref(name)

@@ -9,7 +9,7 @@ A pointwise rule is called with scalars instead of tensors and gives the scalar 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from functools import cache
 from inspect import Parameter, Signature, signature
@@ -17,7 +17,7 @@ from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
 
 from lowtide.core.errors import BugError
-from lowtide.ir.graph import Arg, Op, Ref
+from lowtide.ir.graph import ITEMSIZE, OBJECT, Arg, Op, Ref
 from lowtide.lowering.scalars import FLOATS, Number, Scalar, computed_in
 from lowtide.lowering.site import Refused, Site
 
@@ -73,7 +73,8 @@ def _fits(a: Arg, kind: Any) -> bool:
 
 
 RECORDS: dict[str, Record] = {}
-_SHAPELESS = frozenset(("complex32", "c32", "c64", "c128", "f8e4m3", "f8e5m2"))
+# What rules are written for: real numbers of at least the width that processors compute in.
+DTYPES = frozenset(ITEMSIZE) - {"c32", "c64", "c128", "f8e4m3", "f8e5m2", OBJECT}
 
 
 def register(kind: str, *targets: str, takes: Callable[..., Any] | None = None) -> Callable[[Rule], Rule]:
@@ -164,9 +165,9 @@ def _joined(a: str, b: str) -> str:
     return max(a, b, key=_ORDER.index)
 
 
-def plain_dtypes(site: Site) -> None:
-    """Refuse complex and 8-bit floating tensors, tensors elsewhere, and unknown sizes."""
+def plain_dtypes(site: Site, dtypes: Set[str]) -> None:
+    """Refuse tensors of other ``dtypes``, tensors elsewhere, and unknown sizes."""
     for name in (*site.op.reads, *(o for o in site.op.outputs if o)):
         y = site.graph.value[name].layout
-        if y.dtype in _SHAPELESS or y.device != "cpu" or not y.static:
+        if y.dtype not in dtypes or y.device != site.device or not y.static:
             raise Refused(f"%{name} is {y.dtype} on {y.device}")

@@ -19,6 +19,7 @@ from lowtide.core.units import format_bytes
 from lowtide.ir.graph import Graph
 from lowtide.plan.memory_plan_json import read_memory_plan
 from lowtide.plan.plan import MemoryPlan, Place
+from lowtide.schedule.buffers import ScheduledBuffer, buffers
 from lowtide.schedule.estimate import NodeEstimate
 from lowtide.schedule.json import read_schedule, to_json
 from lowtide.schedule.schedule import CALL, Schedule, Step, memory_graph
@@ -60,7 +61,7 @@ def svg(schedule: Schedule, plan: MemoryPlan, estimates: Mapping[str, NodeEstima
     for row in rows:
         if row.t in titles:
             parts.append(_text(8, row.top - 9, titles[row.t], 13, "#222222", "bold"))
-    parts += _bars(schedule.graph, plan, rows, lanes, left)
+    parts += _bars(schedule, plan, rows, lanes, left)
     for row in rows:
         if row.step is not None:
             parts += _step(schedule, plan, row, row.step, lanes, left, estimates.get(row.step.op.name))
@@ -160,8 +161,9 @@ def _lanes(plan: MemoryPlan) -> dict[str, tuple[int, int]]:
 
 
 def _bars(
-    graph: Graph, plan: MemoryPlan, rows: Sequence[_Row], lanes: Mapping[str, tuple[int, int]], left: int
+    schedule: Schedule, plan: MemoryPlan, rows: Sequence[_Row], lanes: Mapping[str, tuple[int, int]], left: int
 ) -> list[str]:
+    known = buffers(schedule)
     largest = max((p.nbytes for p in plan.places), default=1)
     out: list[str] = []
     for p in plan.places:
@@ -173,12 +175,12 @@ def _bars(
         out.append(
             f'<rect class="bar" x="{left + x}" y="{top.top + 4}" width="{wide - 2}" '
             f'height="{last.top + last.height - top.top - 6}" rx="2" fill="{shade}">'
-            f"<title>{escape(_buffer(graph, p))}</title></rect>"
+            f"<title>{escape(_buffer(schedule.graph, p, known[p.storage]))}</title></rect>"
         )
     return out
 
 
-def _buffer(graph: Graph, p: Place) -> str:
+def _buffer(graph: Graph, p: Place, known: ScheduledBuffer) -> str:
     where = "an allocation of its own" if p.slab is None else f"slab {p.slab} at {p.offset}"
     over = f", in the bytes of %{p.over}" if p.over is not None else ""
     kept = ", the caller's to keep" if p.escapes else ""
@@ -186,7 +188,7 @@ def _buffer(graph: Graph, p: Place) -> str:
     shape = f"{value.layout.dtype}{list(value.layout.size)}"
     return (
         f"%{p.storage} {shape}\n{format_bytes(p.nbytes)} ({p.nbytes} bytes), steps {p.first} to {p.end - 1}\n"
-        f"{where}{over}{kept}\n{value.origin}"
+        f"{where}{over}{kept}\n{known.uses}\n{value.origin}"
     ).rstrip()
 
 

@@ -5,8 +5,9 @@ Lowered with fewer kernels, in an order that keeps every dependency, and what wa
 Promised: the same numbers (``schedule.joined``); the peak of the order at hand never rises, judged by the timeline that
 order and plan use (``memory.estimate``); deterministic; nothing recurses, and no pair is looked at that shares nothing.
 
-Candidates are pairs (maker, reader) of a buffer, and neighbours among its readers. The best comes first: bytes that need
-not be moved, and, counted again, bytes that disappear where the peak is. A pair may become one if nothing between the
+Candidates are pairs (maker, reader) of a buffer, and neighbours among its readers or in one list, each once. The best comes
+first: the rank that the target gives it (``joined.Rules``), then bytes that need not be moved, and, counted again, bytes that
+disappear where the peak is. A pair may become one if nothing between the
 two needs the first and is needed by the second; what stands between goes in front or behind, whichever peaks lower.
 """
 
@@ -27,8 +28,8 @@ from lowtide.memory.flat import Flat, build, saved_bytes
 from lowtide.schedule.cost import Machine, loop_cost
 from lowtide.schedule.depend import accesses, dependencies, needed_operations
 from lowtide.schedule.inplace import loop_pairs
-from lowtide.schedule.joined import joined
-from lowtide.schedule.schedule import CALL, Schedule, handed_on, slabbed
+from lowtide.schedule.joined import LARGE, Rules, joined, points
+from lowtide.schedule.schedule import CALL, Schedule, handed_on, kept_by_caller, slabbed
 
 _GAIN = 0.5e-6  # seconds that a fusion saves at least
 _AT_PEAK = 8  # how often a byte that goes counts where it is part of the peak
@@ -80,12 +81,14 @@ def fuse_loops(
     *,
     inplace: bool = True,
     machine: Machine = Machine(),  # noqa: B008
+    rules: Rules = Rules(),  # noqa: B008
 ) -> Fused:
     """Fuse section by section; the timeline runs through all of them.
 
     ``scheduled``: the steps of ``lowered`` in the order at hand. ``inplace``: a fused loop may overwrite what dies in it.
+    ``rules``: what the target says of loops that may become one.
     """
-    work = _Work(_without_dead(lowered), scheduled, inplace, machine)
+    work = _Work(_without_dead(lowered), scheduled, inplace, machine, rules)
     for k in range(len(lowered.graph.sections)):
         work.run(k)
     return Fused(work.result(), tuple(work.notes), tuple(work.refused.values()), work.peak)
@@ -99,14 +102,15 @@ def _without_dead(lowered: Lowered) -> Lowered:
         return lowered
     sections = tuple(replace(s, ops=tuple(op for op in s.ops if op.view or op.name in kept)) for s in graph.sections)
     loops = {n: x for n, x in lowered.loops.items() if n in kept}
-    return Lowered(pruned(replace(graph, sections=sections)), loops, lowered.reasons, lowered.members)
+    return replace(lowered, graph=pruned(replace(graph, sections=sections)), loops=loops)
 
 
 class _Work:
     """The program as it changes; short-lived. Positions are places in ``order``, where what is gone leaves a hole."""
 
-    def __init__(self, lowered: Lowered, scheduled: Schedule, inplace: bool, machine: Machine) -> None:
+    def __init__(self, lowered: Lowered, scheduled: Schedule, inplace: bool, machine: Machine, rules: Rules) -> None:
         self.lowered, self.graph, self.machine, self.inplace = lowered, lowered.graph, machine, inplace
+        self.rules = rules
         self.slabbed = slabbed(scheduled)
         self.members = {n: inside for n, inside in lowered.members.items() if n in lowered.loops}
         self.storage = {v.name: v.storage for v in self.graph.values}
@@ -137,14 +141,20 @@ class _Work:
             self.before.update((n, set(b)) for n, b in found.before.items())
             self.after.update((n, set(a)) for n, a in found.after.items())
         self.at = {n: k for k, n in enumerate(self.order) if n is not None}
+        self.span_of = {n: (k, k) for n, k in self.at.items()}
         self.users: dict[str, set[str]] = {}
         for name, node in self.node.items():
             for s in node.touches:
                 self.users.setdefault(s, set()).add(name)
+        self.lists: dict[str, set[int]] = {n: set() for n in self.node}
+        self.listed: list[set[str]] = [{n for n in names if n in self.node} for names in lowered.together]
+        for k, names in enumerate(self.listed):
+            for n in names:
+                self.lists[n].add(k)
         self.maker = {s: n for n, node in self.node.items() for s in node.makes}
         self.returned = {self.storage[n] for s in self.graph.sections for a in s.returns for n in refs_in(a)}
-        self.outlives = self._kept()
         owned = self.graph.caller_owned  # what the caller has costs us nothing
+        self.outlives = kept_by_caller(self.graph) - owned
         self.nbytes = {s: 0 if s in owned else self.graph.nbytes[s] for s in self.users}
         self.measure()
 
@@ -153,15 +163,6 @@ class _Work:
         op = Op(f"{CALL}{self.graph.sections[section].name}", CALL, ())
         self.node[op.name] = _Node(op, None, handed_on(self.graph, section - 1), (), (), (), 0)
         return op.name
-
-    def _kept(self) -> set[str]:
-        """Storages that the caller gets to keep."""
-        out: set[str] = set()
-        for s in self.graph.sections:
-            for i, a in enumerate(s.returns):
-                if i not in s.saved:
-                    out |= {self.storage[n] for n in refs_in(a)}
-        return out - self.graph.caller_owned
 
     # -- the timeline ------------------------------------------------------------------------------------------------
 
@@ -251,44 +252,67 @@ class _Work:
         Fusions move the peak, so a pair whose score has fallen since it was offered goes back in line.
         """
         lo, hi = self.span[section]
-        self.queue: list[tuple[int, int, int, str, str]] = []
+        self.queue: list[tuple[tuple[int, int], int, int, tuple[int, int], str, str]] = []
         self.tried: set[tuple[int, int]] = set()  # by number: a fused node may have the name of one that is gone
         self.number = {n: k for k, n in enumerate(self.node)}
         self.inside = {n for n in self.order[lo:hi] if n is not None}
-        self.count = 0
         for n in self.order[lo:hi]:
             if n is not None and self.node[n].task is not None:
                 self.offer(n)
         while self.queue:
-            offered, distance, count, a, b = heapq.heappop(self.queue)
-            if a not in self.node or b not in self.node:
-                continue
-            if self.at[a] > self.at[b]:
-                a, b = b, a
-            score = -self.score(a, b)
-            if score > offered:
-                heapq.heappush(self.queue, (score, distance, count, a, b))
+            offered, distance, place, pair, a, b = heapq.heappop(self.queue)
+            if a not in self.node or b not in self.node or pair != (self.number[a], self.number[b]):
+                continue  # gone, or another that has its name
+            first, second = (b, a) if self.at[a] > self.at[b] else (a, b)
+            rank = self.rank(first, second)
+            if rank > offered:
+                heapq.heappush(self.queue, (rank, distance, place, pair, a, b))
             else:
-                self.attempt(a, b)
+                self.attempt(first, second)
 
     def offer(self, name: str) -> None:
-        """Put the pairs of a loop with its makers, its readers and the neighbours among those who read with it."""
+        """Put the pairs of a loop with its makers, its readers and the neighbours among those who read with it or came in
+        one list with it."""
         node = self.node[name]
+        others: dict[str, None] = {}
         for s in node.touches:
-            around = sorted((u for u in self.users[s] if u in self.inside), key=lambda u: self.at[u])
             if s in node.makes:
-                others = [u for u in around if u != name]
+                others |= dict.fromkeys(self.in_order(self.users[s]))
             else:
-                k = around.index(name)
-                others = [u for u in (self.maker.get(s), *around[max(0, k - 1) : k], *around[k + 1 : k + 2]) if u]
-            for u in others:
-                if u in self.inside and u != name and self.node[u].task is not None:
-                    a, b = (name, u) if self.at[name] < self.at[u] else (u, name)
-                    pair = (self.number[a], self.number[b])
-                    if pair not in self.tried:
-                        self.tried.add(pair)
-                        self.count += 1
-                        heapq.heappush(self.queue, (-self.score(a, b), self.at[b] - self.at[a], self.count, a, b))
+                maker = self.maker.get(s)
+                others |= {maker: None} if maker is not None else {}
+                others |= dict.fromkeys(self.neighbours(name, self.users[s]))
+        for k in sorted(self.lists[name]):
+            others |= dict.fromkeys(self.neighbours(name, self.listed[k]))
+        for u in others:
+            if u in self.inside and u != name and self.node[u].task is not None:
+                a, b = (name, u) if self.at[name] < self.at[u] else (u, name)
+                pair = (self.number[a], self.number[b])
+                if pair not in self.tried:
+                    self.tried.add(pair)
+                    heapq.heappush(self.queue, (self.rank(a, b), *self.nearness(a, b), pair, a, b))
+
+    def in_order(self, names: Set[str]) -> list[str]:
+        """Those of this section as they run."""
+        return sorted((u for u in names if u in self.inside), key=self.at.__getitem__)
+
+    def neighbours(self, name: str, names: Set[str]) -> list[str]:
+        """Those of ``names`` right before and right behind one of them."""
+        around = self.in_order(names)
+        k = around.index(name)
+        return [*around[max(0, k - 1) : k], *around[k + 1 : k + 2]]
+
+    def rank(self, a: str, b: str) -> tuple[int, int]:
+        """What orders a pair, least first: the rank that the target gives it, then the more bytes it saves the less."""
+        x, y = self.node[a].task, self.node[b].task
+        assert x is not None and y is not None
+        return self.rules.rank(x.loop, y.loop), -self.score(a, b)
+
+    def nearness(self, a: str, b: str) -> tuple[int, int]:
+        """Places between the two in the order that fusion began with, from the last of the one to the first of the other where
+        they are kernels of several, and the first place of both."""
+        x, y = sorted((self.span_of[a], self.span_of[b]))
+        return max(0, y[0] - x[1]), x[0]
 
     def score(self, a: str, b: str) -> int:
         """Bytes that the two need not move if they are one; those of a buffer that goes altogether count again, and more
@@ -324,13 +348,13 @@ class _Work:
         placed = self.arrangements(a, b)
         if isinstance(placed, str):
             return placed
-        if why := self.other_names(a, b):
+        if why := self.other_names(a, b) or self.little_shared(a, b):
             return why
         gone = {a, b}
         needed = {
             v for v in (*x.makes, *y.makes) if self.storage[v] in self.returned or self.users[self.storage[v]] - gone
         }
-        task = joined(x, y, needed)
+        task = joined(x, y, needed, self.rules)
         if isinstance(task, str):
             return task
         gain = sum(loop_cost(t.loop, self.machine).seconds(self.machine) for t in (x, y))
@@ -350,6 +374,16 @@ class _Work:
             if len(names) > 1:
                 return f"%{s} goes by several names in them"
         return ""
+
+    def little_shared(self, a: str, b: str) -> str:
+        """Refuses large siblings that have next to nothing in common: a call is all that one pass would save."""
+        x, y = self.node[a], self.node[b]
+        assert x.task is not None and y.task is not None
+        both = set(x.touches) & set(y.touches)
+        if both & {*x.makes, *x.changes, *y.changes} or min(points(x.task.loop), points(y.task.loop)) < LARGE:
+            return ""
+        nbytes = sum(self.graph.nbytes[s] for s in both)
+        return f"they share {format_bytes(nbytes)}" if nbytes < self.rules.least_shared else ""
 
     def arrangements(self, a: str, b: str) -> tuple[_Way, ...] | str:
         """The orders, without the pair's own names, in which what stands from a to b may stand around the two ('' is
@@ -412,6 +446,11 @@ class _Work:
         after = (self.after.pop(a) | self.after.pop(b)) - {a, b}
         for s in (*self.node[a].touches, *self.node[b].touches):
             self.users[s] -= {a, b}
+        spans = self.span_of.pop(a), self.span_of.pop(b)
+        self.span_of[new] = min(s[0] for s in spans), max(s[1] for s in spans)
+        lists = self.lists.pop(a) | self.lists.pop(b)
+        for k in lists:
+            self.listed[k] = self.listed[k] - {a, b} | {new}
         for old in (a, b):
             del self.node[old], self.at[old]
             self.inside.discard(old)
@@ -421,6 +460,7 @@ class _Work:
             self.before[n] = self.before[n] - {a, b} | {new}
         self.node[new], self.before[new], self.after[new] = node, before, after
         self.inside.add(new)
+        self.lists[new] = lists
         for s in node.touches:
             self.users.setdefault(s, set()).add(new)
         for s in node.makes:

@@ -141,7 +141,8 @@ class _Work:
             )
             sections.append(replace(s, ops=ops))
         graph: Graph = pruned(replace(self.graph, sections=tuple(sections)))
-        return Lowered(graph, {n: t.loop for n, t in self.tasks.items()}, self.lowered.reasons, self.members)
+        loops = {n: t.loop for n, t in self.tasks.items()}
+        return replace(self.lowered, graph=graph, loops=loops, members=self.members)
 
     def _op(self, op: Op) -> Op:
         t = self.tasks[op.name]

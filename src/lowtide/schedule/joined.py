@@ -15,7 +15,7 @@ and take a value that was just stored instead of loading it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -28,28 +28,46 @@ from lowtide.ir.symbolic import Dim, symbol
 from lowtide.ir.task import Task
 from lowtide.schedule.cost import across, elements
 
-LARGEST_BODY = 240  # instructions
-MOST_BUFFERS = 24
-MOST_STREAMS = 8  # the first cache has as many places for addresses that differ by a multiple of a page
 LARGE = 1 << 14  # elements
 
 
-def joined(a: Task, b: Task, needed: Set[str]) -> Task | str:
+def unranked(_a: Loop, _b: Loop) -> int:
+    """No pair of loops goes before others because of what they are."""
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a target says of loops that may become one.
+
+    rank: pairs of lower rank are tried first, whatever they save. most_streams: large buffers that one stage walks through;
+    the first cache has as many places for addresses that differ by a multiple of a page. least_shared: bytes that siblings
+    must have in common where neither is small.
+    """
+
+    rank: Callable[[Loop, Loop], int] = unranked
+    most_instructions: int = 240
+    most_buffers: int = 24
+    most_streams: int = 8
+    least_shared: int = 10
+
+
+def joined(a: Task, b: Task, needed: Set[str], rules: Rules = Rules()) -> Task | str:
     """Both as one task; ``needed``: values of theirs that others read. A text says why not."""
     a, b = _normal(a), _normal(b)
-    if len(a.loop.body) + len(b.loop.body) > LARGEST_BODY:
-        return f"together they have more than {LARGEST_BODY} instructions"
+    if len(a.loop.body) + len(b.loop.body) > rules.most_instructions:
+        return f"together they have more than {rules.most_instructions} instructions"
     met = _met_as_they_are_or_folded(a, b)
     if isinstance(met, str):
         return met
     a, b = met
     made = _Joiner(a, b).run(needed)
-    if len(made.given) + len(made.makes) > MOST_BUFFERS:
-        return f"together they touch more than {MOST_BUFFERS} buffers"
+    if len(made.given) + len(made.makes) > rules.most_buffers:
+        return f"together they touch more than {rules.most_buffers} buffers"
     if sum(math.prod(map(int_of, s.inner)) for s in made.loop.stages for x in s.body if x.op == "fold") > FOLDED:
         return f"together they sum up more than {FOLDED} columns"
-    if streams(made.loop) > max(MOST_STREAMS, streams(a.loop), streams(b.loop)):
-        return f"one pass would walk through more than {MOST_STREAMS} buffers at once"
+    if streams(made.loop) > max(rules.most_streams, streams(a.loop), streams(b.loop)):
+        return f"one pass would walk through more than {rules.most_streams} buffers at once"
     return made
 
 
@@ -189,13 +207,14 @@ def _met_flat(a: Task, b: Task) -> tuple[Task, Task] | str:
         moved = _moved_into(a, b)
         if not isinstance(moved, str):
             return moved, b
-    if min(_points(a.loop), _points(b.loop)) >= LARGE:
+    if min(points(a.loop), points(b.loop)) >= LARGE:
         return "they follow one another, each over points of its own"
     return a, b
 
 
-def _points(loop: Loop) -> int:
-    return max(math.prod(map(int_of, s.inner)) for s in loop.stages)
+def points(loop: Loop) -> int:
+    """Of the largest stage, over all outer points."""
+    return math.prod(map(int_of, loop.outer)) * max(math.prod(map(int_of, s.inner)) for s in loop.stages)
 
 
 def _moved_into(p: Task, nest: Task) -> Task | str:
@@ -479,6 +498,8 @@ class _Joiner:
             plain = all(y.op == "store" and len(y.args) == 1 and y.index == x.index for y in others)
             if x.op == "load" and plain and p.inner == place.inner and len(others) == 1:
                 return k
+            if p.inner == place.inner and _overwrites(x, others, tuple(map(int_of, p.inner))):
+                return k
             return k + 1
         return 0
 
@@ -545,3 +566,19 @@ class _Joiner:
                 known[key] = x.args[0]
         elif not x.args:
             known[key] = at[n]
+
+
+def _overwrites(x: Instr, others: Sequence[Instr], inner: tuple[int, ...]) -> bool:
+    """Whether a store changes, at each point of a stage, the one element that the stage's loads of the buffer read there, and
+    that no other point touches."""
+    if (
+        x.op != "store"
+        or len(x.args) != 1
+        or x.index is None
+        or any(y.op != "load" or y.index != x.index for y in others)
+    ):
+        return False
+    found = affine(x.index)
+    if found is None or any(n[0] == "v" for n in found[0]):
+        return False
+    return unflatten(0, inner, tuple(found[0].get(f"r{k}", 0) for k in range(len(inner))), {}) is not None

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from lowtide.core.reason import Reason
-from lowtide.ir.graph import Graph, Op, Ref, refs_in
+from lowtide.ir.graph import Graph, Op, Ref, Section, refs_in
 from lowtide.ir.loops import Loop
 from lowtide.memory.graph import Buffer, MemoryGraph, Node
 from lowtide.schedule.inplace import CallForms, call_pairs, call_refusal, loop_pairs, loop_refusal
@@ -133,7 +133,9 @@ def slabbed(schedule: Schedule) -> frozenset[str]:
 
 def kept_apart(schedule: Schedule) -> Mapping[str, str]:
     """Storages that must not share an allocation with others, and why."""
-    found = dict.fromkeys(sorted(_kept(schedule.graph) - schedule.graph.caller_owned), "the caller gets to keep it")
+    found = dict.fromkeys(
+        sorted(kept_by_caller(schedule.graph) - schedule.graph.caller_owned), "the caller gets to keep it"
+    )
     return found | dict.fromkeys(sorted(copied_whole(schedule)), "an operation copies all that lies beside it")
 
 
@@ -183,7 +185,7 @@ def memory_graph(schedule: Schedule) -> MemoryGraph:
     Read/write order on mutated storages and the order of operations with one effect become ``after``.
     """
     graph = schedule.graph
-    kept = _kept(graph)
+    kept = kept_by_caller(graph)
     names = dict.fromkeys(v.storage for v in graph.values)
     buffers = tuple(
         Buffer(
@@ -230,7 +232,14 @@ def handed_on(graph: Graph, section: int) -> tuple[str, ...]:
     return tuple(s for s in saved if s not in graph.caller_owned)
 
 
-def _kept(graph: Graph) -> frozenset[str]:
+def changed_inputs(graph: Graph, section: Section) -> tuple[int, ...]:
+    """Positions of a section's inputs whose bytes its operations change."""
+    changed = {graph.value[m].storage for op in section.ops for m in op.mutates}
+    given = enumerate(section.inputs)
+    return tuple(k for k, i in given if isinstance(i, Ref) and graph.value[i.name].storage in changed)
+
+
+def kept_by_caller(graph: Graph) -> frozenset[str]:
     """Storages that the caller gets to keep: everything returned but what is only saved for a later section, and what is
     put under a tensor."""
     out = set(swapped(graph.ops, {v.name: v.storage for v in graph.values}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lowtide.core.units import format_bytes
-from lowtide.schedule.schedule import Schedule, Step
+from lowtide.schedule.schedule import Schedule, Step, changed_inputs
 
 
 def print_schedule(schedule: Schedule) -> str:
@@ -15,7 +15,10 @@ def print_schedule(schedule: Schedule) -> str:
     for t, step in enumerate(schedule.steps):
         if step.section != section:
             section = step.section
-            lines.append(f"section {schedule.graph.sections[section].name}")
+            found = schedule.graph.sections[section]
+            changed = changed_inputs(schedule.graph, found)
+            tail = f"  changes inputs {', '.join(map(str, changed))}" if changed else ""
+            lines.append(f"section {found.name}{tail}")
         lines.append(f"  {t:>5}  {_step(step)}")
         if members := schedule.members.get(step.op.name):
             lines.append(f"         of {', '.join(members)}")

@@ -220,11 +220,7 @@ def test_powers_at_the_ends(dtype: str):
 
 def test_vectors_have_no_calls():
     """What a compiler makes of loops over these functions calls no function of one number."""
-    made = [
-        kernel(_elementwise(op, t, 64))
-        for op in WIDE_BOUNDS
-        for t in ("f32", "f64")
-    ]
+    made = [kernel(_elementwise(op, t, 64)) for op in WIDE_BOUNDS for t in ("f32", "f64")]
     made += [kernel(_elementwise("pow", t, 64, 2)) for t in ("f32", "f64")]
     (source,) = kernel_sources(made, 1)
     path = native.build(source.text, "kernels", source.flags)

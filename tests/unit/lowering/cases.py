@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
+import lists
 import torch
 import windows
 from samples import BF16, BOOL, F16, F32, F64, FLOATS, I32, I64, U8, Call, t
@@ -595,6 +596,5 @@ SECTIONS = {
     "movement": _movement, "indexing": _indexing, "pooling": windows.pooling, "scatter": _scatter,
     "rearranging": _rearranging, "curves": _curves, "losses": _losses, "more rows": _more_rows,
     "others of kinds": _others_of_kinds, "large windows": windows.large_windows, "resampling": windows.resampling,
-    "running": _running,
-    "meeting": _meeting,
+    "running": _running, "lists": lists.calls, "meeting": _meeting,
 }  # fmt: skip

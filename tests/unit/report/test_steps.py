@@ -18,6 +18,7 @@ from lowtide.plan.choose import plan_memory
 from lowtide.plan.plan import MemoryPlan
 from lowtide.plan.refused import refusals
 from lowtide.report.steps import dump_steps, load_steps, page, svg
+from lowtide.schedule.buffers import buffers
 from lowtide.schedule.estimate import estimates
 from lowtide.schedule.schedule import CALL, Schedule, memory_graph
 from plans import training
@@ -54,6 +55,7 @@ def test_every_step_and_buffer_is_there_once() -> None:
     for p in plan.places:
         (text,) = (t for t in titles if t.split()[0] == f"%{p.storage}")
         assert format_bytes(p.nbytes) in text and f"steps {p.first} to {p.end - 1}" in text and "net.py:7" in text
+        assert buffers(made)[p.storage].uses in text
     assert "two<x>" in [t.text for t in root.iter(f"{SVG}text")]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Set
+from collections.abc import Callable, Set
 from dataclasses import replace
 
 import numpy as np
@@ -14,14 +14,14 @@ from loop_programs import compute, one_by_one, programs
 
 from lowtide.ir.graph import Graph, Layout, Op, Origin, Ref, Section, Value
 from lowtide.ir.interpret import interpret
-from lowtide.ir.loops import parse_loop
+from lowtide.ir.loops import Loop, parse_loop
 from lowtide.ir.lowered import LOOP, Lowered, check_lowered, loop_op
 from lowtide.ir.task import Task
 from lowtide.ir.verify import verify
 from lowtide.memory.lifetime import timeline
 from lowtide.schedule import fusion
 from lowtide.schedule.fusion import Fused, fuse_loops
-from lowtide.schedule.joined import joined
+from lowtide.schedule.joined import Rules, joined, unranked
 from lowtide.schedule.schedule import OpFacts, Schedule, memory_graph, schedule
 
 
@@ -96,13 +96,17 @@ def test_what_is_fused_is_not_fused_again(lowered: Lowered) -> None:
 @pytest.mark.spec("SC-40", "SC-37", "G12")
 @given(programs())
 @settings(max_examples=60, deadline=None, phases=[Phase.generate])
-def test_pairs_that_share_something_are_tried_and_no_others(lowered: Lowered) -> None:
+def test_pairs_that_share_something_are_tried_once_and_no_others(lowered: Lowered) -> None:
     """Every pair of maker and reader that there is in the end was refused for a reason: none was forgotten."""
     storage = {v.name: v.storage for v in lowered.graph.values}
 
-    def watched(a: Task, b: Task, needed: Set[str]) -> Task | str:
+    tried: set[tuple[Task, Task]] = set()
+
+    def watched(a: Task, b: Task, needed: Set[str], rules: Rules) -> Task | str:
         assert {storage[n] for n in (*a.given, *a.makes)} & {storage[n] for n in (*b.given, *b.makes)}
-        return joined(a, b, needed)
+        assert (a, b) not in tried, "a pair is tried once, also where a fusion takes over the name of one of them"
+        tried.add((a, b))
+        return joined(a, b, needed, rules)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fusion, "joined", watched)
@@ -121,7 +125,7 @@ def test_pairs_that_share_something_are_tried_and_no_others(lowered: Lowered) ->
 def test_of_many_readers_only_neighbours_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     tried = 0
 
-    def counted(a: Task, b: Task, needed: Set[str]) -> str:
+    def counted(a: Task, b: Task, needed: Set[str], rules: Rules) -> str:
         nonlocal tried
         tried += 1
         return "as told"
@@ -441,6 +445,52 @@ def test_more_bytes_come_first_and_of_equal_ones_the_nearer() -> None:
     ]
     found = fused(program(shapes, ops, "a b v s t u"))
     assert [n.split(" -> ")[0] for n in found.notes] == ["v + u", "b + t", "a + s"]
+
+
+@pytest.mark.spec("SC-41", "SC-42")
+def test_pairs_that_the_target_ranks_higher_come_first_and_of_those_the_most_bytes() -> None:
+    """By itself ``v`` and ``u`` are first, which have more bytes in common; a target may put kinds of pairs in front."""
+    shapes: dict[str, tuple[int, ...]] = {
+        "x": (N, M), "a": (N, M), "b": (N, M), "w": (4 * N, M), "v": (4 * N, M), "u": (4 * N,), "y": (N, M), "c": (N, M),
+        "s": (N,),
+    }  # fmt: skip
+    wide = POINTWISE.replace(f"stage [{N}, {M}]", f"stage [{4 * N}, {M}]")
+    wide_sum = ROWSUM.replace(f"loop [{N}]", f"loop [{4 * N}]")
+    ops = [
+        (POINTWISE, ("y",), ("c",)),
+        (ROWSUM, ("c",), ("s",)),
+        (wide, ("w",), ("v",)),
+        (wide_sum, ("v",), ("u",)),
+        (POINTWISE, ("x",), ("a",)),
+        (POINTWISE, ("a",), ("b",)),
+    ]
+    lowered = program(shapes, ops, "a b c s u v")
+
+    def first(rank: Callable[[Loop, Loop], int]) -> list[str]:
+        found = fuse_loops(lowered, scheduled(lowered), rules=Rules(rank=rank))
+        return [n.split(" -> ")[0] for n in found.notes]
+
+    def sums(x: Loop, y: Loop) -> bool:
+        return any(i.op == "reduce" for i in (*x.body, *y.body))
+
+    assert first(unranked) == ["v + u", "c + s", "a + b"]
+    assert first(lambda x, y: sums(x, y)) == ["a + b", "v + u", "c + s"]
+    assert first(lambda x, y: -sums(x, y)) == ["v + u", "c + s", "a + b"]
+
+
+@pytest.mark.spec("SC-27")
+@pytest.mark.parametrize(("rows", "least", "kernels_left"), [(N, 10, 2), (N, 4, 1), (8, 10, 1)])
+def test_large_siblings_with_next_to_nothing_in_common_stay_apart(rows: int, least: int, kernels_left: int) -> None:
+    """Sums of rows of two tensors that share one number; small ones save a call."""
+    body = ROWSUM.replace("in(f32)", "in(f32, f32)").replace(f"loop [{N}]", f"loop [{rows}]")
+    body = body.replace(
+        "v2: f32 = store 1 [i0] v1", "v2: f32 = load 1 [0]\n    v3: f32 = add v1 v2\n    v4: f32 = store 2 [i0] v3"
+    )
+    shapes: dict[str, tuple[int, ...]] = {"x": (rows, M), "y": (rows, M), "k": (1,), "s": (rows,), "t": (rows,)}
+    lowered = program(shapes, [(body, ("x", "k"), ("s",)), (body, ("y", "k"), ("t",))], "s t")
+    found = fuse_loops(lowered, scheduled(lowered), rules=Rules(least_shared=least))
+    assert kernels(found.lowered) == kernels_left
+    assert [r.because for r in found.refused] == (["they share 4 B"] if kernels_left == 2 else [])
 
 
 @pytest.mark.spec("SC-34", "SC-27")

@@ -81,3 +81,16 @@ def test_siblings_share_a_pass_over_what_they_share_or_a_call_where_that_is_dear
     assert isinstance(found, Task) == (kernels == 1), found
     if isinstance(found, Task) and shared == "tensor":
         assert sum(x.op == "load" and x.attr == found.given.index("x") for x in found.loop.body) == 1
+
+
+@pytest.mark.spec("SC-26")
+@pytest.mark.parametrize(("read", "written", "stages"), [("r0", "r0", 1), ("7", "r0", 2), ("0", "0", 2)])
+def test_an_update_in_place_is_one_pass_where_each_point_has_an_element_of_its_own(
+    read: str, written: str, stages: int
+) -> None:
+    """The first makes ``y`` of ``x``, the second writes over ``x`` what it makes of ``y``."""
+    first = Task(flat(1, 1, (8,), f"a = load 0 {read}; b = add a a; store 1 r0 b"), ("x",), ("y",))
+    second = Task(flat(2, 0, (8,), f"a = load 1 r0; b = mul a a; store 0 {written} b"), ("x", "y"), ())
+    found = joined(first, second, set())
+    assert isinstance(found, Task)
+    assert (len(found.loop.stages), found.makes) == (stages, () if stages == 1 else ("y",))

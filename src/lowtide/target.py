@@ -1,0 +1,40 @@
+"""What a target answers: the list of questions that lowering, fusion and code generation ask of a device.
+
+Comes in: nothing. Goes out: ``Target``, of which ``codegen.targets`` has one per device and the pipeline hands on the answers.
+Promised: no question has a usual answer, so a target that leaves one out cannot be made: ``TypeError`` names what is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from lowtide.ir.loops import Loop
+from lowtide.program import Source
+from lowtide.schedule.joined import Rules
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """A function that computes a loop: its name, its text, the numbers that it is given first, and how many buffers it takes."""
+
+    name: str
+    text: str
+    params: tuple[int, ...]
+    buffers: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A device that kernels are generated for.
+
+    device: where the tensors lie that its kernels compute. dtypes: of the elements that they hold; operations on others stay
+    library calls. rules: which two loops may be one kernel, and which pairs are tried first. kernel: the function of a loop.
+    sources: kernels as at most so many sources, to be built side by side.
+    """
+
+    device: str
+    dtypes: frozenset[str]
+    rules: Rules
+    kernel: Callable[[Loop], Kernel]
+    sources: Callable[[Sequence[Kernel], int], tuple[Source, ...]]
