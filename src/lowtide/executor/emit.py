@@ -367,9 +367,25 @@ class _Writer:
                 return self._text(base)
         if op.target == "aten.index.Tensor" and isinstance(op.args[1], tuple):
             by = op.args[1]
+            if self._is_mask(op):
+                return self._masked(self._text(op.args[0]), self._text(by[0]), self.value[op.reads[0]].layout)
             if all(isinstance(a, Ref) and self.value[a.name].layout.size for a in by):  # a number would select instead
                 return f"{self._text(op.args[0])}[{', '.join(map(self._text, by))}]"
         return None
+
+    def _is_mask(self, op: Op) -> bool:
+        """Whether a general picking takes the rows that one mask over all of them says."""
+        base, by = op.args[0], op.args[1]
+        if not isinstance(base, Ref) or not isinstance(by, tuple) or len(by) != 1 or not isinstance(by[0], Ref):
+            return False
+        mask, rows = self.value[by[0].name].layout, self.value[base.name].layout.size
+        return mask.dtype == "bool" and bool(rows) and mask.size == rows[:1]
+
+    def _masked(self, base: str, mask: str, layout: Layout) -> str:
+        """The rows that a mask says, in half of the time where they are long."""
+        if len(layout.size) == 1:
+            return f"{self._name('torch:masked_select')}({base}, {mask})"
+        return f"{self._name('torch:index_select')}({base}, 0, {self._name('torch:nonzero')}({mask}).view(-1))"
 
     def _alone(self, op: Op, result: str) -> bool:
         """Nothing that the operation reads lies where its result will."""

@@ -159,7 +159,7 @@ def lives_of(
     given = {name: replace(f, overwrite=None) for name, f in facts.items()}
     found = schedule(static(block, bindings), given)
     pairs = {s.op.name: _always(block.graph, s.op, s.inplace, frozenset(ours)) for s in found.steps}
-    pairs |= {x.op.name: _carried(block.graph, x, frozenset(ours)) for x in block.lines if x.kind == LOOP}
+    pairs |= {x.op.name: carried_pairs(block.graph, x, frozenset(ours)) for x in block.lines if x.kind == LOOP}
     graph = memory_graph(replace(found, steps=tuple(replace(s, inplace=pairs[s.op.name]) for s in found.steps)))
     graph = _with_nested(block, graph)
     wanted = {*ours, *(nested_slab(line) for line in block.lines if line.blocks)}
@@ -194,7 +194,7 @@ def _always(
     return tuple(out)
 
 
-def _carried(graph: Graph, line: Line, ours: frozenset[str]) -> tuple[tuple[str, str], ...]:
+def carried_pairs(graph: Graph, line: Line, ours: frozenset[str]) -> tuple[tuple[str, str], ...]:
     """Carried values that may end where they began: a turn writes there when it has read everything, and no later turn reads
     what came in."""
     value, op = graph.value, line.op

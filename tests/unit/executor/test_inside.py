@@ -91,6 +91,40 @@ def test_a_branch_that_returns_what_it_was_given():
         assert torch.equal(call(x), f(x))
 
 
+@pytest.mark.spec("IR-64", "RT-31", "G1")
+def test_branches_whose_results_differ_in_size():
+    def f(x: Tensor) -> tuple[Tensor, Tensor]:
+        y = x * 2
+        z = torch.cond(x.sum() > 0, lambda a: a[:3] + 1, lambda a: (a[:5] - 1).exp(), (y,))
+        w = torch.cond(x[0] > 0, lambda a: a.sin(), lambda a: a * 3, (z,))  # in the order of the program
+        return (w * 2 + z).tanh(), y.cos()
+
+    call = planned(f, torch.randn(8), verify=True)
+    for k, n in enumerate((8, 8, 9, 6, 8, 12, 7)):
+        x = torch.rand(n) * (1 if k % 3 else -1)
+        for got, want in zip(call(x), f(x), strict=True):
+            assert torch.equal(got, want)
+
+
+@pytest.mark.spec("IR-65", "RT-28", "G1")
+def test_one_value_carried_twice_becomes_two():
+    def f(n: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = x * 2
+        turn = lambda i, a, b: (i + 1, (a + b).sin(), b * 2)  # noqa: E731
+        _, a, b = torch._higher_order_ops.while_loop(lambda i, a, b: i < n, turn, (n * 0, y, y.clone()))
+        return (a * b).cos() + y, b - a
+
+    call = planned(f, torch.tensor(2), torch.randn(40), verify=True)
+    for n in (2, 0, 1, 3, 0):
+        x = torch.randn(40)
+        y = x * 2
+        a, b = y, y
+        for _ in range(n):
+            a, b = (a + b).sin(), b * 2
+        for got, want in zip(call(torch.tensor(n), x), ((a * b).cos() + y, b - a), strict=True):
+            assert torch.equal(got, want)
+
+
 # ------------------------------------------------------------------------------------------------ side by side
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -9,6 +11,8 @@ torch = pytest.importorskip("torch")
 from running import D, planned  # noqa: E402
 from torch import Tensor  # noqa: E402
 
+from lowtide.executor.block import LOOP  # noqa: E402
+from lowtide.executor.lives import carried_pairs  # noqa: E402
 from lowtide.runtime.measure import measure  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")]
@@ -71,6 +75,22 @@ def test_rows_are_picked_by_a_faster_operation_where_no_index_is_negative():
             assert torch.equal(got, want)
     source = call.executor.plan.built.loaded.code.source
     assert source.count("torch_index_select(") == 4 and source.count("index_Tensor_out(") == 3
+
+
+@pytest.mark.spec("RT-01", "G1", "G10")
+def test_rows_that_a_mask_says_are_picked_by_faster_operations():
+    def f(x: Tensor, m: Tensor) -> tuple[Tensor, ...]:
+        flat = x[:, 0]
+        return x[m], flat[m], x.t()[:, m], x[m[:, None].expand_as(x)]
+
+    x, m = torch.randn(6, 4), torch.arange(6) % 2 == 0
+    call = planned(f, x, m, verify=True)
+    for n, share in ((6, 2), (6, 2), (9, 1), (4, 99), (2, 1), (6, 3)):
+        x, m = torch.randn(n, 4), torch.arange(1, n + 1) % share == 0
+        for got, want in zip(call(x, m), f(x, m), strict=True):
+            assert torch.equal(got, want) and got.stride() == want.stride()
+    source = call.executor.plan.built.loaded.code.source
+    assert source.count("torch_masked_select(") == 1 and source.count("torch_index_select(") == 1
 
 
 # ------------------------------------------------------------------------------------------------ as another operation
@@ -182,6 +202,24 @@ def test_carried_values_lie_in_the_slab_unless_they_leave(leaves: bool, manage_o
     assert len(inside) == 2 - leaves
     body = frame.inner[0][1]
     assert body.slab is frame.slab and any(n.startswith("add") for n in body.built.lives.order)
+
+
+@pytest.mark.spec("RT-04", "IR-65")
+def test_what_every_turn_reads_is_not_written_by_the_first():
+    def f(n: Tensor, x: Tensor) -> Tensor:
+        y, z = x * 2, x + 1
+        a = torch._higher_order_ops.while_loop(lambda i, a: i < n, lambda i, a: (i + 1, a * 0.5 + z), (n * 0, y))[1]
+        return (a * 2).sin()
+
+    block = planned(f, torch.tensor(2), torch.randn(40)).executor.plan.block
+    line = next(line for line in block.lines if line.kind == LOOP)
+    start, y, *_, z = line.op.args
+    ours = frozenset((y.name, z.name, "while_loop_1"))
+    assert carried_pairs(block.graph, line, ours) == ((y.name, "while_loop_1"),)
+    both = replace(line, op=replace(line.op, args=(start, y, *line.op.args[2:-1], y)))
+    assert carried_pairs(block.graph, both, ours) == ()
+    written = replace(line, op=replace(line.op, mutates=(y.name,)))
+    assert carried_pairs(block.graph, written, ours) == ()
 
 
 @pytest.mark.spec("RT-31", "IR-65")

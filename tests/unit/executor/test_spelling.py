@@ -34,7 +34,8 @@ def test_slices_of_everything_and_picking_by_tensors():
         for got, want in zip(call(x, m, i), f(x, m, i), strict=True):
             assert torch.equal(got, want) and got.stride() == want.stride()
     source = call.executor.plan.built.loaded.code.source
-    assert "op_aten_nonzero(" not in source and "= args_0[args_1]" in source and "slice_5 = args_0" in source
+    assert "op_aten_nonzero(" not in source and "slice_5 = args_0" in source
+    assert "torch_index_select(args_0, 0, torch_nonzero(args_1).view(-1))" in source and "= args_0[args_2, " in source
 
 
 @pytest.mark.spec("RT-18")
