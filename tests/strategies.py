@@ -19,13 +19,15 @@ DTYPES = ("f32", "f32", "f32", "bf16", "i64", "bool", "c64")
 SIZES = (8, 8, 8, 4, 1, 0, 16)  # equal ones on purpose
 SYMBOLS = ("s0", "s1")
 FILES = ("", "/home/u/model.py", "/home/u/model.py", "/srv/other/model.py", "model.py", 'o"dd na:me.py', "train.py")
-MODULES = ("", "layers.0.fc1", "layers.1.fc1", "L['self'].head", "-", "a b", "7")
+MODULES = ("", "layers.0.fc1", "layers.1.fc1", "L['self'].head", "-", "a b", "7", "[x]")
+TAGS = ("stage=0", "a/b.c=-1", "", "two words", "]", "line\nbreak")
 
 Draw = Callable[..., object]
 
 
 def origins() -> st.SearchStrategy[Origin]:
-    return st.builds(Origin, st.sampled_from(FILES), st.integers(0, 99), st.sampled_from(MODULES))
+    tags = st.lists(st.sampled_from(TAGS), max_size=2, unique=True).map(tuple)
+    return st.builds(Origin, st.sampled_from(FILES), st.integers(0, 99), st.sampled_from(MODULES), tags)
 
 
 def texts() -> st.SearchStrategy[str]:

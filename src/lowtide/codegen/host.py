@@ -261,7 +261,7 @@ class _Section:
         args = [self._text(a) for a in op.args]
         args += [f"{k}={self._text(a)}" for k, a in op.kwargs]
         origin = str(op.origin)
-        note = f"  # {origin}" if origin else ""
+        note = f"  # {origin}" if origin and origin.isprintable() else ""
         deaths = [n for n in dict.fromkeys((*op.reads, *(o for o in op.outputs if o))) if self.last.get(n) == i]
         line = self._assignment(op, step, args)
         deaths += ["_"] if None in op.outputs and any(op.outputs) else []  # results that nobody uses end here

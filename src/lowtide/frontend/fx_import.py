@@ -36,6 +36,8 @@ _COMPUTED = {"aten._conj.default": "aten._conj_physical.default", "aten._neg_vie
 
 PLANNED_DEVICES = ("cpu",)
 
+_LONGEST = 60  # characters of a tag: it stands in every message
+
 # Views by what they do, though their schema declares a new tensor.
 _UNDECLARED_VIEWS = {"aten._unsafe_view.default": 0}
 _RANDOM = torch.Tag.nondeterministic_seeded
@@ -306,7 +308,7 @@ def _statistics_dtype(node: fx.Node) -> torch.dtype | None:
 
 
 def origin_of(node: fx.Node) -> Origin:
-    """The user's innermost line and the module path of a node."""
+    """The user's innermost line, the module path, and what the program said of a node (``torch.fx.traceback.annotate``)."""
     trace = node.meta.get("stack_trace") or ""
     places = re.findall(r'File "([^"]+)", line (\d+)', trace)
     file, line = places[-1] if places else ("", "0")
@@ -317,7 +319,9 @@ def origin_of(node: fx.Node) -> Origin:
         .replace("..", ".")
         .strip(".")
     )
-    return Origin(file, int(line), path)
+    said = (node.meta.get("custom") or {}).items()
+    tags = sorted(f"{k}={v}" for k, v in said if isinstance(k, str) and isinstance(v, bool | int | float | str))
+    return Origin(file, int(line), path, tuple(re.sub(r"[^\w.=/-]", "_", t, flags=re.ASCII)[:_LONGEST] for t in tags))
 
 
 def import_graph(

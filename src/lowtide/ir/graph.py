@@ -63,15 +63,17 @@ def int_of(dim: Dim) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where in the user's program a value comes from."""
+    """Where in the user's program a value comes from. ``tags``: what the program said there, as ``name=text``."""
 
     file: str = ""
     line: int = 0
     module: str = ""
+    tags: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         place = f"{self.file.rsplit('/', 1)[-1]}:{self.line}" if self.file else ""
-        return f"{place} {self.module}".strip()
+        tags = f"[{' '.join(self.tags)}]" if self.tags else ""
+        return " ".join(part for part in (place, self.module, tags) if part)
 
 
 @dataclass(frozen=True, slots=True)

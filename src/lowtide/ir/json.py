@@ -56,7 +56,10 @@ def _value(v: Value) -> dict[str, object]:
 
 
 def _origin(o: Origin) -> dict[str, object]:
-    return {} if o == Origin() else {"origin": {"file": o.file, "line": o.line, "module": o.module}}
+    if o == Origin():
+        return {}
+    tags = {"tags": list(o.tags)} if o.tags else {}
+    return {"origin": {"file": o.file, "line": o.line, "module": o.module, **tags}}
 
 
 def _dim(d: Dim) -> int | str:
@@ -130,8 +133,9 @@ def _read_value(at: Cursor) -> Value:
 def _read_origin(fields: dict[str, Cursor]) -> Origin:
     if "origin" not in fields:
         return Origin()
-    f = fields["origin"].fields(("file", "line", "module"))
-    return Origin(f["file"].text(), f["line"].whole(None), f["module"].text())
+    f = fields["origin"].fields(("file", "line", "module"), ("tags",))
+    tags = _all(f["tags"], Cursor.text) if "tags" in f else ()
+    return Origin(f["file"].text(), f["line"].whole(None), f["module"].text(), tags)
 
 
 def _read_dim(at: Cursor) -> Dim:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from lowtide.core.errors import FileError
 from lowtide.ir.graph import Arg, Atom, Graph, Layout, Op, Origin, Ref, Section, Value, refs_in
 from lowtide.ir.symbolic import Expr
-from lowtide.ir.words import DEVICE, KINDS, NAME, PLACE, WORD, Scan, bare, quoted
+from lowtide.ir.words import DEVICE, KINDS, NAME, PLACE, TAG, WORD, Scan, bare, quoted
 
 VERSION = 1
 
@@ -116,9 +116,10 @@ class _Printer:
         if origin.file or origin.line:
             words.append(f"{bare(self.files[origin.file], PLACE) if origin.file else ''}:{origin.line}")
         if origin.module:
-            words.append(
-                origin.module if PLACE.fullmatch(origin.module) and origin.module != "-" else quoted(origin.module)
-            )
+            plain = PLACE.fullmatch(origin.module) and origin.module != "-" and origin.module[0] != "["
+            words.append(origin.module if plain else quoted(origin.module))
+        if origin.tags:
+            words.append(f"[{' '.join(bare(tag, TAG) for tag in origin.tags)}]")
         return f"  # {' '.join(words)}"
 
     def new(self, name: str) -> Value | None:
@@ -348,7 +349,7 @@ class _Reader:
         self.values[value.name] = value
 
     def origin(self, scan: Scan) -> Origin | None:
-        """What stands behind ``#``: file:line and module, ``-`` for neither. None where there is no ``#``."""
+        """What stands behind ``#``: file:line, module and tags, ``-`` for none. None where there is no ``#``."""
         if not scan.maybe("#"):
             return None
         if scan.maybe(r"-(?=\s|$)"):
@@ -359,9 +360,13 @@ class _Reader:
             file = self.files.get(short, short)
             scan.need(":", "':'")
             line = scan.whole()
-        if scan.rest():
+        if scan.rest() and not scan.rest().startswith("["):
             module = scan.word(PLACE, "a module path")
-        return Origin(file, line, module)
+        tags: list[str] = []
+        if scan.maybe(r"\["):
+            while not scan.maybe(r"\]"):
+                tags.append(scan.word(TAG, "a tag or ']'"))
+        return Origin(file, line, module, tuple(tags))
 
     def op_or_value(self, scan: Scan) -> None:
         start, outputs, returns, layout, storage = scan.at, list[str | None](), "none", None, ""

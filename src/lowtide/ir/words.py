@@ -21,6 +21,7 @@ NAME = re.compile(r"[\w.$-]+", re.ASCII)
 WORD = re.compile(r"[A-Za-z_][\w.]*", re.ASCII)
 DEVICE = re.compile(r"[\w:.]+", re.ASCII)
 PLACE = re.compile(r'[^\s":#]+')
+TAG = re.compile(r"[\w.=/-]+", re.ASCII)
 _FLOAT = re.compile(r"-?(?:\d+\.\d*(?:[eE][+-]?\d+)?|\d+[eE][+-]?\d+|inf\b|nan\b)", re.ASCII)
 _CONSTANTS: Mapping[str, bool | None] = {"None": None, "True": True, "False": False}
 DEEPEST = 64  # lists within lists; a call has two or three

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.traceback import annotate
 
 from lowtide.core.errors import Unsupported
 from lowtide.frontend.fx_import import DTYPES, import_graph
@@ -179,6 +180,31 @@ def test_values_know_the_users_line_and_module():
     assert {(o.origin.file, o.origin.line) for o in relus} == {(__file__, line)}
     products = [o for o in graph.ops if o.target in ("aten.addmm.default", "aten.mm.default")]
     assert {o.origin.module for o in products} == {"layers.0", "layers.1"}
+    torch.compiler.reset()
+
+
+@pytest.mark.spec("IR-01")
+def test_what_the_program_says_of_its_operations_stands_with_them():
+    """Forward and backward, within what is said and nowhere else; told in plain words, whatever was said."""
+    from lowtide.runtime.records import records
+
+    @torch.compile(backend="lowtide", options={"kernels": "aten"})
+    def f(x: torch.Tensor) -> torch.Tensor:
+        with annotate({"stage": 1}):
+            x = x.sin()
+            with annotate({"part": "en\ncoder", "kept": [1, 2]}):
+                x = x.exp()
+        return (x @ x.t()).sum()
+
+    torch.compiler.reset()
+    f(X.clone().requires_grad_()).backward()
+    graph = records()[-1].planned[0].schedule.graph
+    tags = {o.target.split(".")[1]: o.origin.tags for o in graph.sections[0].ops}
+    assert (tags["sin"], tags["exp"], tags["mm"]) == (("stage=1",), ("part=en_coder", "stage=1"), ())
+    backward = {o.target.split(".")[1]: o.origin.tags for o in graph.sections[1].ops}
+    assert backward["cos"] == ("stage=1",)
+    assert str(op(graph, "exp").origin).endswith("[part=en_coder stage=1]")
+    assert graph.value["exp"].origin == op(graph, "exp").origin
     torch.compiler.reset()
 
 
