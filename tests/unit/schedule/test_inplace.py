@@ -85,6 +85,9 @@ CASES: dict[str, tuple[Loop, dict[str, tuple[int, ...]], bool]] = {
         {"x": GRID, "y": GRID},
         False,
     ),
+    "a little of the next row is read before": (
+        nest((4,), 1, 1, ((5,), SOFTMAX[0][1]), SOFTMAX[1]), {"x": (17,), "y": GRID}, False,
+    ),
     "one of a row by all of it": (
         nest((4,), 1, 1, ((4,), "a = load 0 4*i0; store 1 4*i0+r0 a")), {"x": GRID, "y": GRID}, False,
     ),
