@@ -5,8 +5,7 @@ what convolutions read has its channels next to each other in memory. Given anot
 result, which costs time and a workspace as large as both. Everything between two convolutions follows the strides of what
 it reads, so a copy is only made where a layout enters. Promised: results have the strides they had; random numbers are
 drawn in the order of memory that they were drawn in; a graph that this cannot express, or where the copies would be many,
-stays as it is. Graphs with a backward are left alone: ATen's batch normalisation computes its gradients less exactly over
-channels last, and peaks grew.
+stays as it is. Graphs with a backward are left alone: hardly faster, and peaks grew (docs/design/loops.md).
 """
 
 from __future__ import annotations
