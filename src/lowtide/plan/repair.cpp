@@ -3,20 +3,18 @@
 // Python: plan/sections.py, plan/windows.py, plan/replan.py; tests compare them offset for offset.
 
 #include <array>
+#include <map>
 #include <numeric>
 #include <string>
-#include <unordered_map>
 
 namespace {
 
-// Rule and ranking: sections.ORDERS for the repair, replan._DESCENTS (with thousandths above the bound) and _TRIES for
-// placement anew.
+// Rule and ranking: sections.ORDERS for the repair, replan._DESCENTS and _TRIES for placement anew.
 constexpr const char *kOrders[] = {"0TOL", "1AS", "1FWS", "0HSO", "1THA", "0HLF", "0TWA", "2TS", "3HT"};
 constexpr const char *kTries[] = {"0TWA", "0TOL", "0THA", "2FWS", "0HLF", "2WS"};
-constexpr const char *kDescents[] = {"0TOL", "0TWA", "0TOL"};
-constexpr i64 kDescentsAbove[] = {4, 6, 9};
+constexpr const char *kDescents[] = {"0HOL", "0TOL", "0TFL"};
 constexpr i64 kMostRows = 600, kNodesPerRow = 60, kRounds = 6;  // as in windows.py
-constexpr i64 kGreedy = 2, kClose = 200, kMeet = 60'000, kMany = 600'000, kAbove = 10, kPatience = 48, kNear = 100;  // as in replan.py
+constexpr i64 kGreedy = 2, kClose = 200, kMeet = 60'000, kMany = 600'000, kBelow = 9, kAbove = 10, kPatience = 48, kNear = 100;  // as in replan.py
 
 i64 gcd_of(i64 a, i64 b) { return std::gcd(a, b); }
 
@@ -84,33 +82,38 @@ class Cliques {
         return answer;
     }
 
-    // Lowest offsets first, in the first order: what the exact search does until it has to go back. True where all end within
-    // a capacity in bytes; no obstacles.
-    bool descend(i64 capacity, std::vector<i64> &offsets) const {
+    // Lowest offsets first, in one of the orders: what the exact search does until it has to go back. True where all end
+    // within a capacity in bytes; no obstacles.
+    bool descend(i64 order, i64 capacity, std::vector<i64> &offsets) {
+        if (births_.empty()) by_birth();
         const i64 n = buffers.size(), room = align_up(capacity, grain_) / unit;
-        std::vector<i64> least(n), left(sections_), open(n);
-        std::iota(open.begin(), open.end(), 0);
-        std::sort(open.begin(), open.end(), [&](i64 a, i64 b) { return rank_[a] < rank_[b]; });
+        constexpr i64 kRun = 32, kPlaced = std::numeric_limits<i64>::max();
+        std::vector<i64> least(n), rank(n), left(sections_), first(n / kRun + 1, 0), at(n / kRun + 1, -1);
+        for (i64 k = 0; k < n; ++k) rank[k] = rank_[order * n + births_[k]];
         for (i64 i = 0; i < n; ++i)
             for (i64 s = lo_[i]; s < hi_[i]; ++s) left[s] += size_[i];
-        auto fits = [&](i64 i) {
-            const i64 most = *std::max_element(left.begin() + lo_[i], left.begin() + hi_[i]);
-            return least[i] <= room - most && least[i] * unit + real_[i] <= capacity;
-        };
+        auto lower = [&](i64 a, i64 b) { return least[a] != least[b] ? least[a] < least[b] : rank[a] < rank[b]; };
         offsets.assign(n, 0);
-        while (!open.empty()) {
-            std::size_t place = 0;
-            for (std::size_t k = 1; k < open.size(); ++k)
-                if (least[open[k]] < least[open[place]]) place = k;
-            const i64 i = open[place], top = least[i] + size_[i];
-            if (!fits(i)) return false;  // whatever is placed before it now lifts it by all that it takes out of the way
-            offsets[i] = least[i] * unit;
-            for (i64 s = lo_[i]; s < hi_[i]; ++s) left[s] -= size_[i];
-            open.erase(open.begin() + place);
-            for (const i64 j : open) {
-                if (lo_[j] >= hi_[i] || lo_[i] >= hi_[j]) continue;
-                if (least[j] < top) least[j] = align_up(top, alignment_[j]);
+        for (i64 placed = 0; placed < n; ++placed) {
+            i64 k = 0;
+            for (i64 run = 0; run * kRun < n; ++run) {
+                if (at[run] != least[first[run]] || placed == 0) {  // offsets only rise: the first stays first until it moves
+                    first[run] = run * kRun;
+                    for (i64 q = run * kRun + 1; q < std::min(n, (run + 1) * kRun); ++q)
+                        if (lower(q, first[run])) first[run] = q;
+                    at[run] = least[first[run]];
+                }
+                if (lower(first[run], k)) k = first[run];
             }
+            const i64 i = births_[k], lo = lo_[i], top = least[k] + size_[i];
+            const i64 most = *std::max_element(left.begin() + lo, left.begin() + hi_[i]);
+            // What is placed before it from now on would lift it by all that it takes out of the way.
+            if (least[k] > room - most || least[k] * unit + real_[i] > capacity) return false;
+            offsets[i] = least[k] * unit, least[k] = kPlaced;
+            for (i64 s = lo; s < hi_[i]; ++s) left[s] -= size_[i];
+            lift(lo, top, meets_from_[k], meets_to_[k], ends_.data(), least.data());
+            for (i64 q = meets_from_[k]; uneven_ && q < meets_to_[k]; ++q)
+                if (least[q] == top) least[q] = align_up(top, alignment_[births_[q]]);
         }
         return true;
     }
@@ -122,6 +125,30 @@ class Cliques {
     std::vector<i64> before_;  // per moment, how many sections have their moment before it
     std::vector<i64> real_, size_, alignment_, limit_, range_of_, lo_, hi_, obstacle_of_, obstacle_lo_, obstacle_hi_;
     std::vector<i64> rule_, rank_, twin_;
+    // Rows by the section in which they begin, their ends, and where in births_ all lie that meet each.
+    std::vector<i64> births_, ends_, meets_from_, meets_to_;
+    bool uneven_ = false;  // some alignment is not the unit
+
+    // What begins in births_[from, to) and ends after `lo` to `top` at least. No branch, so that compilers make vectors of it.
+    static void lift(i64 lo, i64 top, i64 from, i64 to, const i64 *__restrict ends, i64 *__restrict least) {
+        for (i64 q = from; q < to; ++q) least[q] = (ends[q] > lo) & (least[q] < top) ? top : least[q];
+    }
+
+    void by_birth() {
+        births_.resize(buffers.size());
+        std::iota(births_.begin(), births_.end(), 0);
+        std::stable_sort(births_.begin(), births_.end(), [&](i64 a, i64 b) { return lo_[a] < lo_[b]; });
+        std::vector<i64> begins, latest;  // latest: of the ends so far
+        for (const i64 i : births_) {
+            begins.push_back(lo_[i]), ends_.push_back(hi_[i]);
+            latest.push_back(latest.empty() ? hi_[i] : std::max(latest.back(), hi_[i]));
+            uneven_ |= alignment_[i] != 1;
+        }
+        for (const i64 i : births_) {
+            meets_from_.push_back(std::upper_bound(latest.begin(), latest.end(), lo_[i]) - latest.begin());
+            meets_to_.push_back(std::lower_bound(begins.begin(), begins.end(), hi_[i]) - begins.begin());
+        }
+    }
 
     void moments(const Rows &rows) {
         i64 last = 0;
@@ -175,20 +202,26 @@ class Cliques {
                 default: return -std::max<i64>({a - hot, hot - b, 0});  // H
             }
         };
+        std::map<char, std::vector<i64>> features;
+        for (i64 k = 0; k < many_; ++k)
+            for (const char *letter = names_[k] + 1; *letter; ++letter) {
+                auto &all = features[*letter];
+                for (i64 i = all.size(); i < n; ++i) all.push_back(-feature(*letter, i));
+            }
         const std::vector<i64> group = groups();
-        std::vector<i64> sorted(n), earlier;
-        std::vector<std::array<i64, 3>> key(n);
+        std::vector<i64> earlier;
+        std::vector<std::array<i64, 4>> sorted(n);  // up to three letters, and the row
         rank_.resize(n * many_), twin_.resize(n * many_);
         for (i64 k = 0; k < many_; ++k) {
             const std::string letters = names_[k] + 1;
             rule_.push_back(names_[k][0] - '0');
-            for (i64 i = 0; i < n; ++i)
-                for (std::size_t q = 0; q < 3; ++q) key[i][q] = q < letters.size() ? -feature(letters[q], i) : 0;
-            std::iota(sorted.begin(), sorted.end(), 0);
-            std::stable_sort(sorted.begin(), sorted.end(), [&](i64 a, i64 b) { return key[a] < key[b]; });
+            for (i64 i = 0; i < n; ++i) sorted[i] = {0, 0, 0, i};
+            for (std::size_t q = 0; q < letters.size(); ++q)
+                for (i64 i = 0; i < n; ++i) sorted[i][q] = features[letters[q]][i];
+            std::sort(sorted.begin(), sorted.end());
             earlier.assign(n, -1);
             for (i64 place = 0; place < n; ++place) {
-                const i64 i = sorted[place];
+                const i64 i = sorted[place][3];
                 rank_[k * n + i] = place, twin_[k * n + i] = earlier[group[i]], earlier[group[i]] = i;
             }
         }
@@ -197,12 +230,14 @@ class Cliques {
     // Equal rows share a number: the same sections, size and alignment.
     std::vector<i64> groups() const {
         const i64 n = buffers.size();
-        std::vector<i64> sorted(n), group(n);
-        std::iota(sorted.begin(), sorted.end(), 0);
-        auto key = [&](i64 i) { return std::array<i64, 4>{lo_[i], hi_[i], real_[i], alignment_[i]}; };
-        std::sort(sorted.begin(), sorted.end(), [&](i64 a, i64 b) { return key(a) < key(b); });
-        i64 many = 0;
-        for (i64 k = 0; k < n; ++k) group[sorted[k]] = k && key(sorted[k]) == key(sorted[k - 1]) ? many : (many = k);
+        std::vector<std::array<i64, 5>> sorted;  // what has to be equal, and the row
+        for (i64 i = 0; i < n; ++i) sorted.push_back({lo_[i], hi_[i], real_[i], alignment_[i], i});
+        std::sort(sorted.begin(), sorted.end());
+        std::vector<i64> group(n);
+        for (i64 k = 0, many = 0; k < n; ++k) {
+            if (k && !std::equal(sorted[k].begin(), sorted[k].end() - 1, sorted[k - 1].begin())) many = k;
+            group[sorted[k][4]] = many;
+        }
         return group;
     }
 };
@@ -387,8 +422,13 @@ class Replan {
             greedy.place(order(name).data(), flat_.count, name == 1, offsets_.data());
             offer(name);
         }
-        if (single && height > close()) descend(searched ? 1 : std::size(kDescents));
-        if (able && met <= kMany && height > close()) dive(budget);
+        if (single && height > close()) {
+            const Rows all = rows();
+            Cliques cliques(all, grain_, searched ? kTries : kDescents, searched ? std::size(kTries) : std::size(kDescents));
+            descend(cliques, searched ? 1 : 0, searched ? 2 : std::size(kDescents));
+            if (able && met <= kMany && height > aim(kAbove))
+                dive(searched ? std::move(cliques) : Cliques(all, grain_, kTries, std::size(kTries)), budget);
+        }
         std::copy(best_.begin(), best_.end(), offsets);
     }
 
@@ -427,18 +467,15 @@ class Replan {
         offer(name);
     }
 
-    void descend(std::size_t many) {
+    // Some of the orders, until one comes near the bound.
+    void descend(Cliques &cliques, i64 order, i64 end) {
         std::vector<i64> found;
-        for (std::size_t t = 0; t < many && height > aim(kDescentsAbove[t]); ++t) {
-            Cliques cliques(rows(), grain_, kDescents + t, 1);
-            if (cliques.descend(aim(kDescentsAbove[t]), found)) return take(cliques, found, kGreedy);
-        }
+        for (; order < end && height > aim(kBelow); ++order)
+            if (cliques.descend(order, aim(kBelow), found)) take(cliques, found, kGreedy);
     }
 
-    void dive(i64 budget) {
+    void dive(Cliques cliques, i64 budget) {
         std::vector<i64> found;
-        if (height <= aim(kAbove)) return;
-        Cliques cliques(rows(), grain_, kTries, std::size(kTries));
         i64 nodes = 0;
         if (cliques.decide(aim(kAbove), budget, now() + 3600, &nodes, found, kPatience) == 1) take(cliques, found, kGreedy + 1);
     }

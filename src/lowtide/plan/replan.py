@@ -5,7 +5,8 @@ placement. Promised: correct for any sizes, zero included, because it is compute
 of the most recent size vectors are kept, and the layers of recent placements, which are tried first at other sizes. This
 replaces an allocation tree over symbolic sizes, whose places are fixed by the hints that it was planned at. Where no layers
 serve: greedy orders, then descents (the exact search's way down, without going back), then that search itself a little above
-the bound; in milliseconds where it is compiled (``repair.cpp``), in Python without the search.
+the bound; in milliseconds where it is compiled (``repair.cpp``). In Python a shape that has to be searched takes a good part
+of a second, and where very many buffers meet there is no search.
 """
 
 from __future__ import annotations
@@ -33,10 +34,11 @@ _GREEDY = (
 _CLOSE = 200  # within a 200th of the bound nothing more is tried
 _NODES, _LEAST = 7, 6000  # of the search: per buffer, and at least
 _MEET, _MANY = 60_000, 600_000  # pairs alive at once; with more the search is dear: the last resort, or left out
-# Descents, and orders of the search that follows: rule and order; thousandths above the bound that each descent aims at.
-_DESCENTS = (("lowest:TOL", 4), ("lowest:TWA", 6), ("lowest:TOL", 9))  # the first alone where a search follows
+# Rule and order of descents, and of the search. Where a search follows, one descent comes before it.
+_DESCENTS, _FIRST = ("lowest:HOL", "lowest:TOL", "lowest:TFL"), ("lowest:TOL",)
 _TRIES = ("lowest:TWA", "lowest:TOL", "lowest:THA", "fullest:FWS", "lowest:HLF", "fullest:WS")
-_ABOVE, _PATIENCE = 10, 48  # thousandths; attempts of the search that fail before it goes back and changes its order
+_BELOW, _ABOVE = 9, 10  # thousandths above the bound that descents and the search aim at
+_PATIENCE = 48  # attempts of the search that fail before it goes back and changes its order
 _PACKERS = (*(name for name, _ in _GREEDY), "descent", "exact", "layers")
 _NEAR, _KNOWN = 100, 24  # layers within a 100th of the bound will do; how many are kept
 
@@ -59,7 +61,7 @@ def replanner(
     ``recent``: how many size vectors keep their answer; the least recently used one goes first. ``native``: use the compiled
     functions where there is a compiler. ``long``: in the build that is twice as fast and takes longer to make; None: in
     that one as soon as it is there, and before in the other, which gives the same answers. ``nodes``: most steps of the search
-    (None: 7 per buffer, 6000 at least; without a compiler 0).
+    (None: 7 per buffer, 6000 at least; 0 without a compiler where more than 60,000 pairs meet).
 
     Raises:
         UserError: the problem has windows or merges, whose extents would have to change with the sizes; or (from the
@@ -71,7 +73,9 @@ def replanner(
     flat = flatten(linearise(shape))
     owner = [i for i in range(flat.count) for _ in range(flat.segment_of[i], flat.segment_of[i + 1])]
     library = compiled.library(long=bool(long)) if native else None
-    most = nodes if nodes is not None else max(_NODES * flat.count, _LEAST) if library is not None else 0
+    met = meetings(flat)
+    usual = max(_NODES * flat.count, _LEAST) if library is not None or met <= _MEET else 0
+    most = usual if nodes is None else nodes
     simple = flat.plain and max(flat.fixed, default=-1) < 0
     quick = compiled.replanner(flat, owner, _KNOWN) if library is not None and simple else None
     near = _near(flat) if quick is None and simple and flat.single else None
@@ -93,7 +97,7 @@ def replanner(
             sized = replace(flat, size=list(key), high=[key[i] for i in owner])
             bound = lower_bound(sized)
             again = _again(sized, known, bound) if simple else None
-            found = again or _plan(sized, near, bound, most)
+            found = again or _plan(sized, near, bound, most, met)
             if simple and again is None:
                 known.insert(0, layers(sized, found.offsets))
                 del known[_KNOWN:]
@@ -121,13 +125,13 @@ def _again(flat: Flat, known: list[Layers], bound: int) -> Replanned | None:
     return best
 
 
-def _plan(flat: Flat, near: list[list[int]] | None, bound: int, nodes: int) -> Replanned:
+def _plan(flat: Flat, near: list[list[int]] | None, bound: int, nodes: int, met: int) -> Replanned:
     """The twin of ``lowtide_replan`` after the layers, for every problem. ``near``: who meets whom, where that is all
-    that matters."""
+    that matters; ``met``: how many pairs do."""
     close = bound + bound // _CLOSE
     best: Replanned | None = None
-    met = meetings(flat) if nodes > 0 and near is not None else _MANY + 1
-    searched = met <= _MEET
+    able = nodes > 0 and near is not None
+    searched = able and met <= _MEET
     for name, tight in _GREEDY[: 1 if searched else None]:
         order = greedy.order_by(flat, name)
         plain = near is not None and not tight
@@ -137,8 +141,8 @@ def _plan(flat: Flat, near: list[list[int]] | None, bound: int, nodes: int) -> R
             return best
     assert best is not None
     if near is not None:
-        best = _descents(flat, best, near, 1 if searched else len(_DESCENTS))
-    return _dive(flat, best, nodes) if met <= _MANY and best.height > close else best
+        best = _descents(flat, best, near, _FIRST if searched else _DESCENTS)
+    return _dive(flat, best, nodes) if able and met <= _MANY else best
 
 
 def _near(flat: Flat) -> list[list[int]]:
@@ -177,17 +181,17 @@ def _aim(flat: Flat, bound: int, above: int) -> int:
     return max(align_up(bound, flat.grain), bound * (1000 + above) // 1000)
 
 
-def _descents(flat: Flat, best: Replanned, near: list[list[int]], many: int) -> Replanned:
+def _descents(flat: Flat, best: Replanned, near: list[list[int]], orders: Sequence[str]) -> Replanned:
     held = [i for i in range(flat.count) if flat.size[i]]
-    for name, above in _DESCENTS[:many]:
-        aim = _aim(flat, best.lower_bound, above)
+    aim = _aim(flat, best.lower_bound, _BELOW)
+    for name in orders:
         if best.height <= aim:
             break
         sections = sections_of(_without_empty(flat, held), (name,))
         row = {held[k]: r for r, k in enumerate(sections.buffers)}
         found = _descend(sections, [[row[j] for j in near[held[k]] if j in row] for k in sections.buffers], aim)
         if found is not None:
-            return _better(flat, best, _spread(flat, held, sections, found), best.lower_bound, "descent")
+            best = _better(flat, best, _spread(flat, held, sections, found), best.lower_bound, "descent")
     return best
 
 

@@ -31,7 +31,7 @@ class Search {
             size_.push_back(in.size[i]), align_.push_back(in.alignment[i]), limit_.push_back(in.limit[i]);
             hull_lo_.push_back(in.lo[in.range_of[i]]), hull_hi_.push_back(in.hi[in.range_of[i + 1] - 1]);
         }
-        for (auto *v : {&acc_, &peak_, &low_, &top1_, &top2_, &low1_, &low2_}) v->resize(in.sections);
+        for (auto *v : {&acc_, &peak_, &low_, &top1_, &top2_, &low1_, &low2_, &left_}) v->resize(in.sections);
         for (auto *v : {&least_, &first_, &reach_, &raised_, &offset_}) v->resize(n_);
         count_.resize(in.sections), piece_.resize(in.sections), cut_.resize(in.sections + 1);
         perm_.resize(n_), spot_.resize(n_), placed_.resize(n_), deferred_.resize(n_);
@@ -84,7 +84,7 @@ class Search {
         T old;
     };
     static constexpr i64 kBack = 128;  // placements taken back at first when patience ends; twice as many every time
-    static constexpr i64 kFew = 6;  // deferred buffers whose neighbours are still looked at one by one
+    static constexpr i64 kRun = 32;  // rows, by birth, of which the first to pick is remembered
     static constexpr T kMost = std::numeric_limits<T>::max();
 
     const Sections &in_;
@@ -94,9 +94,13 @@ class Search {
     // first_ and reach_: what bound_reach() found after its first and its second round. acc_, peak_, low_ and count_ belong
     // to sections. All of these are kept from node to node; what may be out of date lies in the sections of stale_.
     std::vector<T> size_, align_, limit_, least_, first_, reach_, raised_, offset_, acc_, peak_, low_;
-    std::vector<T> top1_, top2_, low1_, low2_;
+    std::vector<T> top1_, top2_, low1_, low2_, left_;  // left_: unplaced in a section
     std::vector<std::int32_t> hull_lo_, hull_hi_, cut_, near_, piece_, perm_, spot_, count_, waiting_;
     std::vector<std::int32_t> births_, cover_;
+    // Per row its place in births_, and in this order the equal row that waits for it, or -1; per kRun rows of births_ the
+    // first to pick, or -1, and whether that is out of date.
+    std::vector<std::int32_t> born_, next_, champion_;
+    std::vector<std::uint8_t> worn_;
     std::vector<i64> near_of_, birth_of_, cover_of_;
     std::vector<std::pair<T, std::int32_t>> sorted_;
     Span stale_;
@@ -119,6 +123,8 @@ class Search {
         births_.resize(n_);
         for (i64 i = 0; i < n_; ++i) births_[i] = i;
         std::stable_sort(births_.begin(), births_.end(), [&](auto a, auto b) { return hull_lo_[a] < hull_lo_[b]; });
+        born_.resize(n_), next_.resize(n_), champion_.resize(n_ / kRun + 1), worn_.resize(n_ / kRun + 1);
+        for (i64 k = 0; k < n_; ++k) born_[births_[k]] = k;
         birth_of_.assign(in_.sections + 2, 0);
         for (i64 i = 0; i < n_; ++i) ++birth_of_[hull_lo_[i] + 1];
         for (i64 s = 0; s <= in_.sections; ++s) birth_of_[s + 1] += birth_of_[s];
@@ -126,10 +132,11 @@ class Search {
             for (const auto b : births_)
                 for (std::int32_t s = hull_lo_[b]; s < hull_hi_[b]; ++s) see(s, b);
         });
+        const bool simple = in_.range_of[n_] == n_;  // one range per row: where hulls meet, rows do
         lists(n_, near_of_, near_, [&](auto see) {
             for (i64 i = 0; i < n_; ++i)
                 for (i64 j = i + 1; j < n_ && hull_lo_[births_[j]] < hull_hi_[births_[i]]; ++j)
-                    if (meet(births_[i], births_[j])) see(births_[i], births_[j]), see(births_[j], births_[i]);
+                    if (simple || meet(births_[i], births_[j])) see(births_[i], births_[j]), see(births_[j], births_[i]);
         });
     }
 
@@ -169,7 +176,9 @@ class Search {
         std::fill(placed_.begin(), placed_.end(), 0);
         std::fill(deferred_.begin(), deferred_.end(), 0);
         std::fill(cut_.begin(), cut_.end(), 0);
+        std::fill(left_.begin(), left_.end(), 0);
         for (i64 i = 0; i < n_; ++i) {
+            leave(i, size_[i]);
             least_[i] = first_[i] = reach_[i] = clear(i, 0), perm_[i] = spot_[i] = i;
             for (i64 s = hull_lo_[i]; s < hull_hi_[i] - 1; ++s) ++cut_[s];
         }
@@ -179,9 +188,26 @@ class Search {
 
     void turn(i64 order) {
         order_ = order, rule_ = in_.rule[order], rank_ = in_.rank + order * n_, before_ = in_.before + order * n_;
+        std::fill(next_.begin(), next_.end(), -1);
+        for (i64 i = 0; i < n_; ++i)
+            if (before_[i] >= 0) next_[before_[i]] = i;
+        std::fill(worn_.begin(), worn_.end(), 1);
     }
 
-    void touch(i64 b) { stale_.add(hull_lo_[b], hull_hi_[b]); }
+    void leave(i64 b, T size) {
+        for (i64 r = in_.range_of[b]; r < in_.range_of[b + 1]; ++r)
+            for (i64 s = in_.lo[r]; s < in_.hi[r]; ++s) left_[s] += size;
+    }
+
+    void touch(i64 b) { stale_.add(hull_lo_[b], hull_hi_[b]), wear(b); }
+
+    // Whether b may be picked has changed, or its offset.
+    void wear(i64 b) { worn_[born_[b] / kRun] = 1; }
+
+    // b was placed or taken back: the equal row that waits for it may be picked, or no longer.
+    void wear_next(i64 b) {
+        if (next_[b] >= 0) wear(next_[b]);
+    }
 
     void set_least(i64 b, T at) { least_[b] = first_[b] = reach_[b] = at, touch(b); }
 
@@ -193,7 +219,7 @@ class Search {
             if (kind == kDeferred) deferred_[b] = 0, --asleep_, set_least(b, least_[b]);
             if (kind == kWoken) deferred_[b] = 1, ++asleep_, touch(b);
             if (kind != kPlaced) continue;
-            touch(b);
+            touch(b), wear_next(b), leave(b, size_[b]);
             placed_[b] = 0;
             for (i64 s = hull_lo_[b]; s < hull_hi_[b] - 1; ++s) ++cut_[s];
         }
@@ -202,7 +228,7 @@ class Search {
     // Places b at its least offset and lifts its unplaced neighbours; returns whether it has none.
     bool put(i64 b) {
         const T top = least_[b] + size_[b];
-        placed_[b] = 1, offset_[b] = least_[b], touch(b);
+        placed_[b] = 1, offset_[b] = least_[b], touch(b), wear_next(b), leave(b, -size_[b]);
         trail_.push_back({kPlaced, (std::int32_t)b, 0});
         for (i64 s = hull_lo_[b]; s < hull_hi_[b] - 1; ++s) --cut_[s];
         bool lonely = true;
@@ -237,11 +263,15 @@ class Search {
     // One round over the deferred rows in stale sections: `to` becomes what `from` allows.
     bool raise_round(const std::vector<T> &own, const std::vector<T> &from, std::vector<T> &to) {
         Span wide, changed;
+        i64 one_by_one = 0;
         waiting_.clear();
         rows_in(stale_, [&](std::int32_t b) {
-            if (deferred_[b]) waiting_.push_back(b), wide.add(hull_lo_[b], hull_hi_[b]);
+            if (!deferred_[b]) return;
+            waiting_.push_back(b), wide.add(hull_lo_[b], hull_hi_[b]);
+            one_by_one += near_of_[b + 1] - near_of_[b];
         });
-        const bool by_section = (i64)waiting_.size() > kFew;
+        if (waiting_.empty()) return true;
+        const bool by_section = one_by_one > cover_of_[wide.hi] - cover_of_[wide.lo];
         if (by_section) two_least(wide, from);
         bool rests = true;
         for (const auto b : waiting_) {
@@ -300,6 +330,14 @@ class Search {
     // it. Brings those sections up to date; if it fails they stay stale.
     bool hopeful() {
         if (!bound_reach()) return false;
+        if (stale_.lo >= stale_.hi) return true;
+        if (rule_ == 0 ? !fits_lowest() : !fits()) return false;
+        stale_ = Span();
+        return true;
+    }
+
+    // The stale sections, and what may be picked in them.
+    bool fits() {
         sorted_.clear();
         bool within = true;
         rows_in(stale_, [&](std::int32_t b) {
@@ -308,7 +346,6 @@ class Search {
         });
         if (!within) return false;
         const std::int32_t left = stale_.lo, right = stale_.hi;
-        if (left >= right) return true;
         std::sort(sorted_.begin(), sorted_.end(), [](auto &x, auto &y) { return x.first > y.first; });
         std::fill(acc_.begin() + left, acc_.begin() + right, 0);
         std::fill(peak_.begin() + left, peak_.begin() + right, 0);
@@ -324,9 +361,55 @@ class Search {
                 }
             if (most > capacity_ - reach) return false;
         }
-        if (rule_ != 0) candidates(left, right);
-        stale_ = Span();
+        candidates(left, right);
         return true;
+    }
+
+    // The same answer for the rule that looks at no sections. All that is unplaced fits above most rows, and only the others
+    // have to be asked what starts above them.
+    bool fits_lowest() {
+        T highest = 0, lowest = kMost;
+        bool within = true;
+        rows_in(stale_, [&](std::int32_t b) {
+            within &= reach_[b] <= limit_[b];
+            highest = std::max(highest, reach_[b]);
+        });
+        if (!within) return false;
+        Span full, tight;  // sections in which not all that is unplaced fits above every row; above some row
+        for (std::int32_t s = stale_.lo; s < stale_.hi; ++s)
+            if (left_[s] > capacity_ - highest) full.add(s, s + 1);
+        rows_in(full, [&](std::int32_t b) {
+            if (most_left(b, full) <= capacity_ - reach_[b]) return;
+            tight.add(std::max(hull_lo_[b], full.lo), std::min(hull_hi_[b], full.hi));
+            lowest = std::min(lowest, reach_[b]);
+        });
+        if (tight.lo >= tight.hi) return true;
+        sorted_.clear();
+        rows_in(tight, [&](std::int32_t b) {
+            if (reach_[b] >= lowest) sorted_.emplace_back(reach_[b], b);
+        });
+        std::sort(sorted_.begin(), sorted_.end(), [](auto &x, auto &y) { return x.first > y.first; });
+        std::fill(acc_.begin() + tight.lo, acc_.begin() + tight.hi, 0);
+        T *const acc = acc_.data();
+        for (const auto &[reach, b] : sorted_) {
+            T above = 0;
+            for (i64 r = in_.range_of[b]; r < in_.range_of[b + 1]; ++r)
+                for (i64 s = std::max<i64>(in_.lo[r], tight.lo), end = std::min<i64>(in_.hi[r], tight.hi); s < end; ++s) {
+                    acc[s] += size_[b];
+                    above = std::max(above, acc[s]);
+                }
+            if (above > capacity_ - reach) return false;
+        }
+        return true;
+    }
+
+    // The most that is unplaced in a section of b within a span.
+    T most_left(i64 b, Span span) const {
+        T most = 0;
+        for (i64 r = in_.range_of[b]; r < in_.range_of[b + 1]; ++r)
+            for (i64 s = std::max<i64>(in_.lo[r], span.lo), end = std::min<i64>(in_.hi[r], span.hi); s < end; ++s)
+                most = std::max(most, left_[s]);
+        return most;
     }
 
     // Per section what may be picked there: how many rows, and the lowest of their offsets.
@@ -376,16 +459,40 @@ class Search {
     i64 pick(const Frame &f) {
         const i64 section = pivot(f);
         i64 best = -1;
-        auto see = [&](std::int32_t b) {
-            if (placed_[b] || !eligible(b)) return;
-            if (best < 0 || least_[b] < least_[best] || (least_[b] == least_[best] && rank_[b] < rank_[best])) best = b;
-        };
-        if (section < 0)
-            for (i64 k = f.lo; k < f.hi; ++k) see(perm_[k]);
-        else
+        if (section < 0) {
+            best = lowest(birth_of_[f.hull.lo], birth_of_[f.hull.hi]);
+        } else {
             for (i64 k = cover_of_[section]; k < cover_of_[section + 1]; ++k)
-                if (covers(cover_[k], section)) see(cover_[k]);
+                if (covers(cover_[k], section)) best = lower(best, cover_[k]);
+        }
         return best < 0 ? -1 : spot_[best];
+    }
+
+    // Whichever of two rows is picked first; `b` only if it may be picked at all.
+    i64 lower(i64 best, i64 b) const {
+        if (placed_[b] || !eligible(b)) return best;
+        const bool first = best < 0 || least_[b] < least_[best] || (least_[b] == least_[best] && rank_[b] < rank_[best]);
+        return first ? b : best;
+    }
+
+    // The first to pick of births_[from, to).
+    i64 lowest(i64 from, i64 to) {
+        i64 best = -1;
+        for (i64 k = from, run; k < to; k += run) {
+            run = k % kRun == 0 && k + kRun <= to ? kRun : 1;
+            if (run == 1) {
+                best = lower(best, births_[k]);
+                continue;
+            }
+            auto &champion = champion_[k / kRun];
+            if (worn_[k / kRun]) {
+                i64 found = -1;
+                for (i64 q = k; q < k + kRun; ++q) found = lower(found, births_[q]);
+                champion = found, worn_[k / kRun] = 0;
+            }
+            if (champion >= 0) best = lower(best, champion);
+        }
+        return best;
     }
 
     bool covers(i64 b, i64 section) const {
