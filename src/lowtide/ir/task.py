@@ -1,4 +1,4 @@
-"""A loop with the values that it works on, and how much it computes.
+"""A loop with the values that it works on, how much it computes, and how finely.
 
 Comes in: a loop. Goes out: the same with names for its buffers, for passes that make one loop of several.
 """
@@ -28,6 +28,13 @@ def weight(loop: Loop) -> int:
     """How much a point of a loop computes: 10 for what takes a polynomial, 1 for the rest, nothing for constants."""
     free = ("load", "store", "const", "index", "cast")
     return sum(10 if x.op in HEAVY else 0 if x.op in free else 1 for x in loop.body)
+
+
+def in_low_precision(loop: Loop) -> bool:
+    """Whether a loop holds fractions, and none of them anywhere in more than 16 bits: it moves them, since arithmetic on half
+    types is in f32."""
+    kinds = {x.dtype for x in loop.body}
+    return not kinds.isdisjoint(("f16", "bf16")) and kinds.isdisjoint(("f32", "f64"))
 
 
 HEAVY = CURVES | {"pow", "atan2", "hypot", "fmod", "mod", "floordiv"}

@@ -47,3 +47,9 @@ def python_of(arg: Arg, tensor: Callable[[str], Any]) -> Any:
 def empty(layout: Layout) -> torch.Tensor:
     """A fresh tensor with a static layout's size and stride (offset 0), its contents unset."""
     return torch.empty_strided(layout.size, layout.stride, dtype=DTYPES[layout.dtype], device=layout.device)
+
+
+def filled(layout: Layout) -> torch.Tensor:
+    """A fresh tensor of that layout for trying an operation: halves, or zeros where there are no fractions."""
+    t = empty(layout)
+    return t.fill_(0.5) if t.is_floating_point() else t.zero_()

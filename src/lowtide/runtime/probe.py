@@ -25,12 +25,12 @@ from lowtide.core.reason import Reason
 from lowtide.ir.graph import Atom, Graph, Layout, Op, Ref
 from lowtide.ir.lowered import LOOP
 from lowtide.ir.strides import same_places
-from lowtide.runtime.calls import empty, overload, python_of
+from lowtide.runtime.calls import empty, filled, overload, python_of
 from lowtide.schedule.schedule import OpFacts
 from lowtide.torch_compat import memory_events
 
 # Operators from elsewhere may do anything when run on made-up inputs, so only these are tried.
-_TRIED = ("aten", "prims")
+TRIED = ("aten", "prims")
 
 
 def probe(graph: Graph) -> dict[str, OpFacts]:
@@ -204,12 +204,12 @@ def _peak(events: list[int]) -> int:
 
 def _try(graph: Graph, op: Op) -> dict[str, Any]:
     record: dict[str, Any] = dict(_UNKNOWN, restride=[])
-    if op.target.split(".", 1)[0] not in _TRIED:
+    if op.target.split(".", 1)[0] not in TRIED:
         record["note"] = "an operator from outside torch is not tried alone; its workspace is taken as 0 bytes"
         return record
     call = overload(op.target)
     record["pointwise"] = torch.Tag.pointwise in call.tags or _row_by_row(graph, op)
-    tensors = {name: _filled(graph.value[name].layout) for name in op.reads}
+    tensors = {name: filled(graph.value[name].layout) for name in op.reads}
     args = [python_of(a, tensors.__getitem__) for a in op.args]
     kwargs = {k: python_of(a, tensors.__getitem__) for k, a in op.kwargs}
     try:
@@ -246,11 +246,6 @@ def _row_by_row(graph: Graph, op: Op) -> bool:
         return False
     rank = len(graph.value[op.args[0].name].layout.size)
     return rank > 0 and op.args[position] in (-1, rank - 1)
-
-
-def _filled(layout: Layout) -> torch.Tensor:
-    t = empty(layout)
-    return t.fill_(0.5) if t.is_floating_point() else t.zero_()
 
 
 def _as_expected(layout: Layout, t: torch.Tensor, operands: Any) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lowtide.core.units import format_bytes
 from lowtide.ir.graph import ITEMSIZE, Graph, Layout, Op, Ref, int_of
@@ -20,19 +20,27 @@ from lowtide.schedule.schedule import Schedule, Step
 @dataclass(frozen=True, slots=True)
 class NodeEstimate:
     """One run of a step: bytes read and written, operations (multiplications and additions; a polynomial counts ten), and
-    seconds, the call included."""
+    seconds, the call included. ``known``: the seconds were given, not estimated."""
 
     nbytes: int
     operations: int
     seconds: float
+    known: bool = False
 
     def __str__(self) -> str:
-        return f"{format_bytes(self.nbytes)} moved, {self.operations:.3g} operations, {self.seconds * 1e6:.3g} µs"
+        seconds = f"{self.seconds * 1e6:.3g} µs{' as given' if self.known else ''}"
+        return f"{format_bytes(self.nbytes)} moved, {self.operations:.3g} operations, {seconds}"
 
 
-def estimates(schedule: Schedule, machine: Machine = Machine()) -> Mapping[str, NodeEstimate]:  # noqa: B008
-    """By name of the operation, in order of the steps."""
-    return {s.op.name: estimate(schedule.graph, s, machine) for s in schedule.steps}
+def estimates(
+    schedule: Schedule,
+    machine: Machine = Machine(),  # noqa: B008
+    known: Mapping[str, float] | None = None,
+) -> Mapping[str, NodeEstimate]:
+    """By name of the operation, in order of the steps. ``known``: seconds of operations, by name, which stand for what would
+    be estimated: measured (``runtime.timing``) or given by hand."""
+    found = {s.op.name: estimate(schedule.graph, s, machine) for s in schedule.steps}
+    return found | {n: replace(found[n], seconds=t, known=True) for n, t in (known or {}).items() if n in found}
 
 
 def estimate(graph: Graph, step: Step, machine: Machine) -> NodeEstimate:

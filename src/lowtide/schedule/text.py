@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lowtide.core.units import format_bytes
+from lowtide.ir.task import in_low_precision
 from lowtide.schedule.schedule import Schedule, Step, changed_inputs
 
 
@@ -38,6 +39,8 @@ def _notes(step: Step) -> Iterator[str]:
         yield "  out="
     if facts.workspace:
         yield f"  workspace {format_bytes(facts.workspace)}"
+    if step.loop is not None and in_low_precision(step.loop):
+        yield "  in 16 bits throughout"
     if step.inplace:
         yield f"  may take over {', '.join(f'%{r}' for r, _ in step.inplace)}"
     if step.op.mutates:

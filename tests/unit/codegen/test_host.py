@@ -15,10 +15,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 
+from lowtide.codegen.cpp import kernel
 from lowtide.codegen.host import emit
 from lowtide.core.errors import BugError
 from lowtide.core.options import Options
 from lowtide.ir.graph import Graph, Layout, Op, Ref, Section, Value, refs_in
+from lowtide.ir.loops import parse_loop
+from lowtide.ir.text import parse
 from lowtide.memory.lifetime import lifetimes
 from lowtide.plan.choose import plan_memory
 from lowtide.program import Consumed, Program, usable
@@ -250,3 +253,42 @@ def test_two_processes_write_the_same():
     assert told[0] == told[1]
     assert len(told[0]) > 10_000
     assert json.loads(told[0].splitlines()[0].split("} {")[0] + "}")["version"] == 1
+
+
+# One step of every kind: a view, a generated kernel, a call into given memory, one over a dying operand, a plain call.
+KINDS = """graph g version 1
+  file net.py = "net.py"
+  section inference
+    input %x: f32[8,8]{8,1} @cpu
+    %v: f32[8,8]{1,8} @cpu in %x = view aten.t.default(%x)  # net.py:1
+    %a: f32[8,8]{8,1} @cpu = lowtide.loop.default(%x)  # net.py:2
+    %b: f32[8,8]{8,1} @cpu = aten.mm.default(%a, %v)  # net.py:3
+    %c: f32[8,8]{8,1} @cpu = aten.relu.default(%b)  # net.py:4
+    %d: f32[8,8]{8,1} @cpu = mine.op.default(%c)  # net.py:5
+    %e: f32[8]{1} @cpu = aten.amax.default(%d)  # net.py:6
+    return %e
+"""
+
+
+@pytest.mark.spec("SC-68", "SC-67")
+def test_each_kind_of_step_is_called_its_own_way_and_tells_its_line_once():
+    graph = parse(KINDS)
+    loop = parse_loop(
+        "loop [] in(f32) out(f32)\n  stage [64]\n    v0: f32 = load 0 [r0]\n    v1: f32 = store 1 [r0] v0\n"
+    )
+    facts = {
+        "b": OpFacts(out="aten.mm.out"),
+        "c": OpFacts(out="aten.relu.out", pointwise=True),
+        "e": OpFacts(out="aten.amax.out"),
+    }
+    made = schedule(graph, facts, loops={"a": loop})
+    lines = emit(made, plan_memory(made, Options(slabs="one"))).source.splitlines()
+    told = [line.strip().split("  # net.py:") for line in lines if "  # " in line]
+    assert told == [
+        [f"kernel_{kernel(loop).name}_2(numbers_64, x.data_ptr(), a.data_ptr())", "2"],
+        ["v = t(x); del x", "1"],
+        ["mm_out(a, v, out=b); del a, v", "3"],
+        ["relu_out(b, out=c); del b", "4"],
+        ["d = op(c); del c", "5"],
+        ["e = amax(d); del d", "6"],
+    ]

@@ -6,6 +6,7 @@ import pytest
 from small_loops import flat
 
 from lowtide.ir.graph import Graph, Op
+from lowtide.ir.loops import check_loop, parse_loop
 from lowtide.ir.lowered import LOOP, Lowered, check_lowered
 from lowtide.ir.text import parse
 from lowtide.memory.lifetime import lifetimes
@@ -13,6 +14,7 @@ from lowtide.schedule.depend import accesses, dependencies
 from lowtide.schedule.fusion import fuse_loops
 from lowtide.schedule.inplace import CallForms, call_pairs, loop_pairs
 from lowtide.schedule.schedule import memory_graph, schedule
+from lowtide.schedule.text import print_schedule
 
 
 def waits(graph: Graph) -> dict[str, tuple[str, ...]]:
@@ -246,3 +248,27 @@ def test_what_an_operation_is_says_what_kind_of_step_it_becomes() -> None:
     }  # fmt: skip
     assert {w: n.name for n in line.nodes for w in n.writes} == {n: n for n in ("a", "n", "m", "r")}
     assert [n.name for n in line.nodes if not n.writes] == ["check"]
+
+
+@pytest.mark.spec("SC-54")
+@pytest.mark.parametrize(
+    ("dtype", "body", "low"),
+    [
+        ("bf16", "v1: bf16 = store 1 [r0] v0", True),
+        ("f16", "v1: f32 = cast v0\n    v2: f32 = exp v1\n    v3: f16 = cast v2\n    v4: f16 = store 1 [r0] v3", False),
+        ("f16", "v1: i64 = index r0\n    v2: f16 = load 0 [v1]\n    v3: f16 = store 1 [r0] v2", True),
+        ("f32", "v1: f32 = store 1 [r0] v0", False),
+        ("i16", "v1: i16 = store 1 [r0] v0", False),
+    ],
+)
+def test_whether_a_kernel_computes_in_16_bits_throughout_is_told(dtype: str, body: str, low: bool) -> None:
+    """Indices may be wider; without fractions there is nothing to tell."""
+    graph = parse(f"""graph g version 1
+  section inference
+    input %x: {dtype}[8]{{1}} @cpu
+    %y: {dtype}[8]{{1}} @cpu = {LOOP}(%x)
+    return %y
+""")
+    loop = parse_loop(f"loop [] in({dtype}) out({dtype})\n  stage [8]\n    v0: {dtype} = load 0 [r0]\n    {body}\n")
+    check_loop(loop)
+    assert ("in 16 bits throughout" in print_schedule(schedule(graph, {}, loops={"y": loop}))) == low
