@@ -136,7 +136,7 @@ def test_a_rule_makes_loops_of_what_the_operation_makes_and_nothing_else(
     target = "aten.neg.default"
     graph = _one(Op("y", target, (Ref("x"),), (), ("y",)), Value("x", y, "x"), Value("y", y, "y"))
     assert lower(graph).loops
-    monkeypatch.setitem(RECORDS, target, Record(target, "pointwise", rule))
+    monkeypatch.setitem(RECORDS, target, Record(target, "pointwise", rule, rule))
     with pytest.raises(BugError, match=says):
         lower(graph)
 
