@@ -44,6 +44,27 @@ def test_what_a_tensor_is_given_stays_its_own(f, kernels: str):
     assert "aten.set_.source_Tensor" in {s.op.target for s in record.planned[0].schedule.steps}
 
 
+def test_so_where_the_plan_is_made_as_it_runs():
+    """The number of what is picked depends on data. What was noted in the first calls is planned in the later ones."""
+
+    def f(x: Tensor) -> Tensor:
+        x.data = (x.data * 2).sin()
+        y = x[x > 0].exp()
+        for _ in range(3):
+            x = (x.exp() * 0.1 + x).tanh()
+        return x.sum() + y.sum()
+
+    step = torch.compile(f, backend="lowtide", options={"verify": True})
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True), torch.no_grad():
+        for k in range(5):
+            ours, eagers = (torch.arange(2.0, 66.0).reshape(8, 8) / (10 + k) for _ in range(2))
+            torch.testing.assert_close(step(ours), f(eagers))
+            torch.testing.assert_close(ours, eagers)
+            assert ours.untyped_storage().nbytes() == ours.nbytes, "not all that was planned with it"
+    (record,) = records()
+    assert record.at_run_time and record.fallback is None
+
+
 def test_bytes_that_come_and_go_are_left_to_eager(caplog: pytest.LogCaptureFixture):
     """As sharded training has its weights: bytes for the call alone, filled from elsewhere."""
 
