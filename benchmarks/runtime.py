@@ -1,10 +1,11 @@
 """The run-time planner beside eager: peaks and step times of programs whose sizes vary, and of convolution networks.
 
-    python -m benchmarks.runtime [--quick]
+    python -m benchmarks.runtime [--quick] [--part programs|networks]
 
-Per program: eager, the first planned run and the tenth, at one size and at sizes that change in every step. Peak is the most
-bytes that the framework's CPU allocator held over what was there before the step. Storage groups and packed offsets are set
-beside the lower bound at the same sizes. Step times are the best of interleaved rounds.
+Per program: eager, the first planned run and the tenth, at one size, at sizes that change in every step and come again, and
+with arguments drawn anew for every step. Peak is the most bytes that the framework's CPU allocator held over what was there
+before the step. Storage groups and packed offsets are set beside the lower bound at the same sizes. A step time is the best of
+eager's, and that times the median ratio of interleaved rounds.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class Row:
     tenth_us: float
     varying_eager_us: float
     varying_us: float
+    fresh: float
 
 
 def timed(calls: list[Callable[[], Any]], rounds: int, seconds: float) -> list[float]:
@@ -62,6 +64,22 @@ def timed(calls: list[Callable[[], Any]], rounds: int, seconds: float) -> list[f
             found[k].append((time.perf_counter() - begin) / counts[k] * 1e6)
     base = min(found[0])
     return [base * statistics.median(b / a for a, b in zip(found[0], other, strict=True)) for other in found]
+
+
+def drawn_anew(p: Varying, call: Callable[..., Any], rounds: int) -> float:
+    """The median ratio to eager's time where no step has the arguments of an earlier one: sizes that data decides seldom come
+    again."""
+    found = []
+    for _ in range(rounds):
+        given = [p.draw(3 + k % 7) for k in range(100)]
+        took = []
+        for f in (p.module, call):
+            begin = time.perf_counter()
+            for one in given:
+                f(*one)
+            took.append(time.perf_counter() - begin)
+        found.append(took[1] / took[0])
+    return statistics.median(found)
 
 
 def row_of(p: Varying, rounds: int, seconds: float) -> Row:
@@ -95,24 +113,36 @@ def row_of(p: Varying, rounds: int, seconds: float) -> Row:
     changing = [t / len(others) for t in timed([all_of(p.module), all_of(varying)], rounds, seconds)]
     return Row(
         p.name, eager_peak, first, tenth, told.slab_nbytes, groups.told().slab_nbytes, told.bound_nbytes,
-        eager_us, first_us, tenth_us, *changing,
+        eager_us, first_us, tenth_us, *changing, drawn_anew(p, varying, rounds),
     )  # fmt: skip
 
 
-def table(rows: list[Row]) -> str:
+def peaks(rows: list[Row]) -> str:
+    """Peaks and slabs."""
     out = [
-        "| program | peak: eager | first run | tenth | slab: packed | groups | bound | step, µs: eager | first | tenth "
-        "| tenth / eager | changing sizes, µs: eager | planned | ratio |",
-        "|-|-|-|-|-|-|-|-|-|-|-|-|-|-|",
+        "| program | peak: eager | first run | tenth | slab: packed (/ bound) | groups (/ bound) | bound |",
+        "|-|-|-|-|-|-|-|",
     ]
     for r in rows:
-        share = f"{r.packed / r.bound:.3f}" if r.bound else "-"
-        far = f"{r.groups / r.bound:.2f}" if r.bound else "-"
+        share, far = (f"{n / r.bound:.{digits}f}" if r.bound else "-" for n, digits in ((r.packed, 3), (r.groups, 2)))
         out.append(
             f"| {r.name} | {format_bytes(r.eager_peak)} | {format_bytes(r.first_peak)} | {format_bytes(r.tenth_peak)} "
-            f"| {format_bytes(r.packed)} ({share}) | {format_bytes(r.groups)} ({far}) | {format_bytes(r.bound)} "
-            f"| {r.eager_us:.0f} | {r.first_us:.0f} | {r.tenth_us:.0f} | {r.tenth_us / r.eager_us:.2f} "
-            f"| {r.varying_eager_us:.0f} | {r.varying_us:.0f} | {r.varying_us / r.varying_eager_us:.2f} |"
+            f"| {format_bytes(r.packed)} ({share}) | {format_bytes(r.groups)} ({far}) | {format_bytes(r.bound)} |"
+        )
+    return "\n".join(out)
+
+
+def times(rows: list[Row]) -> str:
+    """Step times."""
+    out = [
+        "| program | step, µs: eager | first run, ms | tenth run, µs | ratio | sizes that change in every step, µs: eager "
+        "| planned | ratio | arguments drawn anew: ratio |",
+        "|-|-|-|-|-|-|-|-|-|",
+    ]
+    for r in rows:
+        out.append(
+            f"| {r.name} | {r.eager_us:.0f} | {r.first_us / 1000:.0f} | {r.tenth_us:.0f} | {r.tenth_us / r.eager_us:.2f} "
+            f"| {r.varying_eager_us:.0f} | {r.varying_us:.0f} | {r.varying_us / r.varying_eager_us:.2f} | {r.fresh:.2f} |"
         )
     return "\n".join(out)
 
@@ -168,7 +198,8 @@ def main(words: list[str] | None = None) -> int:
     rounds, seconds, scale = (3, 0.02, 1) if chosen.quick else (9, 0.1, 4)
     with torch.no_grad():
         if chosen.part != "networks":
-            print(table([row_of(p, rounds, seconds) for p in programs(scale)]), flush=True)
+            rows = [row_of(p, rounds, seconds) for p in programs(scale)]
+            print(f"{peaks(rows)}\n\n{times(rows)}", flush=True)
         if chosen.part != "programs":
             print(f"\n{convolutions(rounds, seconds, chosen.quick)}", flush=True)
     return 0
