@@ -32,7 +32,7 @@ from lowtide.frontend.loss import split_cross_entropy
 from lowtide.frontend.partition import partition
 from lowtide.ir.graph import Graph
 from lowtide.order import compiled as order_search
-from lowtide.pipeline import Compiled, compile_built
+from lowtide.pipeline import Compiled, alike, compile_built
 from lowtide.plan import compiled as plan_search
 from lowtide.runtime.dispatch import Dispatch
 from lowtide.runtime.load import LoadedSection, load, release_retained
@@ -44,6 +44,7 @@ from lowtide.torch_compat import aot_backend, boxed, is_plain_subclass, resizes_
 log = logging.getLogger(__name__)
 _numbers = itertools.count()
 _PLAN = "lowtide"
+_DECIDED = 4  # programs per graph whose decisions others take over
 _EXAMPLE = 'torch.compile(model, backend="lowtide", options={"budget": "2GiB"})'
 
 # torch.compile(..., backend="lowtide") imports this module before anything is traced. With an empty cache folder the two
@@ -216,13 +217,16 @@ def _build(
     record: Record,
     options: Options,
     constants: Mapping[str, torch.Tensor],
-    first: dict[str, Compiled],
+    decided: dict[str, list[Compiled]],
     graph: Graph,
 ) -> list[LoadedSection]:
-    """Compile and load one variant. ``first``: by name, the programs at the sizes that came first; later ones take over
-    what was decided there."""
-    compiled = compile_built(graph, probe, options, first.get(graph.name), machine=machine())
-    first.setdefault(graph.name, compiled)
+    """Compile and load one variant. ``decided``: by name, the programs at the last sizes for which all was decided anew; others
+    take over what was decided for the nearest of them."""
+    before = decided.setdefault(graph.name, [])
+    compiled = compile_built(graph, probe, options, alike(before, graph), machine=machine())
+    if not compiled.followed:
+        before.append(compiled)
+        del before[:-_DECIDED]
     planned = Planned(compiled.schedule, compiled.plan, compiled.program, compiled.coverage, compiled.apart)
     note_program(record, planned, 2 * options.recent_shapes)  # a section run alone is a variant too
     return load(

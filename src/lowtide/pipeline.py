@@ -14,7 +14,7 @@ Nothing here imports torch; what needs it (facts about operations, loading) is p
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lowtide.codegen.host import emit
@@ -36,7 +36,7 @@ from lowtide.memory import json as memory_json
 from lowtide.memory.lifetime import lifetimes, timeline
 from lowtide.order.engine import OrderResult, reorder
 from lowtide.plan.choose import main_device, plan_memory
-from lowtide.plan.follow import follow
+from lowtide.plan.follow import follow, in_order
 from lowtide.plan.holders import holders
 from lowtide.plan.plan import MemoryPlan
 from lowtide.plan.refine import refine
@@ -49,27 +49,66 @@ from lowtide.runtime import kernels
 from lowtide.schedule.buffers import print_buffers
 from lowtide.schedule.cost import Machine
 from lowtide.schedule.estimate import estimates
-from lowtide.schedule.fusion import fuse_loops
+from lowtide.schedule.fusion import fuse_again, fuse_loops
 from lowtide.schedule.inline import inline, lengthened
+from lowtide.schedule.joined import Rules
 from lowtide.schedule.schedule import OpFacts, Schedule, memory_graph, reordered, schedule
 from lowtide.schedule.text import print_schedule
 from lowtide.target import Target
 
 PROGRAM = "program"
+_ALIKE = 4  # factor of bytes within which decisions are taken over,
+_SHARE = 1.1  # unless the peak is then a larger share of all bytes by this factor
 _ROUNDS = 6  # in which more and more is stored that would lift the peak if it were not
 Facts = Callable[[Graph], Mapping[str, OpFacts]]
 
 
 @dataclass(frozen=True)
+class Joined:
+    """How loops were put together, in names that sizes do not change: ``stored``: loops that were not put into their readers;
+    ``order``: the operations then, in the order that fusion started from; ``pairs``: what it made one, one after the other;
+    ``apart``: why other pairs stay two."""
+
+    stored: frozenset[str] = frozenset()
+    order: tuple[str, ...] = ()
+    pairs: tuple[tuple[str, str], ...] = ()
+    apart: tuple[Reason, ...] = ()
+
+
+@dataclass(frozen=True)
 class Compiled:
-    """All stages of one program, for the report, the checkers and the runtime."""
+    """All stages of one program, for the report, the checkers and the runtime.
+
+    coverage: of loops; None where library calls compute everything. apart: why pairs of loops stay two kernels. nbytes: of all
+    that the captured program makes. followed: whether loops, order and way of slabs are those of the program at other sizes.
+    """
 
     schedule: Schedule
     plan: MemoryPlan
     program: Program
     order: OrderResult | None = None
-    coverage: Coverage | None = None  # of loops; None where library calls compute everything
-    apart: tuple[Reason, ...] = ()  # why pairs of loops stay two kernels
+    coverage: Coverage | None = None
+    apart: tuple[Reason, ...] = ()
+    joined: Joined = Joined()
+    nbytes: int = 0
+    followed: bool = False
+
+
+def alike(programs: Sequence[Compiled], graph: Graph) -> Compiled | None:
+    """Of one program at several sizes the one with most nearly as many bytes as ``graph`` makes; None where even that has
+    over four times as many or as few, so that what was decided for it may be far from what is best."""
+    wanted = made_nbytes(graph)
+
+    def factor(c: Compiled) -> float:
+        return max(c.nbytes + 1, wanted + 1) / min(c.nbytes + 1, wanted + 1)
+
+    nearest = min(programs, key=factor, default=None)
+    return nearest if nearest is not None and factor(nearest) <= _ALIKE else None
+
+
+def made_nbytes(graph: Graph) -> int:
+    """Bytes of all storages that a static graph makes."""
+    return sum(nbytes for storage, nbytes in graph.nbytes.items() if storage not in graph.caller_owned)
 
 
 def compile_graph(
@@ -84,7 +123,8 @@ def compile_graph(
 ) -> Compiled:
     """Run the stages on a static graph, watched by ``observers`` (None: as the environment says). ``machine``: what fusion
     and estimates go by. ``target``: what kernels are generated for, by default that of the graph's device. ``before``: the
-    same program at other sizes, whose order and way of slabs are taken over, as far as that fits the budget.
+    same program at other sizes, whose loops, order and way of slabs are taken over, as far as that holds, fits the budget and
+    does not need much more of all bytes at once.
 
     Raises:
         Unsupported: no target computes where the graph's values lie.
@@ -94,7 +134,10 @@ def compile_graph(
     see = _Stopwatch((observers or from_environment()).of_graph(graph.name))
     see("capture", lambda: print_graph(graph))
     target = target or target_of(graph)
-    lowered, known, sources = lower_graph(graph, options, facts, see, machine, target)
+    lowered, known, sources, joined = lower_graph(
+        graph, options, facts, see, machine, target, before.joined if before else None
+    )
+    before = before if before is not None and joined is before.joined else None
     if lowered.loops:
         see("lower", lambda: print_lowered(lowered))
         see("kernels", lambda: "\n".join(s.text for s in sources))
@@ -102,15 +145,11 @@ def compile_graph(
     scheduled = replace(scheduled, members=lowered.members)
     see("schedule", lambda: print_schedule(scheduled))
     see.observers.see("memory", lambda: memory_json.dumps(memory_graph(scheduled)))
-    followed = follow(scheduled, before.schedule, before.plan.chosen, options) if before is not None else None
-    if followed is not None and followed[1].promised_nbytes <= (options.budget or followed[1].promised_nbytes):
-        (ordered, plan), found = followed, None
-        see("order", lambda: f"as at the sizes before\n{print_schedule(ordered)}")
-    else:
-        ordered, found = order_steps(scheduled, options)
-        see("order", lambda: _order_text(ordered, found))
-        bound = found.lower_bound if found is not None else None
-        ordered, plan = refine(ordered, plan_memory(ordered, options, bound), options, bound)
+    nbytes = made_nbytes(graph)
+    placed = order_and_plan(scheduled, nbytes, before, options, see)
+    if placed is None:
+        return compile_graph(graph, facts, options, observers, machine=machine, target=target)
+    ordered, plan, found = placed
     see("buffers", lambda: print_buffers(ordered))
     see("plan", lambda: dumps(plan.to_json(), indent=1), plan.promised_nbytes)
     see("refused", lambda: "".join(f"{reason}\n" for reason in refusals(ordered, plan)))
@@ -126,29 +165,83 @@ def compile_graph(
     covered = coverage(graph, lowered) if lowered.loops else None
     see("summary", lambda: _summary(ordered, plan, covered))
     _hold_to_budget(ordered, plan, options)
-    return Compiled(ordered, plan, program, found, covered, lowered.apart)
+    return Compiled(ordered, plan, program, found, covered, lowered.apart, joined, nbytes, before is not None)
+
+
+def order_and_plan(
+    scheduled: Schedule, nbytes: int, before: Compiled | None, options: Options, see: _Stopwatch
+) -> tuple[Schedule, MemoryPlan, OrderResult | None] | None:
+    """An order, its plan, and what the search for it found. With ``before`` as there, without a search; None where that is no
+    order of these steps, is over the budget, or holds a much larger share of all ``nbytes`` at once."""
+    if before is None:
+        ordered, found = order_steps(scheduled, options)
+        see("order", lambda: _order_text(ordered, found))
+        bound = found.lower_bound if found is not None else None
+        return *refine(ordered, plan_memory(ordered, options, bound), options, bound), found
+    followed = follow(scheduled, before.schedule, before.plan.chosen, options)
+    if followed is None:
+        return None
+    kept, plan = followed
+    larger = plan.promised_nbytes * before.nbytes > _SHARE * before.plan.promised_nbytes * nbytes
+    if larger or (options.budget is not None and plan.promised_nbytes > options.budget):
+        return None
+    see("order", lambda: f"as at the sizes before\n{print_schedule(kept)}")
+    return kept, plan, None
 
 
 def lower_graph(
-    graph: Graph, options: Options, facts: Facts, see: _Stopwatch, machine: Machine, target: Target
-) -> tuple[Lowered, Mapping[str, OpFacts], tuple[Source, ...]]:
-    """The graph with its loops, what is known of the other operations, and the sources of the loops' kernels, which a
-    compiler begins to build meanwhile."""
+    graph: Graph,
+    options: Options,
+    facts: Facts,
+    see: _Stopwatch,
+    machine: Machine,
+    target: Target,
+    before: Joined | None,
+) -> tuple[Lowered, Mapping[str, OpFacts], tuple[Source, ...], Joined]:
+    """The graph with its loops, what is known of the other operations, the sources of the loops' kernels, which a compiler
+    begins to build meanwhile, and how the loops were put together: as ``before``, where that holds."""
     if options.kernels == "aten":
-        return Lowered(graph, {}), facts(graph), ()
+        return Lowered(graph, {}), facts(graph), (), before or Joined()
     if native.compiler() is None:
         why = Reason("kernels of our own", "there is no C++ compiler, so ATen computes everything", "install g++")
-        return Lowered(graph, {}, (why,)), facts(graph), ()
-    lowered = lower(graph, target.device, target.dtypes)
-    known = facts(lowered.graph)
-    lowered, steps = inline_within(lowered, known, options)
-    if options.fuse:
-        fused = fuse_loops(lowered, steps, inplace=options.inplace, machine=machine, rules=target.rules)
-        see("fusion", fused.text)
-        lowered = replace(fused.lowered, apart=fused.refused)
+        return Lowered(graph, {}, (why,)), facts(graph), (), before or Joined()
+    apart = lower(graph, target.device, target.dtypes)
+    known = facts(apart.graph)
+    lowered = join_again(apart, known, options, machine, target.rules, before) if before is not None else None
+    joined = before
+    if lowered is None or joined is None:
+        lowered, joined, text = join_loops(apart, known, options, machine, target.rules)
+        see("fusion", text)
+    lowered = replace(lowered, apart=joined.apart)
     made = target.sources([target.kernel(loop) for loop in lowered.loops.values()], 2)
     kernels.start(made)
-    return lowered, known, made
+    return lowered, known, made, joined
+
+
+def join_loops(
+    lowered: Lowered, known: Mapping[str, OpFacts], options: Options, machine: Machine, rules: Rules
+) -> tuple[Lowered, Joined, str]:
+    """Small loops in their readers, and what pays to be one as one; how, in names and in words."""
+    inlined, steps = inline_within(lowered, known, options)
+    order = tuple(s.op.name for s in steps.steps)
+    stored = frozenset(lowered.loops.keys() & inlined.loops.keys())
+    if not options.fuse:
+        return inlined, Joined(stored, order), "nothing is fused, as asked\n"
+    fused = fuse_loops(inlined, steps, inplace=options.inplace, machine=machine, rules=rules)
+    return fused.lowered, Joined(stored, order, fused.pairs, fused.refused), fused.text()
+
+
+def join_again(
+    lowered: Lowered, known: Mapping[str, OpFacts], options: Options, machine: Machine, rules: Rules, before: Joined
+) -> Lowered | None:
+    """The loops put together as at other sizes; None where that does not hold at these."""
+    inlined = inline(lowered, before.stored)
+    scheduled = schedule(inlined.graph, known, inplace=options.inplace, loops=inlined.loops)
+    steps = in_order(scheduled, before.order)
+    if steps is None or not options.fuse:
+        return None if steps is None else inlined
+    fused = fuse_again(inlined, steps, before.pairs, inplace=options.inplace, machine=machine, rules=rules)
+    return None if fused is None else fused.lowered
 
 
 def inline_within(lowered: Lowered, known: Mapping[str, OpFacts], options: Options) -> tuple[Lowered, Schedule]:

@@ -21,12 +21,12 @@ pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore")]
 def test_a_transformer_at_many_lengths_keeps_each_promise(
     compiled: Compile, ours: bool, monkeypatch: pytest.MonkeyPatch, kernels: str, lengths: int
 ):
-    """Library calls are put in order once; loops are ordered anew before they are joined, which takes milliseconds."""
-    searches: list[int] = []
-    order_steps = pipeline.order_steps
+    """No order is searched for at lengths that are within a factor of four of one for which that was done."""
+    searches: set[int] = set()  # lengths at which an order was searched for
+    order_steps, now = pipeline.order_steps, [0]
 
     def counted(*given: Any) -> Any:
-        searches.append(1)
+        searches.add(now[0])
         return order_steps(*given)
 
     monkeypatch.setattr(pipeline, "order_steps", counted)
@@ -34,13 +34,14 @@ def test_a_transformer_at_many_lengths_keeps_each_promise(
     options = {"verify": True, "recent_shapes": 8, "kernels": kernels}
     f = compiled(net, dynamic=True, **({"options": options} if ours else {}))
     for k, length in enumerate([7, *draw.sample(range(2, 90), lengths - 1)]):
+        now[0] = length
         x = torch.randn(2 + k % 3, length, 16)
         with torch.no_grad():
             agree(f(x), net(x))
             if ours:
                 found = lowtide.memory_analysis(lambda x=x: f(x))
                 assert found.measured_peak_bytes == found.promised_peak_bytes
-    assert not ours or kernels == "loops" or len(searches) == 1
+    assert not ours or len(searches) <= (6 if kernels == "loops" else 4)
 
 
 @pytest.mark.spec("PP-28", "PP-30")

@@ -13,8 +13,9 @@ from lowtide.cli.main import main
 from lowtide.core.errors import OverBudget, VerifyError
 from lowtide.core.observe import Observers
 from lowtide.core.options import Options
-from lowtide.pipeline import PROGRAM, compile_graph, order_steps
+from lowtide.pipeline import PROGRAM, alike, compile_graph, order_steps
 from lowtide.plan import replay as checker
+from lowtide.plan.choose import plan_memory
 from lowtide.schedule.schedule import OpFacts, Schedule
 from plans import schedules, training
 from strategies import static_graphs
@@ -76,6 +77,36 @@ def test_the_dumped_memory_graph_has_the_same_peaks(tmp_path: Path, capsys: pyte
     told = json.loads(capsys.readouterr().out)
     assert told["candidates"] == dict(compiled.order.candidates)
     assert (told["peak"], told["lower_bound"]) == (compiled.order.peak, compiled.order.lower_bound)
+
+
+@pytest.mark.spec("PP-28")
+@pytest.mark.parametrize("kernels", ["aten", "loops"])
+def test_other_sizes_follow_while_that_needs_about_as_large_a_share_at_once(kernels, monkeypatch: pytest.MonkeyPatch):
+    made, options = training(), Options(kernels=kernels)
+    first = compile_graph(made.graph, facts_of(made), options, SILENT)
+    assert not first.followed and alike([first], made.graph) is first
+    again = compile_graph(made.graph, facts_of(made), options, SILENT, first)
+    assert again.followed and again.order is None
+    assert (again.program, again.plan.places) == (first.program, first.plan.places)
+    for less in (replace(first, nbytes=first.nbytes * 2), replace(first, joined=replace(first.joined, order=("h",)))):
+        anew = compile_graph(made.graph, facts_of(made), options, SILENT, less)
+        assert anew.followed == (kernels == "aten" and less.nbytes == first.nbytes)
+        assert anew.program == first.program
+    tight = replace(options, budget=first.plan.promised_nbytes - 1)
+    with pytest.raises(OverBudget):
+        compile_graph(made.graph, facts_of(made), tight, SILENT, first)
+
+
+@pytest.mark.spec("PP-28")
+def test_the_program_of_most_nearly_as_many_bytes_is_followed():
+    made = training()
+    first = compile_graph(made.graph, facts_of(made), Options(), SILENT)
+    assert first.nbytes == sum(p.nbytes for p in plan_memory(made, Options()).places)
+    sizes = [replace(first, nbytes=first.nbytes * k // 8) for k in (1, 3, 7, 20, 40)]
+    assert alike(sizes, made.graph) is sizes[2]
+    assert alike(sizes[3:], made.graph) is sizes[3]
+    assert alike([sizes[0], sizes[4]], made.graph) is None
+    assert alike([], made.graph) is None
 
 
 def test_a_budget_is_held_against_the_promise():

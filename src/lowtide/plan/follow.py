@@ -8,6 +8,7 @@ slab); its lower bound holds for every order. What a search at the new sizes mig
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from lowtide.core.options import Options
@@ -28,20 +29,36 @@ def follow(scheduled: Schedule, before: Schedule, chosen: str, options: Options)
     Raises:
         VerifyError: the order does not hold for this schedule.
     """
-    by_name = {s.op.name: s for s in scheduled.steps}
-    names = [s.op.name for s in before.steps]
-    if len(names) != len(scheduled.steps) or by_name.keys() != set(names):
+    kept = in_order(scheduled, [s.op.name for s in before.steps])
+    if kept is None:
         return None
     graph = memory_graph(scheduled)
     device = main_device(lifetimes(graph))
-    kept = replace(scheduled, steps=tuple(by_name[n] for n in names))
-    index = {n.name: i for i, n in enumerate(graph.nodes)}
-    order = [index[n.name] for n in memory_graph(kept).nodes]
-    check_order(graph, order)
     flat = flatten(graph, device=device)
+    order = _positions(scheduled, kept)
     live = live_bytes(flat, order)
     lower = max(live, default=0) <= timeline(graph, device=device).peak
     bound, _ = end_bound(flat)
     bound = max(bound, cut_bound(flat, order, live, bound, _STEPS, [-1] * flat.n)[0])
     ordered = kept if lower else scheduled
     return ordered, plan_memory(ordered, options, bound, chosen)
+
+
+def in_order(scheduled: Schedule, names: Sequence[str]) -> Schedule | None:
+    """``scheduled`` with its steps in the order of ``names``; None where its steps are others.
+
+    Raises:
+        VerifyError: the order does not hold for this schedule.
+    """
+    by_name = {s.op.name: s for s in scheduled.steps}
+    if len(names) != len(scheduled.steps) or by_name.keys() != set(names):
+        return None
+    kept = replace(scheduled, steps=tuple(by_name[n] for n in names))
+    check_order(memory_graph(scheduled), _positions(scheduled, kept))
+    return kept
+
+
+def _positions(scheduled: Schedule, kept: Schedule) -> list[int]:
+    """The order of ``kept`` as positions in ``scheduled``'s memory graph."""
+    index = {n.name: i for i, n in enumerate(memory_graph(scheduled).nodes)}
+    return [index[n.name] for n in memory_graph(kept).nodes]

@@ -25,10 +25,11 @@ from lowtide.ir.lowered import LOOP, Lowered, loop_op, pruned
 from lowtide.ir.task import Task
 from lowtide.memory.estimate import Estimate
 from lowtide.memory.flat import Flat, build, saved_bytes
+from lowtide.schedule.alike import joined
 from lowtide.schedule.cost import Machine, loop_cost
 from lowtide.schedule.depend import accesses, dependencies, needed_operations
 from lowtide.schedule.inplace import loop_pairs
-from lowtide.schedule.joined import LARGE, Rules, joined, points
+from lowtide.schedule.joined import LARGE, Rules, points
 from lowtide.schedule.schedule import CALL, Schedule, handed_on, kept_by_caller, slabbed
 
 _GAIN = 0.5e-6  # seconds that a fusion saves at least
@@ -37,10 +38,11 @@ _AT_PEAK = 8  # how often a byte that goes counts where it is part of the peak
 
 @dataclass(frozen=True)
 class Fused:
-    """``lowered`` after fusion; ``notes``: a line per fusion, in order; ``refused``: why pairs stay two; ``peak``: bytes at
-    the peak of the order at hand, in-place pairs and workspaces included."""
+    """``lowered`` after fusion; ``pairs``: what was fused with what, by name at the time, in order; ``notes``: a line for each;
+    ``refused``: why pairs stay two; ``peak``: bytes at the peak of the order at hand, in-place pairs and workspaces included."""
 
     lowered: Lowered
+    pairs: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
     refused: tuple[Reason, ...]
     peak: int
@@ -91,7 +93,25 @@ def fuse_loops(
     work = _Work(_without_dead(lowered), scheduled, inplace, machine, rules)
     for k in range(len(lowered.graph.sections)):
         work.run(k)
-    return Fused(work.result(), tuple(work.notes), tuple(work.refused.values()), work.peak)
+    return work.fused()
+
+
+def fuse_again(
+    lowered: Lowered,
+    scheduled: Schedule,
+    pairs: Sequence[tuple[str, str]],
+    *,
+    inplace: bool = True,
+    machine: Machine = Machine(),  # noqa: B008
+    rules: Rules = Rules(),  # noqa: B008
+) -> Fused | None:
+    """Fuse the pairs that ``fuse_loops`` fused at other sizes, each under the same conditions, and look for no others; None
+    where one of them would not be fused at these sizes."""
+    work = _Work(_without_dead(lowered), scheduled, inplace, machine, rules)
+    for a, b in pairs:
+        if a not in work.node or b not in work.node or work.fuse(a, b):
+            return None
+    return work.fused()
 
 
 def _without_dead(lowered: Lowered) -> Lowered:
@@ -113,6 +133,9 @@ class _Work:
         self.rules = rules
         self.slabbed = slabbed(scheduled)
         self.members = {n: inside for n, inside in lowered.members.items() if n in lowered.loops}
+        self.pairs: list[tuple[str, str]] = []
+        self.inside: set[str] = set()  # loops and calls of the section at hand
+        self.number: dict[str, int] = {}
         self.storage = {v.name: v.storage for v in self.graph.values}
         self.notes: list[str] = []
         self.refused: dict[tuple[str, str], Reason] = {}
@@ -340,6 +363,8 @@ class _Work:
         why = self.fuse(a, b)
         if why:
             self.refused[a, b] = Reason(f"%{a} and %{b} stay two kernels", why)
+        else:
+            self.offer(self.latest)
 
     def fuse(self, a: str, b: str) -> str:
         """Fuse the pair; a text says why not."""
@@ -441,6 +466,8 @@ class _Work:
         self.notes.append(
             f"{a} + {b} -> {new}: {', '.join(node.op.outputs[k] or '_' for k in range(len(node.op.outputs)))}"
         )
+        self.pairs.append((a, b))
+        self.latest = new
         self.members[new] = tuple(dict.fromkeys((*self.members.pop(a, (a,)), *self.members.pop(b, (b,)))))
         before = (self.before.pop(a) | self.before.pop(b)) - {a, b}
         after = (self.after.pop(a) | self.after.pop(b)) - {a, b}
@@ -478,9 +505,12 @@ class _Work:
             self.peak = max((self.base, *self.live))
             self.top = max(range(len(self.live)), key=self.live.__getitem__)
         self.number[new] = len(self.order) + len(self.notes)
-        self.offer(new)
 
     # -- the result --------------------------------------------------------------------------------------------------
+
+    def fused(self) -> Fused:
+        """What was decided."""
+        return Fused(self.result(), tuple(self.pairs), tuple(self.notes), tuple(self.refused.values()), self.peak)
 
     def result(self) -> Lowered:
         """The program as it has become, views where they are first used."""

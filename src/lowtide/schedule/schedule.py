@@ -88,6 +88,11 @@ class Schedule:
         return inside | found
 
     @cached_property
+    def memory(self) -> MemoryGraph:
+        """What ``memory_graph`` gives."""
+        return _memory_graph(self)
+
+    @cached_property
     def boundaries(self) -> tuple[int, ...]:
         """For each section the index of the first step behind it."""
         counts = [0] * len(self.graph.sections)
@@ -182,8 +187,12 @@ def copied_whole(schedule: Schedule) -> frozenset[str]:
 def memory_graph(schedule: Schedule) -> MemoryGraph:
     """What the order and plan engines see: storages as buffers, steps as nodes, and a ``call:`` node where a section ends.
 
-    Read/write order on mutated storages and the order of operations with one effect become ``after``.
+    Read/write order on mutated storages and the order of operations with one effect become ``after``. Made once per schedule.
     """
+    return schedule.memory
+
+
+def _memory_graph(schedule: Schedule) -> MemoryGraph:
     graph = schedule.graph
     kept = kept_by_caller(graph)
     names = dict.fromkeys(v.storage for v in graph.values)

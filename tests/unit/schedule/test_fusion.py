@@ -20,7 +20,7 @@ from lowtide.ir.task import Task
 from lowtide.ir.verify import verify
 from lowtide.memory.lifetime import timeline
 from lowtide.schedule import fusion
-from lowtide.schedule.fusion import Fused, fuse_loops
+from lowtide.schedule.fusion import Fused, fuse_again, fuse_loops
 from lowtide.schedule.joined import Rules, joined, unranked
 from lowtide.schedule.schedule import OpFacts, Schedule, memory_graph, schedule
 
@@ -55,6 +55,33 @@ def test_fused_programs_compute_the_same(lowered: Lowered, seed: int) -> None:
     assert want.keys() == got.keys()
     for name, x in want.items():
         assert np.array_equal(x, got[name]), name
+
+
+@pytest.mark.spec("SC-33", "PP-28")
+@given(programs())
+@settings(max_examples=60, deadline=None)
+def test_what_was_fused_can_be_fused_again_without_a_search(lowered: Lowered) -> None:
+    found = fused(lowered)
+    again = fuse_again(lowered, scheduled(lowered), found.pairs)
+    assert again is not None
+    assert (again.lowered, again.pairs, again.notes, again.peak) == (
+        found.lowered,
+        found.pairs,
+        found.notes,
+        found.peak,
+    )
+    none = fuse_again(lowered, scheduled(lowered), [])
+    assert none is not None and kernels(none.lowered) == kernels(found.lowered) + len(found.pairs)
+
+
+@given(programs())
+@settings(max_examples=60, deadline=None)
+def test_what_may_not_be_fused_is_not_fused_again(lowered: Lowered) -> None:
+    for r in fused(lowered).refused:
+        a, _, b = r.what.removesuffix(" stay two kernels").partition(" and ")
+        if fuse_loops(lowered, scheduled(lowered)).pairs == ():
+            assert fuse_again(lowered, scheduled(lowered), [(a[1:], b[1:])]) is None
+    assert fuse_again(lowered, scheduled(lowered), [("nobody", "knows")]) is None
 
 
 @pytest.mark.spec("SC-33", "SC-36")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from small_loops import flat, nest
 
 from lowtide.ir.loops import Loop, check_loop
 from lowtide.ir.task import Task
+from lowtide.schedule import alike
 from lowtide.schedule.joined import joined
 
 SIZE = 64  # elements of every buffer: more than any index here reaches
@@ -310,6 +312,26 @@ def test_pairs(name: str) -> None:
         got = compute([found], one_by_one(seed + 1))
         for n in {*pair.needed.split(), *changed}:
             assert np.array_equal(want[n], got[n]), (n, str(found.loop))
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_under_any_names_the_same_is_made(name: str) -> None:
+    """Names that would sort otherwise, or look like numbers; each time what was made for the names before serves."""
+    p = PAIRS[name]
+    found = joined(p.a, p.b, set(p.needed.split()))
+    values = sorted({*p.a.given, *p.a.makes, *p.b.given, *p.b.makes})
+    many = len(values)
+    for new in (values, [f"w{many - k}" for k in range(many)], [str(k + 1) for k in range(many)]):
+        called = dict(zip(values, new, strict=True))
+        wanted = found if isinstance(found, str) else renamed(found, called)
+        again = alike.joined(renamed(p.a, called), renamed(p.b, called), {called[n] for n in p.needed.split()})
+        assert again == (
+            re.sub(r"%(\w+)", lambda m, c=called: f"%{c[m[1]]}", wanted) if isinstance(wanted, str) else wanted
+        )
+
+
+def renamed(t: Task, names: Mapping[str, str]) -> Task:
+    return Task(t.loop, tuple(names[n] for n in t.given), tuple(names[n] for n in t.makes))
 
 
 @pytest.mark.spec("SC-25", "SC-31")
