@@ -78,6 +78,21 @@ def test_an_object_costs_the_program_nothing():
     assert found.measured_peak_bytes is not None and found.measured_peak_bytes >= found.promised_peak_bytes > 0
 
 
+def test_an_object_is_there_where_the_plan_is_made_as_it_runs():
+    def f(counter: Counter, x: Tensor) -> Tensor:
+        y = torch.ops.lowtide_opaque.counted(counter, x.sin())
+        return (y[y > 1].exp() + 1).sum() + torch.ops.lowtide_opaque.counted(counter, y.cos()).sum()
+
+    ours, eagers = Counter(), Counter()
+    compiled = torch.compile(f, backend="lowtide", options=OPTIONS)
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True), torch.no_grad():
+        for _ in range(4):
+            x = torch.randn(4, 3)
+            torch.testing.assert_close(compiled(ours, x), f(eagers, x))
+    (record,) = records()
+    assert record.at_run_time and record.fallback is None
+
+
 def test_an_object_is_there_in_training():
     ours, eagers = Counter(), Counter()
     given = [torch.randn(4, 3, requires_grad=True) for _ in range(2)]
