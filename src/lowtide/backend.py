@@ -35,7 +35,7 @@ from lowtide.order import compiled as order_search
 from lowtide.pipeline import Compiled, alike, compile_built
 from lowtide.plan import compiled as plan_search
 from lowtide.runtime.dispatch import Dispatch
-from lowtide.runtime.load import LoadedSection, load, release_retained
+from lowtide.runtime.load import Captured, LoadedSection, load, release_retained
 from lowtide.runtime.probe import probe
 from lowtide.runtime.rates import machine
 from lowtide.runtime.records import Planned, Record, forget, note_fallback, note_program, note_run_time, watch
@@ -44,6 +44,7 @@ from lowtide.torch_compat import aot_backend, boxed, is_plain_subclass, resizes_
 log = logging.getLogger(__name__)
 _numbers = itertools.count()
 _PLAN = "lowtide"
+_WRONG = "a stage of ours is wrong, please report it"
 _DECIDED = 4  # programs per graph whose decisions others take over
 _EXAMPLE = 'torch.compile(model, backend="lowtide", options={"budget": "2GiB"})'
 
@@ -171,7 +172,10 @@ def build_planned(
     started = time.perf_counter()
     try:
         graph, constants = import_graph(record.name, calls, kept=kept)
-        dispatch = Dispatch(graph, functools.partial(_build, record, options, constants, {}), options.recent_shapes)
+        build = functools.partial(_build, record, options, constants, {})
+        if graph.symbols:
+            build = functools.partial(_build_or_capture, record, options, dict(calls), build)
+        dispatch = Dispatch(graph, build, options.recent_shapes)
         if not graph.symbols:
             dispatch.variant()
     except Unsupported as e:
@@ -180,7 +184,7 @@ def build_planned(
     except (VerifyError, BugError) as e:
         if options.verify:
             raise
-        return _unplanned(record, Reason("a stage of ours is wrong, please report it", str(e)))
+        return _unplanned(record, Reason(_WRONG, str(e)))
     finally:
         record.compile_seconds += time.perf_counter() - started
     return dispatch
@@ -199,7 +203,7 @@ def build_at_run_time(record: Record, options: Options, gm: torch.fx.GraphModule
     except (VerifyError, BugError) as e:
         if options.verify:
             raise
-        return _unplanned(record, Reason("a stage of ours is wrong, please report it", str(e)))
+        return _unplanned(record, Reason(_WRONG, str(e)))
     finally:
         record.compile_seconds += time.perf_counter() - started
     record.fallback = None
@@ -236,6 +240,23 @@ def _build(
         poison=options.verify,
         watch=functools.partial(watch, planned),
     )
+
+
+def _build_or_capture(
+    record: Record,
+    options: Options,
+    calls: Mapping[str, torch.fx.GraphModule],
+    build: Callable[[Graph], Sequence[LoadedSection]],
+    graph: Graph,
+) -> Sequence[LoadedSection | Captured]:
+    """One variant, when a call needs it: where a stage of ours is wrong, these sizes run as they were captured."""
+    try:
+        return build(graph)
+    except (VerifyError, BugError) as e:
+        if options.verify:
+            raise
+        _unplanned(record, Reason(_WRONG, str(e)))
+        return [Captured(calls[s.name]) for s in graph.sections]
 
 
 def _fingerprint(gm: torch.fx.GraphModule) -> tuple[tuple[str, str], ...]:

@@ -12,7 +12,8 @@ import torch
 from torch._dynamo.exc import BackendCompilerFailed
 
 import lowtide
-from lowtide.core.errors import OptionError, OverBudget, UserError
+from lowtide import pipeline
+from lowtide.core.errors import OptionError, OverBudget, UserError, VerifyError
 from lowtide.runtime.load import retained_nbytes
 from lowtide.runtime.records import records
 
@@ -212,7 +213,64 @@ def test_backward_without_steps():
     assert torch.equal(x.grad, torch.ones(8, 8))
 
 
-@pytest.mark.spec("RT-12", "PP-36")
+def broken(*_: object, **__: object) -> object:
+    raise VerifyError("overlap", "two storages share bytes")
+
+
+def warned(caplog: pytest.LogCaptureFixture) -> bool:
+    return any("a stage of ours is wrong" in r.message and r.levelno == logging.WARNING for r in caplog.records)
+
+
+STAGES = ["lower", "order_steps", "plan_memory", "emit"]
+
+
+@pytest.mark.spec("PP-36")
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_that_is_wrong_leaves_the_program_as_it_was_with_a_warning(
+    stage: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr(pipeline, stage, broken)
+    assert torch.equal(run(), f(X))
+    assert warned(caplog)
+    torch.compiler.reset()
+    assert isinstance(refusal(options={"verify": True}), VerifyError)
+
+
+@pytest.mark.spec("PP-36", "RT-12")
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_that_is_wrong_at_further_sizes_leaves_those_as_they_were(
+    stage: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """Forward and backward alike; sizes that were built before, and those that come when all is well again, are planned."""
+    w = torch.randn(8, 8, requires_grad=True)
+    call = torch.compile(lambda x: ((x @ w).tanh() @ w).sum(), backend="lowtide", dynamic=True)
+
+    def gradient(step: Callable[[torch.Tensor], torch.Tensor], n: int) -> torch.Tensor:
+        step(torch.linspace(0, 1, 8 * n).view(n, 8)).backward()
+        found, w.grad = w.grad, None
+        assert found is not None
+        return found
+
+    def agrees(n: int) -> None:
+        torch.testing.assert_close(gradient(call, n), gradient(lambda x: ((x @ w).tanh() @ w).sum(), n))
+
+    agrees(5)
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, stage, broken)
+        agrees(5)
+        assert not warned(caplog)
+        patch.setattr(pipeline, "follow", lambda *_: None)  # nothing to take over
+        patch.setattr(pipeline, "join_again", lambda *_: None)
+        for n in (50, 7, 50):
+            agrees(n)
+        assert warned(caplog)
+    before = len(caplog.records)
+    for n in (5, 9, 50):
+        agrees(n)
+    assert len(caplog.records) == before
+
+
+@pytest.mark.spec("RT-12")
 def test_reset_gives_back_everything():
     w = torch.randn(8, 8)
 

@@ -17,11 +17,12 @@ from typing import Any
 from lowtide.core.errors import Unsupported
 from lowtide.core.reason import Reason
 from lowtide.ir.graph import Graph, Ref, specialise
-from lowtide.runtime.load import LoadedSection, exact
+from lowtide.runtime.load import Captured, LoadedSection, exact
 from lowtide.torch_compat import keeps_graph
 
-Build = Callable[[Graph], list[LoadedSection]]
+Build = Callable[[Graph], Sequence[LoadedSection | Captured]]
 Binding = tuple[str, int, int | None]
+Variants = dict[int | None, Sequence[LoadedSection | Captured]]
 Sizes = tuple[tuple[str, int], ...]
 
 
@@ -32,9 +33,9 @@ class Dispatch:
         self.graph, self.build, self.recent = graph, build, recent
         self.bindings = [_bindings(graph, i) for i in range(len(graph.sections))]
         self.lock = threading.RLock()
-        self.variants: OrderedDict[Sizes, dict[int | None, list[LoadedSection]]] = OrderedDict()
+        self.variants: OrderedDict[Sizes, Variants] = OrderedDict()
 
-    def variant(self, sizes: Sizes = (), lone: int | None = None) -> list[LoadedSection]:
+    def variant(self, sizes: Sizes = (), lone: int | None = None) -> Sequence[LoadedSection | Captured]:
         """The sections for ``sizes``; with ``lone``, that section as a program of its own."""
         with self.lock:
             known = self.variants.setdefault(sizes, {})

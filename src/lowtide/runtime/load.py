@@ -230,6 +230,27 @@ class LoadedSection:
         return [i for i in odd if _matter(args[i], wanted[i] or ())]
 
 
+class Captured:
+    """One section as it was captured, where none of ours can be had: it places nothing and overwrites nothing."""
+
+    def __init__(self, module: Callable[..., Sequence[Any]]) -> None:
+        self.module = module
+
+    def __call__(self, args: list[Any]) -> list[Any]:
+        """Run; empties ``args``."""
+        given = list(args)
+        args.clear()
+        return list(self.module(*given))
+
+    def owns(self, args: list[Any]) -> bool:
+        """Inputs may be anybody's."""
+        return True
+
+    def misfits(self, args: Sequence[Any]) -> list[int]:
+        """Inputs may have any strides."""
+        return []
+
+
 def _matter(t: torch.Tensor, stride: Sequence[int]) -> bool:
     """Whether other strides would put an element elsewhere."""
     return not same_places(t.shape, t.stride(), stride)
