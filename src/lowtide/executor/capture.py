@@ -37,9 +37,10 @@ from lowtide.executor.block import (
 )
 from lowtide.frontend.fx_import import Importer, origin_of
 from lowtide.frontend.sizes import dim_of
-from lowtide.ir.graph import Arg, Expr, Graph, Layout, Op, Ref, Section, Value
-from lowtide.ir.index import known_equal, mul
-from lowtide.ir.symbolic import Dim, symbol, symbols_of
+from lowtide.ir.graph import Arg, Expr, Graph, Op, Ref, Section, Value
+from lowtide.ir.index import mul
+from lowtide.ir.strides import filled, same_places
+from lowtide.ir.symbolic import symbol, symbols_of
 from lowtide.torch_compat import OpOverload, cond_operator, while_operator
 
 # Functions on numbers that captured graphs call, under the name that a Block uses for them.
@@ -196,7 +197,7 @@ class _Dynamic(Importer):
         if not isinstance(table, Ref) or not isinstance(index, Ref):
             return False
         given, rows, where = self.values[index.name], self.values[table.name].layout, origin_of(node)
-        if not given.layout.size or not _in_a_row(given.layout):
+        if not given.layout.size or not same_places(given.layout.size, given.layout.stride, filled(given.layout.size)):
             return False
         count = functools.reduce(mul, given.layout.size)
         name, picked = self._name(f"{node.name}_index"), self._name(f"{node.name}_rows")
@@ -372,16 +373,6 @@ def _written(operands: Sequence[Arg], inside: Sequence[Block]) -> tuple[str, ...
             if isinstance(given, Ref) and isinstance(taken, Ref) and b.graph.value[taken.name].storage in written:
                 out[given.name] = None
     return tuple(out)
-
-
-def _in_a_row(x: Layout) -> bool:
-    """Whether the elements lie one behind the other in the order of their indices, at all sizes."""
-    step: Dim = 1
-    for n, stride in zip(reversed(x.size), reversed(x.stride), strict=True):
-        if not known_equal(stride, step):
-            return False
-        step = mul(step, n)
-    return True
 
 
 def _likeness(module: fx.GraphModule) -> tuple[Any, ...]:

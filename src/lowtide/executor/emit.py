@@ -29,6 +29,7 @@ from lowtide.executor.block import COND, LOOP, NESTED, OFFSET, SCALAR, VIEW, Blo
 from lowtide.executor.lives import Lives, last_uses, layout_symbols
 from lowtide.executor.signs import nonnegative
 from lowtide.ir.graph import ITEMSIZE, Arg, Atom, Layout, Op, Ref, Value, refs_in
+from lowtide.ir.strides import filled, same_places
 from lowtide.ir.symbolic import Dim
 from lowtide.schedule.schedule import OpFacts
 
@@ -374,12 +375,14 @@ class _Writer:
         return None
 
     def _is_mask(self, op: Op) -> bool:
-        """Whether a general picking takes the rows that one mask over all of them says."""
+        """Whether a general picking takes the rows that one mask over all of them says, of a tensor in which they lie one behind
+        the other: the rows of another are given its order of strides."""
         base, by = op.args[0], op.args[1]
         if not isinstance(base, Ref) or not isinstance(by, tuple) or len(by) != 1 or not isinstance(by[0], Ref):
             return False
-        mask, rows = self.value[by[0].name].layout, self.value[base.name].layout.size
-        return mask.dtype == "bool" and bool(rows) and mask.size == rows[:1]
+        mask, x = self.value[by[0].name].layout, self.value[base.name].layout
+        alike = mask.dtype == "bool" and len(mask.size) == 1 and mask.size == x.size[:1]
+        return alike and (len(x.size) == 1 or same_places(x.size, x.stride, filled(x.size)))
 
     def _masked(self, base: str, mask: str, layout: Layout) -> str:
         """The rows that a mask says, in half of the time where they are long."""

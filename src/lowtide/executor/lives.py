@@ -62,11 +62,14 @@ def nested_slab(line: Line) -> str:
 def managed(
     block: Block, facts: Mapping[str, OpFacts], copied: frozenset[str], stays: Sequence[bool] = ()
 ) -> tuple[str, ...]:
-    """Managed storages in order of birth. ``copied``: operations whose results are not trusted. ``stays``: which of the first
-    results of the block somebody reads or copies as soon as it ended, so that they need no bytes of their own."""
+    """Managed storages in order of birth, without numbers, each of which would take a whole line of memory in a slab.
+    ``copied``: operations whose results are not trusted. ``stays``: which of the first results of the block somebody copies as
+    soon as it ended, so that they need no bytes of their own."""
     leaves = (a for k, a in enumerate(block.returns) if not any(stays[k : k + 1]))
     returned = frozenset(block.graph.value[n].storage for a in leaves for n in refs_in(a))
-    return _written(block, facts, copied, returned | block.given_storages | _given_away(block))
+    found = _written(block, facts, copied, returned | block.given_storages | _given_away(block))
+    layout = {n: block.graph.value[n].layout for n in found}
+    return tuple(n for n in found if not (layout[n].static and layout[n].extent < _LINE))
 
 
 def _given_away(block: Block) -> frozenset[str]:
@@ -76,11 +79,11 @@ def _given_away(block: Block) -> frozenset[str]:
     return swapped((line.op for line in block.lines), storage) | kept
 
 
-def staying(block: Block) -> dict[str, tuple[tuple[bool, ...], tuple[bool, ...]]]:
-    """Per loop in a block, by the name of its operation: which results of its condition are only looked at, and which carried
-    values end in planned bytes of the block. Says the same before anything was measured as after."""
+def staying(block: Block) -> dict[str, tuple[bool, ...]]:
+    """Per loop in a block, by the name of its operation: which carried values end in planned bytes of the block. Says the same
+    before anything was measured as after."""
     ours = frozenset(managed(block, {}, frozenset()))
-    return {x.op.name: ((True,), tuple(o in ours for o in x.op.outputs)) for x in block.lines if x.kind == LOOP}
+    return {x.op.name: tuple(o in ours for o in x.op.outputs) for x in block.lines if x.kind == LOOP}
 
 
 def managed_outputs(block: Block, facts: Mapping[str, OpFacts], copied: frozenset[str]) -> tuple[str, ...]:
@@ -113,8 +116,7 @@ def foldable(block: Block) -> frozenset[str]:
 def _written(
     block: Block, facts: Mapping[str, OpFacts], copied: frozenset[str], taken: frozenset[str]
 ) -> tuple[str, ...]:
-    """Storages that lines could write into bytes given to them, in order, without those ``taken`` by others, and without
-    numbers, each of which would take a whole line of memory in a slab."""
+    """Storages that lines could write into bytes given to them, in order, without those ``taken`` by others."""
     known, plain = block.known_at, copied | foldable(block)
     out: list[str] = []
     for i, line in enumerate(block.lines):
@@ -123,8 +125,7 @@ def _written(
         whole = line.op.name not in plain and len(sized) == len(line.op.outputs)
         if line.kind != LOOP and not (whole and _takes_bytes(line, facts.get(line.op.name))):
             continue
-        own = [v for v in sized if v.storage == v.name and v.storage not in taken and v.layout.offset == 0]
-        out += [v.name for v in own if not (v.layout.static and v.layout.extent < _LINE)]
+        out += [v.name for v in sized if v.storage == v.name and v.storage not in taken and v.layout.offset == 0]
     return tuple(out)
 
 

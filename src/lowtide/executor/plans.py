@@ -162,7 +162,8 @@ class Built:
 class BlockPlan:
     """The shared part of one block. ``inner``: plans of the blocks inside, by line and arm, in the order of the lines; a
     region that is called several times has one plan (``regions``: those there are, by the id of their block). ``stays``: which
-    results somebody reads or copies as soon as the block ended."""
+    results somebody copies as soon as the block ended: of a loop's body, its second block, those that the block around it
+    has bytes for."""
 
     def __init__(
         self,
@@ -183,8 +184,8 @@ class BlockPlan:
         kept = staying(block)
         self.inner = [
             [
-                regions.get(id(b)) or BlockPlan(b, policy, constants, regions, stays)
-                for b, stays in zip(x.blocks, kept.get(x.op.name, ((), ())), strict=False)
+                regions.get(id(b)) or BlockPlan(b, policy, constants, regions, kept.get(x.op.name, ()) if k else ())
+                for k, b in enumerate(x.blocks)
             ]
             for x in block.lines
             if x.blocks

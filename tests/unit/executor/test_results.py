@@ -80,8 +80,8 @@ def test_rows_are_picked_by_a_faster_operation_where_no_index_is_negative():
 @pytest.mark.spec("RT-01", "G1", "G10")
 def test_rows_that_a_mask_says_are_picked_by_faster_operations():
     def f(x: Tensor, m: Tensor) -> tuple[Tensor, ...]:
-        flat = x[:, 0]
-        return x[m], flat[m], x.t()[:, m], x[m[:, None].expand_as(x)]
+        flat, turned = x[:, 0], torch.stack([x, x * 2]).movedim(0, 2).movedim(1, 2)
+        return x[m], flat[m], x.t()[:, m], x[m[:, None].expand_as(x)], turned[m]
 
     x, m = torch.randn(6, 4), torch.arange(6) % 2 == 0
     call = planned(f, x, m, verify=True)
@@ -158,6 +158,10 @@ def test_a_number_is_left_to_the_framework_where_a_line_of_memory_would_go_to_it
     value = call.executor.plan.block.graph.value
     managed = {value[n].layout.extent for n in call.executor.plan.built.lives.order}
     assert managed == {64, 256}
+    alone = planned(lambda x: (x * 3).mean(), torch.randn(64), shapes=((None,),), manage_outputs=True)
+    for _ in range(3):
+        got = alone(x)
+    assert torch.equal(got, (x * 3).mean()) and alone.is_output_managed(got)
 
 
 # ------------------------------------------------------------------------------------------------ carried values
