@@ -5,18 +5,25 @@
 #include <array>
 #include <map>
 #include <numeric>
-#include <string>
 
 namespace {
 
-// Rule and ranking: sections.ORDERS for the repair, replan._DESCENTS and _TRIES for placement anew.
+// Rule and ranking: sections.ORDERS for the repair, replan._TRIES and _DENSE for placement anew.
 constexpr const char *kOrders[] = {"0TOL", "1AS", "1FWS", "0HSO", "1THA", "0HLF", "0TWA", "2TS", "3HT"};
 constexpr const char *kTries[] = {"0TWA", "0TOL", "0THA", "2FWS", "0HLF", "2WS"};
-constexpr const char *kDescents[] = {"0HOL", "0TOL", "0TFL"};
+constexpr const char *kDense[] = {"0HOL", "0TOL", "0TFL", "0TWA", "0THA", "0HLF"};
+static_assert(std::size(kTries) == std::size(kDense));
 constexpr i64 kMostRows = 600, kNodesPerRow = 60, kRounds = 6;  // as in windows.py
 constexpr i64 kGreedy = 2, kClose = 200, kMeet = 60'000, kMany = 600'000, kBelow = 9, kAbove = 10, kPatience = 48, kNear = 100;  // as in replan.py
 
 i64 gcd_of(i64 a, i64 b) { return std::gcd(a, b); }
+
+// The most in v[from, to), which is not empty; a loop that becomes one of vectors, unlike std::max_element.
+i64 most_in(const std::vector<i64> &v, i64 from, i64 to) {
+    i64 most = v[from];
+    for (i64 k = from + 1; k < to; ++k) most = v[k] > most ? v[k] : most;
+    return most;
+}
 
 // A problem with one interval per buffer, as vectors; what Flat points to.
 struct Rows {
@@ -74,6 +81,7 @@ class Cliques {
         limit_.clear();
         for (const i64 s : real_) limit_.push_back(capacity >= s ? (capacity - s) / unit : -1);
         offsets.assign(buffers.size(), 0);
+        for (i64 order = 0; order < many_; ++order) make(order);
         const Sections in{(i64)buffers.size(), sections_, many_, size_.data(), alignment_.data(), limit_.data(),
                           range_of_.data(), lo_.data(), hi_.data(), obstacle_of_.data(), obstacle_lo_.data(), obstacle_hi_.data(),
                           rule_.data(), rank_.data(), twin_.data(), align_up(capacity, grain_) / unit};
@@ -86,6 +94,7 @@ class Cliques {
     // within a capacity in bytes; no obstacles.
     bool descend(i64 order, i64 capacity, std::vector<i64> &offsets) {
         if (births_.empty()) by_birth();
+        make(order);
         const i64 n = buffers.size(), room = align_up(capacity, grain_) / unit;
         constexpr i64 kRun = 32, kPlaced = std::numeric_limits<i64>::max();
         std::vector<i64> least(n), rank(n), left(sections_), first(n / kRun + 1, 0), at(n / kRun + 1, -1);
@@ -106,9 +115,8 @@ class Cliques {
                 if (lower(first[run], k)) k = first[run];
             }
             const i64 i = births_[k], lo = lo_[i], top = least[k] + size_[i];
-            const i64 most = *std::max_element(left.begin() + lo, left.begin() + hi_[i]);
             // What is placed before it from now on would lift it by all that it takes out of the way.
-            if (least[k] > room - most || least[k] * unit + real_[i] > capacity) return false;
+            if (least[k] > room - most_in(left, lo, hi_[i]) || least[k] * unit + real_[i] > capacity) return false;
             offsets[i] = least[k] * unit, least[k] = kPlaced;
             for (i64 s = lo; s < hi_[i]; ++s) left[s] -= size_[i];
             lift(lo, top, meets_from_[k], meets_to_[k], ends_.data(), least.data());
@@ -178,52 +186,58 @@ class Cliques {
         }
     }
 
-    // Ranks of the rows in every order of sections.ORDERS, and the equal row that comes before.
+    // What orders are made of: bytes per section, the fullest one, begins and ends of the rows, and features by letter.
+    std::vector<i64> total_, begins_, ended_, group_;
+    i64 hot_ = 0;
+    std::map<char, std::vector<i64>> features_;
+    std::vector<bool> made_;
+
     void orders() {
         const i64 n = buffers.size();
-        std::vector<i64> total(sections_ + 1);
-        for (i64 i = 0; i < n; ++i) total[lo_[i]] += size_[i], total[hi_[i]] -= size_[i];
-        std::partial_sum(total.begin(), total.end(), total.begin());
-        total.resize(std::max<i64>(sections_, 1));
-        const i64 hot = std::max_element(total.begin(), total.end()) - total.begin();
-        std::vector<i64> begins(lo_), ends(hi_);
-        std::sort(begins.begin(), begins.end()), std::sort(ends.begin(), ends.end());
+        total_.resize(sections_ + 1);
+        for (i64 i = 0; i < n; ++i) total_[lo_[i]] += size_[i], total_[hi_[i]] -= size_[i];
+        std::partial_sum(total_.begin(), total_.end(), total_.begin());
+        total_.resize(std::max<i64>(sections_, 1));
+        hot_ = std::max_element(total_.begin(), total_.end()) - total_.begin();
+        begins_ = lo_, ended_ = hi_;
+        std::sort(begins_.begin(), begins_.end()), std::sort(ended_.begin(), ended_.end());
+        group_ = groups();
+        made_.resize(many_), rank_.resize(n * many_), twin_.resize(n * many_);
+        for (i64 k = 0; k < many_; ++k) rule_.push_back(names_[k][0] - '0');
+    }
+
+    i64 feature(char letter, i64 i) const {
+        const i64 a = lo_[i], b = hi_[i];
         auto below = [](const std::vector<i64> &v, i64 x) { return std::lower_bound(v.begin(), v.end(), x) - v.begin(); };
-        auto feature = [&](char letter, i64 i) -> i64 {
-            const i64 a = lo_[i], b = hi_[i];
-            switch (letter) {
-                case 'W': return b - a;
-                case 'A': return (b - a) * size_[i];
-                case 'S': return size_[i];
-                case 'T': return *std::max_element(total.begin() + a, total.begin() + b);
-                case 'O': return below(begins, b) - below(ends, a + 1);
-                case 'F': return -a;
-                case 'L': return b;
-                default: return -std::max<i64>({a - hot, hot - b, 0});  // H
-            }
-        };
-        std::map<char, std::vector<i64>> features;
-        for (i64 k = 0; k < many_; ++k)
-            for (const char *letter = names_[k] + 1; *letter; ++letter) {
-                auto &all = features[*letter];
-                for (i64 i = all.size(); i < n; ++i) all.push_back(-feature(*letter, i));
-            }
-        const std::vector<i64> group = groups();
-        std::vector<i64> earlier;
-        std::vector<std::array<i64, 4>> sorted(n);  // up to three letters, and the row
-        rank_.resize(n * many_), twin_.resize(n * many_);
-        for (i64 k = 0; k < many_; ++k) {
-            const std::string letters = names_[k] + 1;
-            rule_.push_back(names_[k][0] - '0');
-            for (i64 i = 0; i < n; ++i) sorted[i] = {0, 0, 0, i};
-            for (std::size_t q = 0; q < letters.size(); ++q)
-                for (i64 i = 0; i < n; ++i) sorted[i][q] = features[letters[q]][i];
-            std::sort(sorted.begin(), sorted.end());
-            earlier.assign(n, -1);
-            for (i64 place = 0; place < n; ++place) {
-                const i64 i = sorted[place][3];
-                rank_[k * n + i] = place, twin_[k * n + i] = earlier[group[i]], earlier[group[i]] = i;
-            }
+        switch (letter) {
+            case 'W': return b - a;
+            case 'A': return (b - a) * size_[i];
+            case 'S': return size_[i];
+            case 'T': return most_in(total_, a, b);
+            case 'O': return below(begins_, b) - below(ended_, a + 1);
+            case 'F': return -a;
+            case 'L': return b;
+            default: return -std::max<i64>({a - hot_, hot_ - b, 0});  // H
+        }
+    }
+
+    // Ranks of the rows in one order, and the equal row that comes before.
+    void make(i64 k) {
+        if (made_[k]) return;
+        made_[k] = true;
+        const i64 n = buffers.size();
+        std::vector<std::array<i64, 4>> sorted(n);  // up to three letters, largest first, and the row
+        for (i64 i = 0; i < n; ++i) sorted[i] = {0, 0, 0, i};
+        for (std::size_t q = 1; names_[k][q]; ++q) {
+            auto &all = features_[names_[k][q]];
+            for (i64 i = all.size(); i < n; ++i) all.push_back(feature(names_[k][q], i));
+            for (i64 i = 0; i < n; ++i) sorted[i][q - 1] = -all[i];
+        }
+        std::sort(sorted.begin(), sorted.end());
+        std::vector<i64> earlier(n, -1);
+        for (i64 place = 0; place < n; ++place) {
+            const i64 i = sorted[place][3];
+            rank_[k * n + i] = place, twin_[k * n + i] = earlier[group_[i]], earlier[group_[i]] = i;
         }
     }
 
@@ -423,11 +437,9 @@ class Replan {
             offer(name);
         }
         if (single && height > close()) {
-            const Rows all = rows();
-            Cliques cliques(all, grain_, searched ? kTries : kDescents, searched ? std::size(kTries) : std::size(kDescents));
-            descend(cliques, searched ? 1 : 0, searched ? 2 : std::size(kDescents));
-            if (able && met <= kMany && height > aim(kAbove))
-                dive(searched ? std::move(cliques) : Cliques(all, grain_, kTries, std::size(kTries)), budget);
+            Cliques cliques(rows(), grain_, searched ? kTries : kDense, std::size(kTries));
+            descend(cliques, searched ? 1 : 0, searched ? 2 : 3);
+            if (able && met <= kMany && height > aim(kAbove)) dive(cliques, budget);
         }
         std::copy(best_.begin(), best_.end(), offsets);
     }
@@ -467,14 +479,14 @@ class Replan {
         offer(name);
     }
 
-    // Some of the orders, until one comes near the bound.
+    // The orders from one on, until one comes near the bound.
     void descend(Cliques &cliques, i64 order, i64 end) {
         std::vector<i64> found;
         for (; order < end && height > aim(kBelow); ++order)
             if (cliques.descend(order, aim(kBelow), found)) take(cliques, found, kGreedy);
     }
 
-    void dive(Cliques cliques, i64 budget) {
+    void dive(Cliques &cliques, i64 budget) {
         std::vector<i64> found;
         i64 nodes = 0;
         if (cliques.decide(aim(kAbove), budget, now() + 3600, &nodes, found, kPatience) == 1) take(cliques, found, kGreedy + 1);
@@ -495,7 +507,7 @@ class Replan {
             const i64 a = flat_.segment_of[i], z = flat_.segment_of[i + 1], size = flat_.size[i];
             const i64 first = a < z ? flat_.first[a] : 0, end = a < z ? flat_.end[z - 1] : 0, life = end - first;
             if (name == 0) key[i] = {-size, -life};
-            if (name == 1) key[i] = {a < z ? -*std::max_element(alive_.begin() + first, alive_.begin() + end) : 0, -size};
+            if (name == 1) key[i] = {a < z ? -most_in(alive_, first, end) : 0, -size};
         }
         std::vector<i64> out(flat_.count);
         std::iota(out.begin(), out.end(), 0);

@@ -34,9 +34,10 @@ _GREEDY = (
 _CLOSE = 200  # within a 200th of the bound nothing more is tried
 _NODES, _LEAST = 7, 6000  # of the search: per buffer, and at least
 _MEET, _MANY = 60_000, 600_000  # pairs alive at once; with more the search is dear: the last resort, or left out
-# Rule and order of descents, and of the search. Where a search follows, one descent comes before it.
-_DESCENTS, _FIRST = ("lowest:HOL", "lowest:TOL", "lowest:TFL"), ("lowest:TOL",)
+# Rule and order of the search, and which of them descend before it; where many meet, others are better.
 _TRIES = ("lowest:TWA", "lowest:TOL", "lowest:THA", "fullest:FWS", "lowest:HLF", "fullest:WS")
+_DENSE = ("lowest:HOL", "lowest:TOL", "lowest:TFL", "lowest:TWA", "lowest:THA", "lowest:HLF")
+_BEFORE, _BEFORE_DENSE = slice(1, 2), slice(3)
 _BELOW, _ABOVE = 9, 10  # thousandths above the bound that descents and the search aim at
 _PATIENCE = 48  # attempts of the search that fail before it goes back and changes its order
 _PACKERS = (*(name for name, _ in _GREEDY), "descent", "exact", "layers")
@@ -141,8 +142,8 @@ def _plan(flat: Flat, near: list[list[int]] | None, bound: int, nodes: int, met:
             return best
     assert best is not None
     if near is not None:
-        best = _descents(flat, best, near, _FIRST if searched else _DESCENTS)
-    return _dive(flat, best, nodes) if able and met <= _MANY else best
+        best = _descents(flat, best, near, _TRIES[_BEFORE] if searched else _DENSE[_BEFORE_DENSE])
+    return _dive(flat, best, nodes, _TRIES if searched else _DENSE) if able and met <= _MANY else best
 
 
 def _near(flat: Flat) -> list[list[int]]:
@@ -223,13 +224,13 @@ def _descend(sections: Sections, near: list[list[int]], capacity: int) -> list[i
     return [x * sections.unit for x in least]
 
 
-def _dive(flat: Flat, best: Replanned, nodes: int) -> Replanned:
+def _dive(flat: Flat, best: Replanned, nodes: int, orders: Sequence[str]) -> Replanned:
     """The exact search in a few orders, each for as long as it gets on."""
     aim = _aim(flat, best.lower_bound, _ABOVE)
     if best.height <= aim:
         return best
     held = [i for i in range(flat.count) if flat.size[i]]
-    sections = sections_of(_without_empty(flat, held), _TRIES)
+    sections = sections_of(_without_empty(flat, held), orders)
     fits, rows, _ = search(sections, aim, nodes, math.inf, _PATIENCE)
     return _better(flat, best, _spread(flat, held, sections, rows), best.lower_bound, "exact") if fits else best
 

@@ -14,7 +14,7 @@ from lowtide.core.errors import UserError
 from lowtide.plan import compiled, replan
 from lowtide.plan import search as twin
 from lowtide.plan.check import check
-from lowtide.plan.flat import flatten
+from lowtide.plan.flat import flatten, meetings
 from lowtide.plan.layers import layers, settle
 from lowtide.plan.problem import PackBuffer, PackProblem
 from lowtide.plan.replan import Replanned, replanner
@@ -125,6 +125,20 @@ def test_where_too_many_meet_for_the_search_descents_come_within_a_per_cent():
         sound(problem, sizes, got)
         packers.add(got.packer)
     assert packers & {"breadth", "descent"}
+
+
+@pytest.mark.spec("PP-28")
+def test_where_too_many_meet_and_descents_fail_the_search_is_the_last_resort():
+    draw = random.Random(1)
+    problem, forms = crowded(440, draw)
+    assert meetings(flatten(problem)) > 60_000
+    s0, s1 = draw.randint(1, 128), draw.randint(1, 128)
+    sizes = [c * s0**a * s1**b for c, a, b in forms]
+    fast, slow = (replanner(problem, native=native, nodes=6000)(sizes) for native in (True, False))
+    assert fast == slow and fast.packer == "exact"
+    assert fast.height <= 1.01 * fast.lower_bound
+    assert replanner(problem, native=False)(sizes).packer != "exact"
+    sound(problem, sizes, fast)
 
 
 @pytest.mark.spec("PP-28")
