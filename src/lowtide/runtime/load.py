@@ -233,6 +233,8 @@ class LoadedSection:
 class Captured:
     """One section as it was captured, where none of ours can be had: it places nothing and overwrites nothing."""
 
+    strides: tuple[tuple[int, ...] | None, ...] = ()  # of inputs, as the code expects them: any
+
     def __init__(self, module: Callable[..., Sequence[Any]]) -> None:
         self.module = module
 
