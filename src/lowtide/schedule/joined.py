@@ -27,6 +27,7 @@ from lowtide.ir.normal import normalise, reindexed
 from lowtide.ir.symbolic import Dim, symbol
 from lowtide.ir.task import Task
 from lowtide.schedule.cost import across, elements
+from lowtide.schedule.widened import side_by_side
 
 LARGE = 1 << 14  # elements
 
@@ -207,9 +208,11 @@ def _met_flat(a: Task, b: Task) -> tuple[Task, Task] | str:
         moved = _moved_into(a, b)
         if not isinstance(moved, str):
             return moved, b
-    if min(points(a.loop), points(b.loop)) >= LARGE:
-        return "they follow one another, each over points of its own"
-    return a, b
+    if min(points(a.loop), points(b.loop)) < LARGE:
+        return a, b
+    if a.loop.pointwise and b.loop.pointwise:
+        return side_by_side(a, b)
+    return "they follow one another, each over points of its own"
 
 
 def points(loop: Loop) -> int:
