@@ -3,12 +3,13 @@
 Comes in: Lowered, and the schedule that it has so far (an order, facts about library calls, in-place pairs). Goes out:
 Lowered with fewer kernels, in an order that keeps every dependency, and what was decided, each refusal with a Reason.
 Promised: the same numbers (``schedule.joined``); the peak of the order at hand never rises, judged by the timeline that
-order and plan use (``memory.estimate``); deterministic; nothing recurses, and no pair is looked at that shares nothing.
+order and plan use (``memory.estimate``); deterministic; nothing recurses, and no pair is looked at that shares nothing unless
+both came in one list.
 
 Candidates are pairs (maker, reader) of a buffer, and neighbours among its readers or in one list, each once. The best comes
 first: the rank that the target gives it (``joined.Rules``), then bytes that need not be moved, and, counted again, bytes that
-disappear where the peak is. A pair may become one if nothing between the
-two needs the first and is needed by the second; what stands between goes in front or behind, whichever peaks lower.
+disappear where the peak is. A pair may become one if nothing between the two needs the first and is needed by the second; what
+stands between goes in front or behind, whichever peaks lower.
 """
 
 from __future__ import annotations
@@ -134,6 +135,7 @@ class _Work:
         self.slabbed = slabbed(scheduled)
         self.members = {n: inside for n, inside in lowered.members.items() if n in lowered.loops}
         self.pairs: list[tuple[str, str]] = []
+        self.latest = ""  # what came of the last of them
         self.inside: set[str] = set()  # loops and calls of the section at hand
         self.number: dict[str, int] = {}
         self.storage = {v.name: v.storage for v in self.graph.values}
