@@ -34,7 +34,7 @@ from lowtide.plan.pool_lines import (
 )  # fmt: skip
 from lowtide.plan.pools import MODES, describe, plan_pools
 from lowtide.plan.ranges import LiveRanges, joined, live_in
-from lowtide.plan.tree import Request, aligned, allocate, finalise, is_multiple, leaf, temporal, with_room
+from lowtide.plan.tree import Request, aligned, allocate, beside, finalise, is_multiple, leaf, temporal, with_room
 
 HINTS = {"s0": 16, "s1": 16}
 SIZES = ("(s0*4)", "(s0*s1*4)", "max((s0*64), (s1*8))", "(ceildiv(s0, 3)*100)", "((s0+s1)*12)", "(s1*128)")
@@ -161,6 +161,17 @@ def test_every_branch_of_a_temporal_split():
     laid = finalise(root, 64, "p")
     at = dict(laid.offsets)
     assert (at["smaller"], at["beside"], at["a"], at["above a"], laid.nbytes) == (0, 64, 0, 128, 256)
+
+
+@pytest.mark.spec("PP-14", "PP-09")
+@pytest.mark.parametrize(("left", "right", "grown"), [(2, 4, False), (4, 2, True)])
+def test_of_two_regions_only_the_right_one_grows(left, right, grown):
+    """At steps 2 to 4 the region whose request ends at 2 is free."""
+    regions = [temporal([leaf(request(n, 64, 0, end))], 64) for n, end in (("a", left), ("b", right))]
+    root = temporal([beside(*regions, 64)], 64)
+    assert not allocate(root, request("big", 256, 2, 4), 64, last=False)
+    assert allocate(root, request("big", 256, 2, 4), 64, last=True) == grown
+    assert root.hint == (64 + 256 if grown else 128)
 
 
 @pytest.mark.spec("PP-12", "PP-09", "PP-11")
