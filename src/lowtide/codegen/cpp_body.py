@@ -12,6 +12,7 @@ from lowtide.codegen import shape
 from lowtide.codegen.cpp_ops import (
     COMBINE,
     LANES,
+    RUNNING,
     VALUE,
     carried,
     constant,
@@ -156,8 +157,8 @@ class Body(Text):
         if x.op == "reduce":
             self.reduce(n, x, k)
         elif x.op == "scan":
-            place = f"c{n}[j]" if self.shape == "columns" else f"c{n}"
-            self.put(COMBINE[str(x.attr)].format(place, f"v{x.args[0]}"))
+            place, combine = (f"c{n}[j]", COMBINE) if self.shape == "columns" else (f"c{n}", RUNNING)
+            self.put(combine[str(x.attr)].format(place, f"v{x.args[0]}"))
             self.put(f"const {kind} v{n} = {place};")
         elif x.op == "load":
             element = self.elements.get(n) or f"b{x.attr}[{self.dim(x.index or 0, ranges)}]"

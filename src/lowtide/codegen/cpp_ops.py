@@ -135,6 +135,10 @@ COMBINE: Mapping[str, str] = {
     "sum": "{0} += {1};", "prod": "{0} *= {1};", "any": "{0} |= {1};", "xor": "{0} ^= {1};",
     "max": "{0} = greater({0}, {1});", "min": "{0} = lesser({0}, {1});", "logaddexp": "{0} = log_add({0}, {1});",
 }  # fmt: skip
+# The same where one value after the other is taken in, and every result is wanted.
+RUNNING: Mapping[str, str] = {
+    **COMBINE, "max": "{0} = running_greater({0}, {1});", "min": "{0} = running_lesser({0}, {1});",
+}  # fmt: skip
 # What takes others' part of what a pass with several results carries into one's own.
 JOIN: Mapping[str, str] = {"welford": "join_moments", "softmax": "join_exponents"}
 # The same where a compiler splits the loop into lanes and joins them by the clause's own rule, which may drop NaN.

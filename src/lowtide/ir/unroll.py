@@ -1,10 +1,10 @@
-"""Small sums written out: what adds up a few points becomes pointwise.
+"""Small reductions written out: what combines a few points becomes pointwise.
 
 Comes in: a static Loop. Goes out: a loop without reductions over what were the outer points, or the same object where it
 does not pay. Promised: the same numbers, each result combined in the order of the points. A pointwise loop may be computed
 where it is read, and vectors run along its results, however few points are reduced: sums of 3, 4 and 8 neighbours take a
-quarter to a tenth of the time (one core). Extremes stay loops: written out, where NaN wins, a compiler makes no vectors
-of them, and positions of extremes took five times as long.
+quarter to a tenth of the time (one core), extremes less. Positions of extremes stay loops: written out, along columns they
+took five times as long.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lowtide.ir.symbolic import Dim, symbol
 
 MOST_POINTS = 8  # of a stage that is written out
 MOST_INSTRUCTIONS = 64  # of the loop that comes of it
-_COMBINE = {"sum": "add", "prod": "mul", "any": "or", "xor": "xor"}
+_COMBINE = {"sum": "add", "prod": "mul", "max": "max", "min": "min", "any": "or", "xor": "xor"}
 
 
 def unrolled(loop: Loop) -> Loop:
@@ -45,7 +45,7 @@ def _points(stage: Stage) -> int:
 
 
 def _small(stage: Stage) -> bool:
-    """Whether a stage can be written out: it does nothing but sum up, over some points and not many, or has no ranges."""
+    """Whether a stage can be written out: it does nothing but combine some points, not many, or has no ranges."""
     if not stage.inner:
         return not any(x.ordered for x in stage.body)
     simple = all(x.attr in _COMBINE if x.op == "reduce" else not x.acts and x.op != "scan" for x in stage.body)

@@ -27,7 +27,7 @@ def rows(kind: str, dtype: str, inner: tuple[int, ...], many: int = 7) -> Loop:
 
 @pytest.mark.spec("IR-31")
 @pytest.mark.parametrize("dtype", ["f32", "i32"])
-@pytest.mark.parametrize("kind", ["sum", "prod"])
+@pytest.mark.parametrize("kind", ["sum", "prod", "max", "min"])
 @pytest.mark.parametrize("inner", [(1, 1), (1, 3), (2, 4)], ids=str)
 def test_the_same_numbers_without_a_reduction(kind: str, dtype: str, inner: tuple[int, int]):
     loop = rows(kind, dtype, inner)
@@ -68,8 +68,6 @@ def test_what_stays_a_loop():
     for inner in ((1, MOST_POINTS + 1), (2, 0), (MOST_POINTS, 2)):
         loop = rows("sum", "f32", inner)
         assert unrolled(loop) is loop  # many points, or none
-    loop = rows("max", "f32", (1, 2))
-    assert unrolled(loop) is loop
     b = LoopBuilder((4,))
     b.inputs, b.outputs = ["f32"], ["f32"]
     (r,) = b.stage((2,))
@@ -79,6 +77,14 @@ def test_what_stays_a_loop():
     b.store(1, at, b.op("sub", "f32", b.load(0, "f32", at), most))
     loop = b.build()
     assert unrolled(loop) is loop  # it writes at the points that it reduces
+    b = LoopBuilder((4,))
+    b.inputs, b.outputs = ["f32"], ["i64"]
+    (r,) = b.stage((2,))
+    at = b.reduce("argmax", b.load(0, "f32", flatten((*b.rows, r), (2, 1))), "i64")
+    b.stage()
+    b.store(1, b.rows[0], at)
+    loop = b.build()
+    assert unrolled(loop) is loop  # positions
     b = LoopBuilder()
     b.inputs, b.outputs = ["f32"], ["f32"]
     (r,) = b.stage((2,))
