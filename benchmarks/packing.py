@@ -2,7 +2,7 @@
 
     python benchmarks/packing.py instances [--seconds 40] [--only DJ] [--competitors 10]
     python benchmarks/packing.py families [--seconds 10]
-    python benchmarks/packing.py shapes [--counts 1000]
+    python benchmarks/packing.py shapes [--counts 1000] [--lives mixed]
 
 Prints Markdown tables. Times are CPU seconds of this process unless a column says wall. Every placement is checked before
 it is counted (above 20,000 buffers by a sweep over time instead of the quadratic checker). CP-SAT comes from OR-tools,
@@ -234,16 +234,19 @@ def lives(kind: str, n: int, draw: random.Random) -> list[tuple[int, int]]:
     return [(i, i + draw.randint(1, 4 if kind == "short" else 40)) for i in range(n)]
 
 
-def shapes(n: int, count: int) -> None:
+LIVES = ("short", "mixed", "training", "uniform")
+
+
+def shapes(n: int, count: int, kinds: Sequence[str]) -> None:
     """The allocation tree (offsets are expressions) and planning anew, at the hint and at other shapes."""
     forms = [parse_dim(t) for t in ("(s0*s1*16)", "(s0*s1*64)", "(s0*4096)", "(s1*4096)", "(s0*1024)")]
     print(f"\n### {n} buffers planned at (16, 16), height / bound there and at {count} shapes; CPU ms per shape\n")
     print(
         "| lives | where | tree mean | tree worst | anew mean | anew worst | -Og ms, median | worst | -O3 ms, median "
-        "| worst | in Python ms, median | worst |"
+        "| worst | in Python ms, median | worst | height, worst |"
     )
-    print("|-|-|-:|-:|-:|-:|-:|-:|-:|-:|-:|-:|")
-    for kind in ("short", "mixed", "training", "uniform"):
+    print("|-|-|-:|-:|-:|-:|-:|-:|-:|-:|-:|-:|-:|")
+    for kind in kinds:
         draw = random.Random(7)
         dims, spans = [draw.choice(forms) for _ in range(n)], lives(kind, n, draw)
         hint = {"s0": 16, "s1": 16}
@@ -256,7 +259,7 @@ def shapes(n: int, count: int) -> None:
         ways = [replanner(problem, long=long) for long in (False, True)] + [replanner(problem, native=False)]
         elsewhere = [{"s0": draw.randint(1, 128), "s1": draw.randint(1, 128)} for _ in range(count)]
         for where, cases in (("hint", [hint]), ("elsewhere", elsewhere)):
-            tree, again = list[float](), list[float]()
+            tree, again, in_python = list[float](), list[float](), list[float]()
             ms: list[list[float]] = [[], [], []]
             for k, sizes in enumerate(cases):
                 wanted = [evaluate(d, sizes) for d in dims]
@@ -268,6 +271,8 @@ def shapes(n: int, count: int) -> None:
                     found = way(wanted)
                     taken.append(1000 * (time.process_time() - began))
                     got = got or found
+                    if way is ways[-1]:
+                        in_python.append(found.height / found.lower_bound)
                 assert got is not None
                 sized = PackProblem(tuple(replace(b, size=s) for b, s in zip(problem.buffers, wanted, strict=True)))
                 assert sound(sized, {b.id: x for b, x in zip(sized.buffers, got.offsets, strict=True)})
@@ -276,7 +281,8 @@ def shapes(n: int, count: int) -> None:
             shown = f"{sum(tree) / len(tree):.3f} | {max(tree):.3f}" if tree else "|"
             times = " | ".join(f"{sorted(x)[len(x) // 2]:.1f} | {max(x):.1f}" for x in ms)
             print(
-                f"| {kind} | {where} | {shown} | {sum(again) / len(again):.4f} | {max(again):.4f} | {times} |",
+                f"| {kind} | {where} | {shown} | {sum(again) / len(again):.4f} | {max(again):.4f} | {times} "
+                f"| {max(in_python):.4f} |",
                 flush=True,
             )
 
@@ -298,6 +304,7 @@ def main() -> None:
     words.add_argument("--only", default="ABCDEFGHIJK")
     words.add_argument("--competitors", type=float, default=0.0, help="seconds for each rival; 0 leaves them out")
     words.add_argument("--counts", type=int, nargs="+", help="buffers; of random families and of shapes")
+    words.add_argument("--lives", choices=LIVES, nargs="+", default=LIVES, help="of shapes")
     given = words.parse_args()
     print(
         f"Python {platform.python_version()}, {platform.machine()}, compiled search: {compiled.library() is not None}"
@@ -309,7 +316,7 @@ def main() -> None:
         families(given.seconds, given.counts or [1000, 20_000, 100_000])
     else:
         for n in given.counts or (300, 1000):
-            shapes(n, 100)
+            shapes(n, 100, given.lives)
 
 
 if __name__ == "__main__":
