@@ -87,7 +87,7 @@ POINTWISE: Mapping[str, tuple[int, Callable[..., Tensor], bool]] = {  # operands
     "mixed": (3, lambda x, y, z: x - y + z.clamp(-1, 1), True),
 }
 
-OPERATIONS: Mapping[str, Operation] = {
+_OTHERS: Mapping[str, Operation] = {
     # other names
     "turned": Operation((GRID,), TURNED, lambda g, x: x.t()),
     "upright": Operation((TURNED,), GRID, lambda g, x: x.t()),
@@ -143,8 +143,8 @@ OPERATIONS: Mapping[str, Operation] = {
     "changed by a row": Operation((GRID, ROW), GRID, lambda g, x, y: x.sub_(y.clone()), trains=False),
     "row changed": Operation((GRID, ROW), ROW, lambda g, x, y: x[0].sub_(y.clone()), trains=False),
 }  # fmt: skip
-OPERATIONS = {
-    **OPERATIONS,
+OPERATIONS: Mapping[str, Operation] = {
+    **_OTHERS,
     **{
         f"{name} {kind}": Operation((kind,) * n, kind, lambda g, *x, f=f: f(*x), whole)
         for name, (n, f, whole) in POINTWISE.items()
@@ -225,9 +225,8 @@ def torch_programs(draw: Callable[..., Any], least: int = 3, most: int = 14) -> 
     trains = not whole and draw(st.booleans())
     usable = [n for n, x in OPERATIONS.items() if (x.whole or not whole) and (x.trains or not trains)]
     large = [n for n in usable if not _pointwise(n) or OPERATIONS[n].makes in (GRID, TURNED)]
-    names = st.sampled_from(
-        [*usable, *large, *(n for n in usable if n in CHANGES), *(n for n in usable if n in CHANGES)]
-    )
+    changes = [n for n in usable if n in CHANGES]
+    names = st.sampled_from([*usable, *large, *changes, *changes])
     kinds = list(INPUTS)
     steps: list[tuple[str, tuple[int, ...]]] = []
 
@@ -252,7 +251,7 @@ def torch_programs(draw: Callable[..., Any], least: int = 3, most: int = 14) -> 
         if len(given) == len(found):
             put(name, given)
     made = range(len(INPUTS), len(kinds))
-    of = [*made, *made[-4:]] or [0]
+    of = [*made, *made[-4:]] or [0]  # where no operand was found for any operation, an input
     returns = draw(st.lists(st.sampled_from(of), min_size=1, max_size=4, unique=True))
     return Program(rows, columns, trains, whole, tuple(steps), tuple(returns))
 
