@@ -438,7 +438,7 @@ class Replan {
         }
         if (single && height > close()) {
             Cliques cliques(rows(), grain_, searched ? kTries : kDense, std::size(kTries));
-            descend(cliques, searched ? 1 : 0, searched ? 2 : 3);
+            descend(cliques, searched ? 1 : 0, searched ? 2 : 3);  // replan._BEFORE, _BEFORE_DENSE
             if (able && met <= kMany && height > aim(kAbove)) dive(cliques, budget);
         }
         std::copy(best_.begin(), best_.end(), offsets);

@@ -5,8 +5,8 @@ placement. Promised: correct for any sizes, zero included, because it is compute
 of the most recent size vectors are kept, and the layers of recent placements, which are tried first at other sizes. This
 replaces an allocation tree over symbolic sizes, whose places are fixed by the hints that it was planned at. Where no layers
 serve: greedy orders, then descents (the exact search's way down, without going back), then that search itself a little above
-the bound; in milliseconds where it is compiled (``repair.cpp``). In Python a shape that has to be searched takes a good part
-of a second, and where very many buffers meet there is no search.
+the bound; in milliseconds where it is compiled (``repair.cpp``). In Python the search of 1000 buffers takes a tenth of a second
+to a half, and there is none where more than 60,000 pairs meet.
 """
 
 from __future__ import annotations
