@@ -382,6 +382,24 @@ def test_lines_as_text():
         resolved(alone, {})
 
 
+@pytest.mark.spec("PP-25", "PP-10")
+def test_the_same_bytes_under_another_layout_are_a_slice_of_their_own():
+    lines = (
+        Line(ALLOCATE, ("x",)), Line(OTHER, text="k1"), Line(FREE, ("x",)),
+        Line(ALLOCATE, ("y",)), Line(OTHER, text="k2"), Line(FREE, ("y",)),
+    )  # fmt: skip
+    out, _ = pooled(lines, {"x": Info(64, 64, "f32, (16,)"), "y": Info(64, 64, "i32, (16,)")})
+    assert [x.kind for x in out if x.pool] == [CREATE, SLICE, SLICE, DESTROY]
+
+
+@pytest.mark.spec("PP-26", "PP-20")
+def test_the_pool_of_an_output_is_not_destroyed_even_behind_its_last_line():
+    lines = (Line(ALLOCATE, ("x",)), Line(OTHER, text="k"), Line(FREE, ("x",)))
+    for output in (False, True):
+        out, _ = pooled(lines, {"x": Info(64, 64, output=output)})
+        assert any(x.kind == DESTROY for x in out) != output
+
+
 @pytest.mark.spec("PP-15")
 @given(st.sampled_from(SIZES), st.sampled_from([1, 4, 64, 512]), st.integers(0, 5000), st.integers(0, 5000))
 def test_align_up_as_an_expression(text, alignment, s0, s1):
