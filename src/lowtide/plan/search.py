@@ -22,7 +22,7 @@ from itertools import pairwise
 from lowtide.core.units import align_up
 from lowtide.plan.sections import Sections
 
-_MOST = 1 << 62
+_MOST = 1 << 90  # above any offset times the number of rows
 _LEAST, _PLACED, _DEFERRED, _WOKEN = range(4)  # kinds of changes on the trail
 _BACK = 128  # placements taken back at first when patience ends; twice as many every time
 
