@@ -27,6 +27,7 @@ from lowtide.codegen.cpp_ops import (
     neutral,
 )
 from lowtide.codegen.cpp_text import coefficient, index_of
+from lowtide.ir.cut import cut
 from lowtide.ir.graph import ITEMSIZE, int_of
 from lowtide.ir.index import affine, substitute
 from lowtide.ir.loops import Instr, Loop
@@ -45,7 +46,7 @@ _NAME = "KERNEL"
 @lru_cache(maxsize=4096)
 def kernel(loop: Loop) -> Kernel:
     """The function of a loop."""
-    writer = _Writer(normalise(loop))
+    writer = _Writer(cut(normalise(loop)))
     text = writer.function()
     name = f"k{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     return Kernel(name, text.replace(_NAME, name), tuple(writer.params), len(loop.dtypes))

@@ -247,7 +247,8 @@ def substitute(e: Dim, values: Mapping[str, Dim], ranges: Ranges = _EVERYTHING) 
     return Expr(e.op, tuple(args))
 
 
-def affine(e: Dim) -> tuple[dict[str, int], int] | None:
+@lru_cache(maxsize=1 << 16)
+def affine(e: Dim) -> tuple[Mapping[str, int], int] | None:
     """Coefficient of each symbol and the constant, where ``e`` is a sum of multiples of symbols; else None."""
     out: dict[str, int] = {}
     constant = 0
@@ -261,6 +262,7 @@ def affine(e: Dim) -> tuple[dict[str, int], int] | None:
     return out, constant
 
 
+@lru_cache(maxsize=1 << 16)
 def divisions(e: Dim) -> tuple[Expr, ...]:
     """All ``//`` and ``%`` within ``e``, innermost first."""
     out: dict[Expr, None] = {}

@@ -193,28 +193,27 @@ class Loop:
         out = {f"i{k}": n for k, n in enumerate(self.outer) if isinstance(n, int)}
         return out | {f"r{k}": n for k, n in enumerate(self.stages[stage].inner) if isinstance(n, int)}
 
-    def numbered(self, slot: int) -> Iterator[tuple[int, int, Instr]]:
+    @cached_property
+    def _accesses(self) -> Mapping[int, tuple[tuple[int, int, Instr], ...]]:
+        """Per buffer what touches it, as ``numbered`` gives it."""
+        out: dict[int, list[tuple[int, int, Instr]]] = {}
+        for k, (s, n) in enumerate(zip(self.stages, self.starts, strict=True)):
+            for at, x in enumerate(s.body, n):
+                if x.touches:
+                    out.setdefault(int(str(x.attr)), []).append((k, at, x))
+        return {slot: tuple(found) for slot, found in out.items()}
+
+    def numbered(self, slot: int) -> tuple[tuple[int, int, Instr], ...]:
         """(stage, number, instruction) of everything that touches a buffer, in order."""
-        n = 0
-        for k, s in enumerate(self.stages):
-            for x in s.body:
-                if x.attr == slot and x.touches:
-                    yield k, n, x
-                n += 1
+        return self._accesses.get(slot, ())
 
     def reads(self, slot: int) -> Iterator[tuple[int, Instr]]:
         """(stage, instruction) of every load from a buffer."""
-        for k, s in enumerate(self.stages):
-            for x in s.body:
-                if x.op == "load" and x.attr == slot:
-                    yield k, x
+        return ((k, x) for k, _, x in self.numbered(slot) if x.op == "load")
 
     def stores(self, slot: int) -> Iterator[tuple[int, Instr]]:
         """(stage, instruction) of every write to a buffer."""
-        for k, s in enumerate(self.stages):
-            for x in s.body:
-                if x.writes and x.attr == slot:
-                    yield k, x
+        return ((k, x) for k, _, x in self.numbered(slot) if x.writes)
 
 
 def print_loop(loop: Loop) -> str:
@@ -353,7 +352,8 @@ def _check_fold(loop: Loop, x: Instr, fail: Callable[[str, str], VerifyError]) -
 
 def renumbered(x: Instr, at: Mapping[int, int]) -> Instr:
     """The instruction with the numbers that it uses replaced."""
-    if not x.needs:
+    needs = x.needs
+    if all(at[n] == n for n in needs):
         return x
     return Instr(x.op, x.dtype, tuple(at[a] for a in x.args), _renamed(x.index, at), x.attr)
 

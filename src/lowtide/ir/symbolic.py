@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from lowtide.core.errors import VerifyError
 
@@ -57,6 +58,7 @@ class Expr:
 Dim = int | Expr
 
 
+@lru_cache(maxsize=1 << 12)
 def symbol(name: str) -> Expr:
     """The symbol of that name. Raises VerifyError where it is no name, or a word that means something else."""
     return Expr("sym", (name,))
@@ -89,8 +91,11 @@ def _text(dim: Dim) -> str:
 
 def symbols_of(dim: Dim) -> frozenset[str]:
     """Names of the symbols in an expression."""
-    if isinstance(dim, int):
-        return frozenset()
+    return frozenset[str]() if isinstance(dim, int) else _symbols_of(dim)
+
+
+@lru_cache(maxsize=1 << 16)
+def _symbols_of(dim: Expr) -> frozenset[str]:
     return frozenset(str(d.args[0]) for d in _operands_first(dim) if isinstance(d, Expr) and d.op == "sym")
 
 

@@ -19,6 +19,11 @@ class Task:
     makes: tuple[str, ...]
 
     @property
+    def values(self) -> tuple[str, ...]:
+        """Values of its buffers, in the order of their numbers."""
+        return (*self.given, *self.makes)
+
+    @property
     def changes(self) -> tuple[str, ...]:
         """Values of those it is given that it writes."""
         return tuple(n for k, n in enumerate(self.given) if any(True for _ in self.loop.stores(k)))
@@ -26,8 +31,7 @@ class Task:
 
 def weight(loop: Loop) -> int:
     """How much a point of a loop computes: 10 for what takes a polynomial, 1 for the rest, nothing for constants."""
-    free = ("load", "store", "const", "index", "cast")
-    return sum(10 if x.op in HEAVY else 0 if x.op in free else 1 for x in loop.body)
+    return sum(10 if x.op in HEAVY else x.op not in FREE for x in loop.body)
 
 
 def in_low_precision(loop: Loop) -> bool:
@@ -38,3 +42,5 @@ def in_low_precision(loop: Loop) -> bool:
 
 
 HEAVY = CURVES | {"pow", "atan2", "hypot", "fmod", "mod", "floordiv"}
+FREE = frozenset(("load", "store", "const", "index", "cast"))
+ROW = 1 << 14  # points of a row whose costly values a kernel keeps for a later stage

@@ -1,15 +1,17 @@
 """Data movement: copies and conversions, concatenation, padding, filling, shifting, and the gradients of slices.
 
-A concatenation of few parts is one loop with a stage per part, of many a loop per part; either way what makes a part may
-later be computed straight into place, and one within another is never made.
+A concatenation of few parts is pointwise, and so is the gradient of a slice: every element asks in which part it lies. So
+they go into what reads them, or share its loop; a code generator cuts the loop where the parts meet. A concatenation of
+many parts is a loop per part, what makes each of which may later be computed straight into place. One within another is
+never made.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from lowtide.ir.graph import Arg, Op, Ref, int_of
-from lowtide.ir.index import add, mul
+from lowtide.ir.graph import Arg, Op, Ref
+from lowtide.ir.index import add, floordiv, modulo, mul
 from lowtide.ir.symbolic import Dim
 from lowtide.lowering.scalars import FLOATS, Number, Scalar, computed_in, where
 from lowtide.lowering.site import Nest, Refused, Site
@@ -107,14 +109,27 @@ def _cat(site: Site, tensors: tuple[Arg, ...], dim: int = 0) -> None:
     if out is None:
         return
     parts = list(_parts(site, tensors, dim, (0,) * len(site.size(out))))
-    n = site.loop()
+    if 0 < len(parts) <= MOST_PARTS:
+        fill_with(site, lambda n, at: _of_parts(site, n, parts, at))
+        return
     for t, begin in parts:
+        n = site.loop()
         at = n.stage(*site.size(t))
         n.store(out, [add(i, b) for i, b in zip(at, begin, strict=True)], n.load(t, at).to(site.dtype(out)))
-        if len(parts) > MOST_PARTS:
-            n.done()
-            n = site.loop()
-    n.done()
+        n.done()
+
+
+def _of_parts(site: Site, n: Nest, parts: Sequence[tuple[Ref, tuple[int, ...]]], at: Sequence[Dim]) -> Scalar:
+    """The element of a concatenation, whose parts begin at given places: of the part in which it lies."""
+    dtype = site.dtype(Ref(str(site.op.outputs[0])))
+    out: Scalar | None = None
+    for t, begin in reversed(parts):
+        moved = [add(i, -b) for i, b in zip(at, begin, strict=True)]
+        inside = n.within(moved, site.size(t))
+        found = n.load(t, moved, inside).to(dtype)
+        out = found if out is None or inside is None else where(inside, found, out)
+    assert out is not None
+    return out
 
 
 def _parts(
@@ -210,18 +225,7 @@ def _flip(site: Site, self: Arg, dims: tuple[int, ...]) -> None:
 def _slice_scatter(
     site: Site, self: Arg, src: Arg, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
 ) -> None:
-    out = site.output()
-    if out is None:
-        return
-    size, part = site.size(out), site.size(src)
-    d = _dim(dim, len(size))
-    begin = _clamped(start or 0, size[d])
-    n = site.loop()
-    at = n.stage(*size)
-    n.store(out, at, n.load(self, at))
-    at = list(n.stage(*part))
-    n.store(out, [add(mul(i, step), begin) if k == d else i for k, i in enumerate(at)], n.load(src, at))
-    n.done()
+    _with_part(site, src, dim, start or 0, step, lambda n, at: n.load(self, at))
 
 
 def _clamped(start: int, n: int) -> int:
@@ -230,41 +234,49 @@ def _clamped(start: int, n: int) -> int:
 
 @register("movement", "select_scatter.default")
 def _select_scatter(site: Site, self: Arg, src: Arg, dim: int, index: int) -> None:
+    _with_part(site, src, dim, index, None, lambda n, at: n.load(self, at))
+
+
+def _with_part(
+    site: Site, part: Arg, dim: int, start: int, step: int | None, rest: Callable[[Nest, Sequence[Dim]], Scalar]
+) -> None:
+    """A tensor of which the places ``start``, ``start + step`` .. along a dimension are those of ``part``, which has no such
+    dimension where there is no step, and everything else is ``rest``."""
     out = site.output()
     if out is None:
         return
     size = site.size(out)
     d = _dim(dim, len(size))
-    n = site.loop()
-    at = n.stage(*size)
-    n.store(out, at, n.load(self, at))
-    rest = list(n.stage(*site.size(src)))
-    n.store(out, [*rest[:d], index % size[d], *rest[d:]], n.load(src, rest))
-    n.done()
+    begin = _clamped(start, size[d])
+    many = 1 if step is None else site.size(part)[d]
+
+    def element(n: Nest, at: Sequence[Dim]) -> Scalar:
+        behind = add(at[d], -begin)
+        k = floordiv(behind, step or 1, n.b.ranges)
+        inside = n.within([k], [many])
+        if step is not None and step > 1:
+            on = n.index(modulo(behind, step, n.b.ranges)).test("eq", 0)
+            inside = on if inside is None else inside & on
+        there = list(at)
+        there[d : d + 1] = [] if step is None else [k]
+        found = n.load(part, there, inside)
+        return found if inside is None else where(inside, found, rest(n, at))
+
+    fill_with(site, element)
 
 
-def _zeros_but(site: Site, place: Callable[[list[Dim]], list[Dim]], x: Arg) -> None:
-    """The gradient of a part: zeros, but where the part was."""
-    out = site.output()
-    if out is None:
-        return
-    n = site.loop()
-    n.store(out, n.stage(*site.size(out)), n.const(computed_in(site.dtype(out)), 0))
-    at = list(n.stage(*site.size(x)))
-    n.store(out, place(at), n.load(x, at))
-    n.done()
+def _zero(site: Site) -> Callable[[Nest, Sequence[Dim]], Scalar]:
+    """What the gradient of a part is where the part was not."""
+    return lambda n, _at: constant(site, n, 0)
 
 
 @register("movement", "slice_backward.default")
 def _slice_backward(
     site: Site, grad_output: Arg, input_sizes: tuple[int, ...], dim: int, start: int, end: int, step: int
 ) -> None:
-    d = _dim(dim, len(input_sizes))
-    begin = _clamped(start, int_of(input_sizes[d]))
-    _zeros_but(site, lambda at: [add(mul(i, step), begin) if k == d else i for k, i in enumerate(at)], grad_output)
+    _with_part(site, grad_output, dim, start, step, _zero(site))
 
 
 @register("movement", "select_backward.default")
 def _select_backward(site: Site, grad_output: Arg, input_sizes: tuple[int, ...], dim: int, index: int) -> None:
-    d = _dim(dim, len(input_sizes))
-    _zeros_but(site, lambda at: [*at[:d], index % int_of(input_sizes[d]), *at[d:]], grad_output)
+    _with_part(site, grad_output, dim, index, None, _zero(site))

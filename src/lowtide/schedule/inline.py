@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import replace
 
 from lowtide.ir.graph import ITEMSIZE, Graph, Op, Section, Value, int_of, refs_in
+from lowtide.ir.guards import visited
 from lowtide.ir.lowered import LOOP, Lowered, loop_op, pruned
 from lowtide.ir.task import Task, weight
 from lowtide.memory.lifetime import lifetimes, timeline
@@ -117,9 +118,11 @@ class _Work:
         times = 0.0
         for r in readers:
             loop, slot = self.tasks[r].loop, self.tasks[r].given.index(value)
-            for k, _ in loop.reads(slot):
-                visited = math.prod(map(int_of, (*loop.outer, *loop.stages[k].inner)))
-                times += visited / max(points, 1)
+            for k, x in loop.reads(slot):
+                ranges = loop.ranges(k)
+                times += (visited(loop.body, x.args[0], ranges) if x.args else math.prod(ranges.values())) / max(
+                    points, 1
+                )
         if times <= 1.5:
             return True
         if not task.given:

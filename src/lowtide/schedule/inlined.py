@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from lowtide.ir.build import LoopBuilder, compact
 from lowtide.ir.graph import int_of
+from lowtide.ir.guards import narrowed
 from lowtide.ir.index import add, affine, divisions, mul, substitute, unflatten
 from lowtide.ir.loops import Instr, Loop, renumbered
 from lowtide.ir.normal import normalise
@@ -87,13 +88,19 @@ class _Inliner:
         """The producer's body at the element that ``load`` reads; the number of its result."""
         assert load.index is not None
         b = self.b
-        where = unflatten(add(load.index, mul(-1, self.offset)), self.sizes, self.strides, b.ranges)
+        guard = load.args[0] if load.args else None
+        element = add(load.index, mul(-1, self.offset))
+        if guard is None:
+            where = unflatten(element, self.sizes, self.strides, b.ranges)
+        else:
+            there, ranges, back = narrowed(b.body, guard, b.ranges)
+            where = unflatten(substitute(element, there, ranges), self.sizes, self.strides, ranges)
+            where = None if where is None else tuple(substitute(i, back, b.ranges) for i in where)
         if where is None:
             return None
         self.divides |= any(divisions(i) for i in where)
         point: dict[str, Dim] = {f"r{k}": i for k, i in enumerate(where)}
         slots = [self.names.index(n) for n in self.producer.given]
-        guard = load.args[0] if load.args else None
         at: dict[int, int] = {}
         result = -1
         for n, x in enumerate(self.producer.loop.stages[0].body):

@@ -8,28 +8,29 @@ stored of it.
 
 How the spaces meet: a pointwise loop takes any space that covers its points once, by way of a buffer that both touch
 (its point is computed back from the element); two nests take the finest ranges that divide the outer ranges of both.
-Then the stages of the second go as early as what they need allows, into a stage over the same ranges where there is one,
-and take a value that was just stored instead of loading it.
+Then their stages are put together (``schedule.stages``).
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from lowtide.ir.build import LoopBuilder, compact
 from lowtide.ir.graph import int_of
-from lowtide.ir.index import Ranges, add, affine, bounds, divisions, mul, unflatten
+from lowtide.ir.index import Ranges, add, affine, bounds, divisions, mul, substitute, unflatten
 from lowtide.ir.loops import FOLDED, Instr, Loop, Stage, renumbered
 from lowtide.ir.normal import normalise, reindexed
 from lowtide.ir.symbolic import Dim, symbol
 from lowtide.ir.task import Task
 from lowtide.schedule.cost import across, elements
+from lowtide.schedule.stages import stitched
 from lowtide.schedule.widened import side_by_side
 
 LARGE = 1 << 14  # elements
+ROWS = 64  # fewer are not made of elements: they could not be shared out among threads
 
 
 def unranked(_a: Loop, _b: Loop) -> int:
@@ -54,7 +55,24 @@ class Rules:
 
 
 def joined(a: Task, b: Task, needed: Set[str], rules: Rules = Rules()) -> Task | str:
-    """Both as one task; ``needed``: values of theirs that others read. A text says why not."""
+    """Both as one task; ``needed``: values of theirs that others read. A text says why not.
+
+    Layers of a model are alike but for the names of their values, so what was found for one is taken for the next.
+    """
+    names = tuple(dict.fromkeys((*a.values, *b.values)))
+    number = {n: f"${k}" for k, n in enumerate(names)}
+    given = [Task(t.loop, *(tuple(number[n] for n in part) for part in (t.given, t.makes))) for t in (a, b)]
+    found = _joined(given[0], given[1], frozenset(number[n] for n in needed), rules)
+    if isinstance(found, str):
+        return _NUMBERED.sub(lambda m: names[int(m[1])], found)
+    return Task(found.loop, *(tuple(names[int(n[1:])] for n in part) for part in (found.given, found.makes)))
+
+
+_NUMBERED = re.compile(r"\$(\d+)")
+
+
+@lru_cache(maxsize=4096)
+def _joined(a: Task, b: Task, needed: frozenset[str], rules: Rules) -> Task | str:
     a, b = _normal(a), _normal(b)
     if len(a.loop.body) + len(b.loop.body) > rules.most_instructions:
         return f"together they have more than {rules.most_instructions} instructions"
@@ -62,7 +80,7 @@ def joined(a: Task, b: Task, needed: Set[str], rules: Rules = Rules()) -> Task |
     if isinstance(met, str):
         return met
     a, b = met
-    made = _Joiner(a, b).run(needed)
+    made = stitched(a, b, needed, rules.most_instructions)
     if len(made.given) + len(made.makes) > rules.most_buffers:
         return f"together they touch more than {rules.most_buffers} buffers"
     if sum(math.prod(map(int_of, s.inner)) for s in made.loop.stages for x in s.body if x.op == "fold") > FOLDED:
@@ -85,10 +103,6 @@ def streams(loop: Loop) -> int:
 def _normal(t: Task) -> Task:
     loop = normalise(t.loop)
     return t if loop is t.loop else Task(loop, t.given, t.makes)
-
-
-def _values(t: Task) -> tuple[str, ...]:
-    return (*t.given, *t.makes)
 
 
 # -- a common space --------------------------------------------------------------------------------------------------
@@ -208,11 +222,43 @@ def _met_flat(a: Task, b: Task) -> tuple[Task, Task] | str:
         moved = _moved_into(a, b)
         if not isinstance(moved, str):
             return moved, b
+    if a.loop.pointwise and b.loop.pointwise:
+        turned = points(a.loop) > points(b.loop)
+        found = _met_in_rows(b, a) if turned else _met_in_rows(a, b)
+        if found is not None:
+            return (found[1], found[0]) if turned else found
     if min(points(a.loop), points(b.loop)) < LARGE:
         return a, b
     if a.loop.pointwise and b.loop.pointwise:
         return side_by_side(a, b)
     return "they follow one another, each over points of its own"
+
+
+def _met_in_rows(few: Task, many: Task) -> tuple[Task, Task] | None:
+    """Two pointwise tasks, the second of which touches an element of the first at many points of its own, as nests over
+    rows of those points: the one once per row, or once per part of it, the other along the row. None where there are no
+    such rows, or fewer than would be worth sharing out."""
+    sizes = tuple(map(int_of, many.loop.stages[0].inner))
+    last = len(sizes) - 1
+    for slot, name in enumerate(many.values):
+        if name not in few.values:
+            continue
+        for _, x in _accesses(many.loop, slot):
+            found = None if x.index is None else affine(x.index)
+            if found is None:
+                continue
+            rows = [k for k in range(last) if found[0].get(f"r{k}", 0)]
+            if math.prod(sizes[k] for k in rows) < ROWS:
+                continue
+            rest = [k for k in range(len(sizes)) if k not in rows]
+            place: dict[str, Dim] = {f"r{k}": symbol(f"i{j}") for j, k in enumerate(rows)}
+            place |= {f"r{k}": symbol(f"r{j}") for j, k in enumerate(rest)}
+            loop = reindexed(many.loop, [sizes[k] for k in rows], {}, [[sizes[k] for k in rest]], [place])
+            nest = replace(many, loop=loop)
+            moved = _moved_into(few, nest)
+            if isinstance(moved, Task) and not across(loop):
+                return moved, nest
+    return None
 
 
 def points(loop: Loop) -> int:
@@ -224,11 +270,10 @@ def _moved_into(p: Task, nest: Task) -> Task | str:
     """The pointwise task ``p`` over the space of a nest, by way of a buffer that both touch."""
     if not p.loop.pointwise:
         return "the one without outer ranges is not pointwise"
-    if across(nest.loop):
-        return "the one walks through memory as it lies, the other across"
-    values = _values(nest)
+    crosses = across(nest.loop)
+    values = nest.values
     why = "no buffer that both touch leads from the points of the one to those of the other"
-    for slot, name in enumerate(_values(p)):
+    for slot, name in enumerate(p.values):
         if name not in values:
             continue
         way = _way_back(p.loop, slot)
@@ -236,6 +281,8 @@ def _moved_into(p: Task, nest: Task) -> Task | str:
             continue
         for k, x in _accesses(nest.loop, values.index(name)):
             found = _over(p, nest.loop, k, x, way)
+            if isinstance(found, Task) and found.loop.stages[0].inner and crosses:
+                found = "the one walks through memory as it lies, the other across"
             if isinstance(found, Task):
                 return found
             why = found
@@ -260,19 +307,24 @@ def _way_back(loop: Loop, slot: int) -> tuple[tuple[int, ...], tuple[int, ...], 
 
 
 def _over(p: Task, nest: Loop, k: int, x: Instr, way: tuple[tuple[int, ...], tuple[int, ...], Dim]) -> Task | str:
-    """``p`` at the points at which ``nest`` touches the buffer in stage ``k``."""
+    """``p`` at the points at which ``nest`` touches the buffer in stage ``k``: those of the outer ranges, and of the inner
+    ones along which it touches other elements."""
     sizes, strides, offset = way
     outer = tuple(map(int_of, nest.outer))
-    inner = tuple(map(int_of, nest.stages[k].inner))
-    ranges = nest.ranges(k)
     found = None if x.index is None else affine(x.index)
-    if found is None or math.prod(outer) * math.prod(inner) != math.prod(sizes):
+    if found is None:
         return "they touch the buffer that both have at other points"
-    mine = tuple(found[0].get(n, 0) for n in ranges)
-    if len(ranges) != len(outer) + len(inner) or unflatten(0, (*outer, *inner), mine, {}) is None:
-        return "the buffer that both have is not read once per point"
     assert x.index is not None
-    where = unflatten(add(x.index, mul(-1, offset)), sizes, strides, ranges)
+    along = [j for j in range(len(nest.stages[k].inner)) if found[0].get(f"r{j}", 0) or not outer]
+    inner = tuple(int_of(nest.stages[k].inner[j]) for j in along)
+    if math.prod(outer) * math.prod(inner) != math.prod(sizes):
+        return "they touch the buffer that both have at other points"
+    ranges = {f"i{j}": n for j, n in enumerate(outer)} | {f"r{j}": n for j, n in enumerate(inner)}
+    index = substitute(x.index, {f"r{old}": symbol(f"r{j}") for j, old in enumerate(along)}, ranges)
+    mine = tuple(found[0].get(n, 0) for n in (*(f"i{j}" for j in range(len(outer))), *(f"r{j}" for j in along)))
+    if unflatten(0, (*outer, *inner), mine, {}) is None:
+        return "the buffer that both have is not read once per point"
+    where = unflatten(add(index, mul(-1, offset)), sizes, strides, ranges)
     if where is None or not all(_inside(e, n, ranges) for e, n in zip(where, sizes, strict=True)):
         return "they touch the buffer that both have at other points"
     points: dict[str, Dim] = {f"r{j}": e for j, e in enumerate(where)}
@@ -341,7 +393,7 @@ def _split_outer(t: Task, finest: Sequence[int]) -> Task:
 
 def _unsafe(a: Task, b: Task) -> str | None:
     """Why the second might read what the first has not stored yet; None where it is proved that it does not."""
-    mine, theirs = _values(a), _values(b)
+    mine, theirs = a.values, b.values
     for name in (*a.changes, *b.changes):
         if name in mine and name in theirs:
             if name in a.changes:
@@ -412,176 +464,3 @@ def _covers(stored: Sequence[tuple[int, int]], read: Mapping[str, int], constant
             return False
         constant %= stride
     return not terms and constant == 0
-
-
-# -- stages ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Place:
-    """A stage of the joined loop while it is put together."""
-
-    inner: tuple[Dim, ...]
-    items: list[tuple[int, Instr]]
-
-    @property
-    def ordered(self) -> bool:
-        """Whether its points must not be mixed with those of others."""
-        return any(x.ordered or (x.op == "reduce" and str(x.attr).startswith("arg")) for _, x in self.items)
-
-
-class _Joiner:
-    """Puts the stages of the second among those of the first; short-lived."""
-
-    def __init__(self, a: Task, b: Task) -> None:
-        self.a, self.b = a, b
-        self.outer = a.loop.outer
-        self.makes = [*a.makes, *b.makes]
-        self.given = list(dict.fromkeys(n for n in (*a.given, *b.given) if n not in self.makes))
-        values = [*self.given, *self.makes]
-        self.slot = {n: k for k, n in enumerate(values)}
-        kinds = dict(zip(_values(a), a.loop.dtypes, strict=True)) | dict(zip(_values(b), b.loop.dtypes, strict=True))
-        self.kinds = [kinds[n] for n in values]
-        self.places: list[_Place] = []
-        self.home: dict[int, int] = {}
-        for place in self._renamed(a, 0):
-            self._put(place, len(self.places))
-        for place in self._renamed(b, len(a.loop.body)):
-            self._put(place, self._host(place))
-        self.written = {x.attr for p in self.places for _, x in p.items if x.writes}
-
-    def _renamed(self, t: Task, shift: int) -> list[_Place]:
-        """The stages with instructions numbered from ``shift``, and buffers as they are in the joined loop."""
-        at = {n: n + shift for n in range(len(t.loop.body))}
-        slots = [self.slot[n] for n in _values(t)]
-        out: list[_Place] = []
-        n = shift
-        for s in t.loop.stages:
-            items: list[tuple[int, Instr]] = []
-            for x in s.body:
-                y = renumbered(x, at)
-                items.append((n, replace(y, attr=slots[int(str(x.attr))]) if y.touches else y))
-                n += 1
-            out.append(_Place(s.inner, items))
-        return out
-
-    def _put(self, place: _Place, k: int) -> None:
-        if k == len(self.places):
-            self.places.append(place)
-        else:
-            self.places[k].items += place.items
-        for n, _ in place.items:
-            self.home[n] = k
-
-    def _host(self, place: _Place) -> int:
-        """The first stage that can take these instructions in, or the number of a new last one."""
-        first = 0
-        inside = {n for n, _ in place.items}
-        for _, x in place.items:
-            for n in x.needs:
-                if n not in inside:
-                    k = self.home[n]
-                    free = not self.places[k].inner and not place.inner
-                    first = max(first, k if free else k + 1)
-            if x.touches:
-                first = max(first, self._behind(place, x))
-        if not place.ordered:
-            for k in range(first, len(self.places)):
-                if self.places[k].inner == place.inner and not self.places[k].ordered:
-                    return k
-        return len(self.places)
-
-    def _behind(self, place: _Place, x: Instr) -> int:
-        """The first stage in which an access may stand, for what others do with its buffer."""
-        for k in range(len(self.places) - 1, -1, -1):
-            p = self.places[k]
-            others = [y for _, y in p.items if y.touches and y.attr == x.attr and (y.writes or x.writes)]
-            if not others:
-                continue
-            plain = all(y.op == "store" and len(y.args) == 1 and y.index == x.index for y in others)
-            if x.op == "load" and plain and p.inner == place.inner and len(others) == 1:
-                return k
-            if p.inner == place.inner and _overwrites(x, others, tuple(map(int_of, p.inner))):
-                return k
-            return k + 1
-        return 0
-
-    def run(self, needed: Set[str]) -> Task:
-        """The joined loop, without stores that neither it nor anyone else needs."""
-        dead: set[int] = set()
-        while True:
-            loop = self._built(dead)
-            loaded = {x.attr for x in loop.body if x.op in ("load", "accumulate")}
-            more = {self.slot[n] for n in self.makes if n not in needed} - loaded - dead
-            if not more:
-                break
-            dead |= more
-        kept = [k for k in range(len(self.kinds)) if k not in dead]
-        makes = tuple(n for n in self.makes if self.slot[n] not in dead)
-        to = {k: j for j, k in enumerate(kept)}
-        stages = tuple(
-            Stage(s.inner, tuple(replace(x, attr=to[int(str(x.attr))]) if x.touches else x for x in s.body))
-            for s in loop.stages
-        )
-        loop, left = compact(Loop(loop.outer, stages, loop.inputs, tuple(self.kinds[self.slot[n]] for n in makes)))
-        return Task(loop, tuple(self.given[k] for k in left), makes)
-
-    def _built(self, dead: Set[int]) -> Loop:
-        b = LoopBuilder(self.outer)
-        b.inputs, b.outputs = self.kinds[: len(self.given)], self.kinds[len(self.given) :]
-        at: dict[int, int] = {}
-        kept: dict[tuple[int | str | None, Dim | None], int] = {}
-        for place in self.places:
-            b.stage(place.inner)
-            known = dict(kept)
-            for n, x in place.items:
-                if x.writes and x.attr in dead:
-                    known[x.attr, renumbered(x, at).index] = at[x.args[0]]
-                else:
-                    self._emit(b, n, renumbered(x, at), at, known)
-            changed = {x.attr for _, x in place.items if x.writes}
-            kept = known if not place.inner else {k: v for k, v in kept.items() if k[0] not in changed}
-        return b.build()
-
-    def _emit(
-        self,
-        b: LoopBuilder,
-        n: int,
-        x: Instr,
-        at: dict[int, int],
-        known: dict[tuple[int | str | None, Dim | None], int],
-    ) -> None:
-        """One instruction; ``known``: what lies in elements that this stage, or one without ranges, has stored or loaded, of
-        buffers that change."""
-        if not x.touches or x.attr not in self.written:
-            at[n] = b.emit(x)
-            return
-        key = (x.attr, x.index)
-        if x.op == "load" and not x.args and key in known:
-            at[n] = known[key]
-            return
-        b.body.append(x)
-        at[n] = len(b.body) - 1
-        if x.writes:
-            for other in [k for k in known if k[0] == x.attr]:
-                del known[other]
-            if x.op == "store" and len(x.args) == 1:
-                known[key] = x.args[0]
-        elif not x.args:
-            known[key] = at[n]
-
-
-def _overwrites(x: Instr, others: Sequence[Instr], inner: tuple[int, ...]) -> bool:
-    """Whether a store changes, at each point of a stage, the one element that the stage's loads of the buffer read there, and
-    that no other point touches."""
-    if (
-        x.op != "store"
-        or len(x.args) != 1
-        or x.index is None
-        or any(y.op != "load" or y.index != x.index for y in others)
-    ):
-        return False
-    found = affine(x.index)
-    if found is None or any(n[0] == "v" for n in found[0]):
-        return False
-    return unflatten(0, inner, tuple(found[0].get(f"r{k}", 0) for k in range(len(inner))), {}) is not None
