@@ -26,11 +26,10 @@ from lowtide.ir.lowered import LOOP, Lowered, loop_op, pruned
 from lowtide.ir.task import Task
 from lowtide.memory.estimate import Estimate
 from lowtide.memory.flat import Flat, build, saved_bytes
-from lowtide.schedule.alike import joined
 from lowtide.schedule.cost import Machine, loop_cost
 from lowtide.schedule.depend import accesses, dependencies, needed_operations
 from lowtide.schedule.inplace import loop_pairs
-from lowtide.schedule.joined import LARGE, Rules, points
+from lowtide.schedule.joined import LARGE, Rules, joined, points
 from lowtide.schedule.schedule import CALL, Schedule, handed_on, kept_by_caller, slabbed
 
 _GAIN = 0.5e-6  # seconds that a fusion saves at least

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 
@@ -186,6 +188,17 @@ def test_saved_tensors_lie_in_slabs_and_backward_fills_the_holes_they_leave():
     arena = plan_memory(made, Options(slabs="one"))
     assert len(arena.slabs) == 1 and arena.slabs[0].kept and arena.slabs[0].first < cut < arena.slabs[0].end
     assert sum(p.slab == 0 and p.first > cut for p in arena.places) >= 20
+
+
+@pytest.mark.spec("PP-30", "PP-31")
+@pytest.mark.parametrize(("device", "kept"), [("cpu", True), ("cuda:0", False)])
+def test_an_arena_with_saved_tensors_is_kept_where_it_can_be_lent(device: str, kept: bool):
+    made = training(12, 1024)
+    values = [replace(v, layout=replace(v.layout, device=device)) for v in made.graph.values]
+    there = schedule(replace(made.graph, values=tuple(values)), {s.op.name: s.facts for s in made.steps})
+    plan = plan_memory(there, Options(slabs="one"))
+    assert [s.kept for s in plan.slabs] == [kept]
+    replay(there, plan)
 
 
 @pytest.mark.spec("PP-29")

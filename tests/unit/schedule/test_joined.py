@@ -13,7 +13,6 @@ from small_loops import flat, nest
 
 from lowtide.ir.loops import Loop, check_loop
 from lowtide.ir.task import Task
-from lowtide.schedule import alike
 from lowtide.schedule.joined import joined
 
 SIZE = 1024  # elements of every buffer: more than any index here reaches
@@ -377,7 +376,7 @@ def test_under_any_names_the_same_is_made(name: str) -> None:
     for new in (values, [f"w{many - k}" for k in range(many)], [str(k + 1) for k in range(many)]):
         called = dict(zip(values, new, strict=True))
         wanted = found if isinstance(found, str) else renamed(found, called)
-        again = alike.joined(renamed(p.a, called), renamed(p.b, called), {called[n] for n in p.needed.split()})
+        again = joined(renamed(p.a, called), renamed(p.b, called), {called[n] for n in p.needed.split()})
         assert again == (
             re.sub(r"%(\w+)", lambda m, c=called: f"%{c[m[1]]}", wanted) if isinstance(wanted, str) else wanted
         )
