@@ -9,9 +9,18 @@ import pytest
 import torch
 from torch.nn import functional
 
+from lowtide import backend
 from lowtide.runtime.records import records
+from lowtide.schedule.cost import Machine
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore")]
+
+
+@pytest.fixture(autouse=True)
+def usual_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What pays is decided by the machine's rates, and kernels are counted here: so they are the same everywhere."""
+    monkeypatch.setattr(backend, "machine", Machine)
+
 
 Function = Callable[..., Any]
 

@@ -74,9 +74,11 @@ def test_names_are_bound_used_and_ended(made):
 @pytest.mark.spec("SC-58", "RT-26")
 @given(schedules(static_graphs(most=8)))
 def test_a_name_ends_on_the_line_of_its_last_use(made):
-    """Once; and at once where it came in and is never used."""
+    """Once; and at once where it came in and is never used, or only to take a slab that goes on with what it lies in."""
     for plan in plans_of(made).values():
-        for function in ast.parse(emit(made, plan).source).body:
+        source = emit(made, plan).source
+        only_ends = {k for k, line in enumerate(source.splitlines(), 1) if line.startswith("    del ")}
+        for function in ast.parse(source).body:
             assert isinstance(function, ast.FunctionDef)
             used: dict[str, int] = {}
             ended: dict[str, list[int]] = {}
@@ -86,9 +88,9 @@ def test_a_name_ends_on_the_line_of_its_last_use(made):
                 elif isinstance(node, ast.Name):
                     used[node.id] = max(node.lineno, used.get(node.id, 0))
             for n in ended.keys() - {"_"}:
+                (line,) = ended[n]
                 came_in = used[n] == function.body[0].lineno
-                assert came_in or ended[n] == [used[n]], n
-                assert len(ended[n]) == 1
+                assert came_in or line == used[n] or (line == used[n] + 1 and line in only_ends), n
 
 
 @pytest.mark.spec("SC-57")
