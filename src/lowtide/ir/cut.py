@@ -3,7 +3,7 @@
 Comes in: a static Loop, in whose stages elements ask where they lie (``r1 < 32``), as a concatenation's do. Goes out: an
 equal Loop whose innermost ranges end there: in each piece such a question has one answer, and what hangs on it goes.
 Promised: every point is visited once, the same numbers are computed. Stages that sum, scan or add up stay as they are, and
-so do pieces of few points.
+so do those that would have a piece of few points, or more than four.
 
 A loop of one stage becomes a nest over all but the innermost range, so that the pieces of a row are done one after the
 other; the pieces of one of several stages follow one another as stages.
@@ -125,6 +125,9 @@ def _piece(
                 at[n] = len(b.body) - 1
             else:
                 at[n] = b.emit(z)
+    if not stage.inner:  # later stages may ask for the answers
+        for n in known:
+            number(n)
 
 
 def _chosen(x: Instr, known: Mapping[int, bool]) -> int | None:

@@ -16,11 +16,11 @@ from collections.abc import Mapping
 from lowtide.ir.build import LoopBuilder
 from lowtide.ir.graph import int_of
 from lowtide.ir.index import substitute
-from lowtide.ir.loops import Instr, Loop, Stage
+from lowtide.ir.loops import FLOATS, Instr, Loop, Stage
 from lowtide.ir.symbolic import Dim, symbol
 
 MOST_POINTS = 8  # of a stage that is written out
-MOST_INSTRUCTIONS = 64  # of the loop that comes of it
+_MOST_INSTRUCTIONS = 64  # of the loop that comes of it
 _COMBINE = {"sum": "add", "prod": "mul", "max": "max", "min": "min", "any": "or", "xor": "xor"}
 
 
@@ -28,7 +28,7 @@ def unrolled(loop: Loop) -> Loop:
     """The loop with its reductions written out, where each is over a few points and nothing else happens at those."""
     if not loop.outer or not any(x.op == "reduce" for x in loop.body) or not all(map(_small, loop.stages)):
         return loop
-    if sum(_points(s) * len(s.body) for s in loop.stages) > MOST_INSTRUCTIONS:
+    if sum(_points(s) * len(s.body) for s in loop.stages) > _MOST_INSTRUCTIONS:
         return loop
     b = LoopBuilder()
     b.inputs, b.outputs = list(loop.inputs), list(loop.outputs)
@@ -59,6 +59,8 @@ def _written_out(b: LoopBuilder, first: int, stage: Stage, point: Mapping[str, D
         for n, x in enumerate(stage.body, first):
             if x.op != "reduce":
                 at[n] = _emitted(b, x, here, at)
+            elif place == 0 and x.attr == "sum" and x.dtype in FLOATS:
+                at[n] = b.op("add", x.dtype, b.const(x.dtype, 0), at[x.args[0]])  # a sum of -0 is 0
             elif place == 0:
                 at[n] = at[x.args[0]]
             else:

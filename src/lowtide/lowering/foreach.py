@@ -1,7 +1,6 @@
 """Operations on lists of tensors, such as an optimizer's: each member becomes what the operation on one tensor becomes.
 
-Members whose results nobody uses are left out. That the others came in one list is kept (``Lowered.together``): fusion makes
-one launch of those that stay small kernels.
+Members whose results nobody uses are left out. That the others came in one list is kept (``Lowered.together``), for fusion.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from lowtide.core.errors import BugError
 from lowtide.ir.graph import Arg
 from lowtide.lowering.site import Refused, Site
 from lowtide.lowering.table import RECORDS, Rule, register
@@ -67,6 +67,8 @@ def _each(member: str) -> Rule:
             if (why := record.misfit(op)) is not None:
                 raise Refused(why)
             record.rule(one, *given, **named)
+            if one.temporaries:
+                raise BugError(f"the rule of aten.{member} keeps values in between, which a list has no names for")
             site.made += one.made
 
     return rule

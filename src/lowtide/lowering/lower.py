@@ -73,7 +73,7 @@ def lower(graph: Graph, device: str = "cpu", dtypes: Set[str] = DTYPES) -> Lower
             if RECORDS[op.target].kind == LISTS:
                 together.append(tuple(new.name for new in made))
             ops += [_alias(o, x, op) for o, x in names]
-        ops = [op for op in ops if not op.outputs or not absorbed.issuperset(op.outputs)]
+        ops = [op for op in ops if not _written(op) or not absorbed.issuperset(_written(op))]
         sections.append(replace(s, ops=tuple(ops)))
     whole = replace(graph, values=tuple(values.values()), sections=tuple(sections))
     kept = {op.name for op in whole.ops}
@@ -102,6 +102,10 @@ def _apply(site: Site, used: Set[str], dtypes: Set[str]) -> Reason | None:
         site.made.clear()
         return refused(op, str(e))
     return None
+
+
+def _written(op: Op) -> tuple[str | None, ...]:
+    return (*op.outputs, *op.mutates)
 
 
 def _names(site: Site) -> Iterator[tuple[str, str]]:

@@ -2,8 +2,8 @@
 
 A concatenation of few parts is pointwise, and so is the gradient of a slice: every element asks in which part it lies. So
 they go into what reads them, or share its loop; a code generator cuts the loop where the parts meet. A concatenation of
-many parts is a loop per part, what makes each of which may later be computed straight into place. One within another is
-never made.
+many parts is a loop per part, what makes each of which may later be computed straight into place. One within another of
+the same dtype, that nobody else reads, is not made.
 """
 
 from __future__ import annotations
@@ -136,8 +136,9 @@ def _parts(
     site: Site, tensors: tuple[Arg, ...], dim: int, begin: tuple[int, ...]
 ) -> Iterator[tuple[Ref, tuple[int, ...]]]:
     """What a concatenation is made of, and where each part begins in the whole. A part that is itself a concatenation, and
-    that nobody else reads, is not made: its own parts stand for it."""
+    of the same dtype, that nobody else reads, is not made: its own parts stand for it."""
     rank = len(begin)
+    dtype = site.dtype(Ref(str(site.op.outputs[0])))
     d = _dim(dim, rank)
     for t in tensors:
         size = site.size(t)
@@ -145,7 +146,7 @@ def _parts(
             continue
         assert isinstance(t, Ref)
         within = site.alone.get(t.name)
-        if within is not None and within.target == "aten.cat.default":
+        if within is not None and within.target == "aten.cat.default" and site.dtype(t) == dtype:
             site.absorbed.add(t.name)
             yield from _parts(site, *_cat_arguments(within), begin)
         else:
@@ -259,7 +260,7 @@ def _with_part(
             inside = on if inside is None else inside & on
         there = list(at)
         there[d : d + 1] = [] if step is None else [k]
-        found = n.load(part, there, inside)
+        found = n.load(part, there, inside).to(site.dtype(out))
         return found if inside is None else where(inside, found, rest(n, at))
 
     fill_with(site, element)

@@ -78,7 +78,7 @@ def _plain(site: Site, x: Arg, dims: Sequence[int], kind: str, dtype: str, finis
     over.done()
 
 
-FEW_COLUMNS = 128  # so many or more are enough for all threads, and for vectors
+_FEW_COLUMNS = 128  # so many or more are enough for all threads, and for vectors
 _WIDE = 512  # results of all parts, at least; and 8 parts
 _LONG = 1 << 17  # elements; fewer are not worth a second loop
 _COMBINED = {"sum": "add", "prod": "mul", "max": "max", "min": "min"}
@@ -97,7 +97,7 @@ def parts(size: Sequence[int], stride: Sequence[Dim], dims: Sequence[int]) -> Pa
     that the result does not depend on the number of threads. Few long rows are not cut: that gained nothing."""
     kept = [d for d in range(len(size)) if d not in dims and size[d] > 1]
     columns = math.prod(size[d] for d in kept)
-    if not 1 < columns < FEW_COLUMNS or math.prod(size) < _LONG:
+    if not 1 < columns < _FEW_COLUMNS or math.prod(size) < _LONG:
         return None
     longest, many = max(dims, key=lambda d: size[d]), max(8, _WIDE // columns)
     rows = int_of(stride[longest]) < min(int_of(stride[d]) for d in kept)

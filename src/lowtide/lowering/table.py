@@ -169,5 +169,7 @@ def plain_dtypes(site: Site, dtypes: Set[str]) -> None:
     """Refuse tensors of other ``dtypes``, tensors elsewhere, and unknown sizes."""
     for name in (*site.op.reads, *(o for o in site.op.outputs if o)):
         y = site.graph.value[name].layout
-        if y.dtype not in dtypes or y.device != site.device or not y.static:
+        if y.dtype not in dtypes or y.device != site.device:
             raise Refused(f"%{name} is {y.dtype} on {y.device}")
+        if not y.static:
+            raise Refused(f"a size of %{name} is not known")

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from lowtide.core.errors import VerifyError
 from lowtide.core.options import Options
 from lowtide.memory.flat import flatten, live_bytes
 from lowtide.memory.lifetime import lifetimes, timeline
@@ -24,11 +25,8 @@ _STEPS = 20_000  # of the search for the lower bound
 
 
 def follow(scheduled: Schedule, before: Schedule, chosen: str, options: Options) -> tuple[Schedule, MemoryPlan] | None:
-    """``scheduled`` in the order of ``before``, and its plan in the way ``chosen``; None where the steps are others.
-
-    Raises:
-        VerifyError: the order does not hold for this schedule.
-    """
+    """``scheduled`` in the order of ``before``, and its plan in the way ``chosen``; None where the steps are others,
+    or have to run in another order."""
     kept = in_order(scheduled, [s.op.name for s in before.steps])
     if kept is None:
         return None
@@ -45,16 +43,15 @@ def follow(scheduled: Schedule, before: Schedule, chosen: str, options: Options)
 
 
 def in_order(scheduled: Schedule, names: Sequence[str]) -> Schedule | None:
-    """``scheduled`` with its steps in the order of ``names``; None where its steps are others.
-
-    Raises:
-        VerifyError: the order does not hold for this schedule.
-    """
+    """``scheduled`` with its steps in the order of ``names``; None where its steps are others, or have to run in another."""
     by_name = {s.op.name: s for s in scheduled.steps}
     if len(names) != len(scheduled.steps) or by_name.keys() != set(names):
         return None
     kept = replace(scheduled, steps=tuple(by_name[n] for n in names))
-    check_order(memory_graph(scheduled), _positions(scheduled, kept))
+    try:
+        check_order(memory_graph(scheduled), _positions(scheduled, kept))
+    except VerifyError:
+        return None
     return kept
 
 

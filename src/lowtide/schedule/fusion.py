@@ -109,8 +109,8 @@ def fuse_again(
     where one of them would not be fused at these sizes."""
     work = _Work(_without_dead(lowered), scheduled, inplace, machine, rules)
     for a, b in pairs:
-        if a not in work.node or b not in work.node or work.fuse(a, b):
-            return None
+        if a not in work.node or b not in work.node or work.at[a] > work.at[b] or work.fuse(a, b):
+            return None  # where a loop came to stand depends on sizes, so the second may stand before the first
     return work.fused()
 
 

@@ -115,6 +115,8 @@ class _Inliner:
                 attr = slots[int(str(x.attr))]
                 if guard is not None:
                     args = (b.op("and", "bool", guard, args[0]) if args else guard,)
+            elif x.op == "check" and guard is not None:  # where the element is not read, nothing has to hold
+                args = (b.op("or", "bool", b.op("not", "bool", guard), args[0]),)
             if x.op == "index" and isinstance(index, int) and not isinstance(x.index, int):
                 at[n] = b.const("i64", index)
                 continue

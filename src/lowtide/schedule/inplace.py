@@ -32,7 +32,7 @@ def loop_pairs(graph: Graph, op: Op, loop: Loop, slabbed: Set[str] = frozenset()
 def loop_refusal(graph: Graph, op: Op, loop: Loop, pair: tuple[str, str], slabbed: Set[str] = frozenset()) -> str:
     """Why a result of a loop may not lie on the bytes of an operand; nothing where it may. ``pair``: (read, written)."""
     storage, made = pair
-    if why := _no_room(graph, storage, made, slabbed):
+    if why := _no_room(graph, storage, graph.value[made].storage, slabbed):
         return why
     if any(graph.value[m].storage == storage for m in op.mutates):
         return f"the operation changes %{storage}"

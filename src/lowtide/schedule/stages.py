@@ -45,7 +45,6 @@ class _Joiner:
     """Puts the stages of the second among those of the first; short-lived."""
 
     def __init__(self, a: Task, b: Task) -> None:
-        self.a, self.b = a, b
         self.outer = a.loop.outer
         self.makes = [*a.makes, *b.makes]
         self.given = list(dict.fromkeys(n for n in (*a.given, *b.given) if n not in self.makes))

@@ -49,7 +49,7 @@ def _loads(t: Task) -> set[tuple[str, object]]:
 def _masked(t: Task, sizes: tuple[int, ...], k: int) -> Task | str:
     """The task over larger ``sizes``, doing nothing beyond its own range ``k``."""
     loop = t.loop
-    if loop.checks or loop.divides or any(x.ordered or (x.touches and len(x.args) > x.writes) for x in loop.body):
+    if loop.checks or any(x.ordered or (x.touches and len(x.args) > x.writes) for x in loop.body):
         return "the smaller one cannot be left out at single points"
     body = [
         Instr("index", "i64", index=symbol(f"r{k}")),

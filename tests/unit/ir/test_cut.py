@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from lowtide.ir.build import LoopBuilder
 from lowtide.ir.cut import cut
+from lowtide.ir.graph import int_of
 from lowtide.ir.guards import narrowed
 from lowtide.ir.index import add, flatten
 from lowtide.ir.interpret import interpret
@@ -140,6 +141,22 @@ def test_pieces_compute_the_same(loop: Loop) -> None:
     same(loop, cut(loop))
 
 
+def test_an_answer_in_front_of_the_ranges_is_there_for_all_pieces() -> None:
+    b = LoopBuilder((4,))
+    b.inputs, b.outputs = ["i64", "i64"], ["i64", "i64"]
+    (i,) = b.rows
+    b.stage()
+    always = b.op("lt", "bool", b.index(i), b.counted(4))
+    b.store(2, i, b.load(0, "i64", i, always))
+    (r,) = b.stage((64,))
+    place = flatten((i, r), (64, 1))
+    half = b.op("lt", "bool", b.index(r), b.counted(32))
+    b.store(3, place, b.op("add", "i64", b.load(0, "i64", i, always), b.load(1, "i64", place, half)))
+    loop = b.build()
+    assert len(cut(loop).stages) == 3
+    same(loop, cut(loop))
+
+
 @given(
     st.integers(-5, 70), st.integers(-5, 70), st.sampled_from(sorted(OPERATIONS)), st.sampled_from(sorted(OPERATIONS))
 )
@@ -152,11 +169,12 @@ def test_narrowed_ranges_hold_all_points_at_which_the_guard_does(m: int, k: int,
     there, ranges, back = narrowed(b.body, guard, b.ranges)
     points = [x for x in range(64) if OPERATIONS[first](x, m) and OPERATIONS[second](x + 3, k)]
     if not there:
+        assert not points or (points[0], points[-1]) == (0, 63)
         return
     (low,) = _offsets(there["r0"])
     assert there["r0"] == add(symbol("r0_"), low)
     assert back["r0_"] == add(symbol("r0"), -low)
-    assert all(low <= x < low + ranges["r0_"] for x in points)
+    assert not points or (points[0], points[-1]) == (low, low + int_of(ranges["r0_"]) - 1)
 
 
 def _offsets(e: Dim) -> list[int]:

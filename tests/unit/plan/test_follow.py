@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 
-from lowtide.core.errors import VerifyError
 from lowtide.core.options import Options
 from lowtide.ir.graph import Graph, Layout, Op, Ref, Section, Value
 from lowtide.memory.lifetime import timeline
@@ -71,5 +70,4 @@ def test_other_steps_are_not_followed_and_no_order_is_taken_on_trust():
     fewer = replace(first, steps=first.steps[:-1])
     assert follow(first, fewer, plan.chosen, Options()) is None
     backwards = replace(first, steps=tuple(reversed(first.steps)))
-    with pytest.raises(VerifyError):
-        follow(first, backwards, plan.chosen, Options())
+    assert follow(first, backwards, plan.chosen, Options()) is None

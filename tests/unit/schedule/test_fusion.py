@@ -70,6 +70,9 @@ def test_what_was_fused_can_be_fused_again_without_a_search(lowered: Lowered) ->
         found.notes,
         found.peak,
     )
+    assert all(
+        fuse_again(lowered, scheduled(lowered), [(b, a)]) is None for a, b in found.pairs[:1]
+    )  # the wrong way round
     none = fuse_again(lowered, scheduled(lowered), [])
     assert none is not None and kernels(none.lowered) == kernels(found.lowered) + len(found.pairs)
 
