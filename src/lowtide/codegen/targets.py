@@ -13,10 +13,10 @@ from lowtide.codegen.cpp_source import kernel_sources
 from lowtide.core.errors import Unsupported
 from lowtide.core.reason import Reason
 from lowtide.ir.graph import Graph
-from lowtide.schedule.joined import Rules
+from lowtide.schedule.joined import CACHED
 from lowtide.target import Target
 
-CPU = Target(device="cpu", dtypes=frozenset(BUFFER), rules=Rules(), kernel=kernel, sources=kernel_sources)
+CPU = Target(device="cpu", dtypes=frozenset(BUFFER), rules=CACHED, kernel=kernel, sources=kernel_sources)
 TARGETS: Mapping[str, Target] = {t.device: t for t in (CPU,)}
 
 

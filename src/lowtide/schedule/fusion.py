@@ -29,7 +29,7 @@ from lowtide.memory.flat import Flat, build, saved_bytes
 from lowtide.schedule.cost import Machine, loop_cost
 from lowtide.schedule.depend import accesses, dependencies, needed_operations
 from lowtide.schedule.inplace import loop_pairs
-from lowtide.schedule.joined import LARGE, Rules, joined, points
+from lowtide.schedule.joined import CACHED, LARGE, Rules, joined, points
 from lowtide.schedule.schedule import CALL, Schedule, handed_on, kept_by_caller, slabbed
 
 _GAIN = 0.5e-6  # seconds that a fusion saves at least
@@ -83,7 +83,7 @@ def fuse_loops(
     *,
     inplace: bool = True,
     machine: Machine = Machine(),  # noqa: B008
-    rules: Rules = Rules(),  # noqa: B008
+    rules: Rules = CACHED,
 ) -> Fused:
     """Fuse section by section; the timeline runs through all of them.
 
@@ -103,7 +103,7 @@ def fuse_again(
     *,
     inplace: bool = True,
     machine: Machine = Machine(),  # noqa: B008
-    rules: Rules = Rules(),  # noqa: B008
+    rules: Rules = CACHED,
 ) -> Fused | None:
     """Fuse the pairs that ``fuse_loops`` fused at other sizes, each under the same conditions, and look for no others; None
     where one of them would not be fused at these sizes."""

@@ -38,7 +38,7 @@ def unranked(_a: Loop, _b: Loop) -> int:
     return 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
     """What a target says of loops that may become one.
 
@@ -47,14 +47,17 @@ class Rules:
     must have in common where neither is small.
     """
 
-    rank: Callable[[Loop, Loop], int] = unranked
-    most_instructions: int = 240
-    most_buffers: int = 24
-    most_streams: int = 8
-    least_shared: int = 10
+    rank: Callable[[Loop, Loop], int]
+    most_instructions: int
+    most_buffers: int
+    most_streams: int
+    least_shared: int
 
 
-def joined(a: Task, b: Task, needed: Set[str], rules: Rules = Rules()) -> Task | str:
+CACHED = Rules(rank=unranked, most_instructions=240, most_buffers=24, most_streams=8, least_shared=10)  # of processors
+
+
+def joined(a: Task, b: Task, needed: Set[str], rules: Rules = CACHED) -> Task | str:
     """Both as one task; ``needed``: values of theirs that others read. A text says why not.
 
     Layers of a model are alike but for the names of their values, so what was found for one is taken for the next.

@@ -15,7 +15,7 @@ from lowtide.core.options import Options
 from lowtide.ir.loops import Loop
 from lowtide.ir.text import parse
 from lowtide.pipeline import compile_graph
-from lowtide.schedule.joined import Rules
+from lowtide.schedule.joined import CACHED
 from lowtide.target import Kernel, Target
 
 TEXT = """graph g version 1
@@ -51,7 +51,7 @@ def test_every_stage_asks_the_target() -> None:
         assert parts > 0 and {k.name for k in kernels} <= {"nullrows", "nullflat"}
         return ()
 
-    null = replace(CPU, dtypes=frozenset({"f32"}), rules=Rules(most_buffers=2), kernel=named, sources=nothing)
+    null = replace(CPU, dtypes=frozenset({"f32"}), rules=replace(CACHED, most_buffers=2), kernel=named, sources=nothing)
     graph = parse(TEXT)
     for target, kernels, why in ((CPU, [("a", "s"), ("z",)], []), (null, [("a",), ("s",)], ["%y is f64 on cpu"])):
         found = compile_graph(graph, lambda g: {}, Options(), Observers(), target=target)

@@ -21,7 +21,7 @@ from lowtide.ir.verify import verify
 from lowtide.memory.lifetime import timeline
 from lowtide.schedule import fusion
 from lowtide.schedule.fusion import Fused, fuse_again, fuse_loops
-from lowtide.schedule.joined import Rules, joined, unranked
+from lowtide.schedule.joined import CACHED, Rules, joined, unranked
 from lowtide.schedule.schedule import OpFacts, Schedule, memory_graph, schedule
 
 
@@ -497,7 +497,7 @@ def test_pairs_that_the_target_ranks_higher_come_first_and_of_those_the_most_byt
     lowered = program(shapes, ops, "a b c s u v")
 
     def first(rank: Callable[[Loop, Loop], int]) -> list[str]:
-        found = fuse_loops(lowered, scheduled(lowered), rules=Rules(rank=rank))
+        found = fuse_loops(lowered, scheduled(lowered), rules=replace(CACHED, rank=rank))
         return [n.split(" -> ")[0] for n in found.notes]
 
     def sums(x: Loop, y: Loop) -> bool:
@@ -518,7 +518,7 @@ def test_large_siblings_with_next_to_nothing_in_common_stay_apart(rows: int, lea
     )
     shapes: dict[str, tuple[int, ...]] = {"x": (rows, M), "y": (rows, M), "k": (1,), "s": (rows,), "t": (rows,)}
     lowered = program(shapes, [(body, ("x", "k"), ("s",)), (body, ("y", "k"), ("t",))], "s t")
-    found = fuse_loops(lowered, scheduled(lowered), rules=Rules(least_shared=least))
+    found = fuse_loops(lowered, scheduled(lowered), rules=replace(CACHED, least_shared=least))
     assert kernels(found.lowered) == kernels_left
     assert [r.because for r in found.refused] == (["they share 4 B"] if kernels_left == 2 else [])
 
