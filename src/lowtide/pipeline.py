@@ -67,7 +67,7 @@ Facts = Callable[[Graph], Mapping[str, OpFacts]]
 class Joined:
     """How loops were put together, in names that sizes do not change: ``stored``: loops that were not put into their readers;
     ``order``: the operations then, in the order that fusion started from; ``pairs``: what it made one, one after the other;
-    ``apart``: why other pairs stay two."""
+    ``apart``: why other pairs stay two, with the bytes of the sizes at which that was decided."""
 
     stored: frozenset[str] = frozenset()
     order: tuple[str, ...] = ()
@@ -79,8 +79,9 @@ class Joined:
 class Compiled:
     """All stages of one program, for the report, the checkers and the runtime.
 
-    coverage: of loops; None where library calls compute everything. apart: why pairs of loops stay two kernels. nbytes: of all
-    that the captured program makes. followed: whether loops, order and way of slabs are those of the program at other sizes.
+    coverage: of loops; None where library calls compute everything. apart: why pairs of loops stay two kernels (where
+    followed: at the sizes before). nbytes: of all that the captured program makes. followed: whether loops, order and way of
+    slabs are those of the program at other sizes.
     """
 
     schedule: Schedule
@@ -212,6 +213,8 @@ def lower_graph(
     if lowered is None or joined is None:
         lowered, joined, text = join_loops(apart, known, options, machine, target.rules)
         see("fusion", text)
+    else:
+        see("fusion", "as at the sizes before\n" + "".join(f"{a} + {b}\n" for a, b in joined.pairs))
     lowered = replace(lowered, apart=joined.apart)
     made = target.sources([target.kernel(loop) for loop in lowered.loops.values()], 2)
     kernels.start(made)

@@ -2,7 +2,8 @@
 
 Comes in: a Schedule. Goes out: a frozen ``ScheduledBuffer`` per storage, found by any name that stands on it. Promised: users
 are in the order of the steps, each once, a kernel for all operations in it; the last of them is ``OUTPUT`` where somebody
-outside can see the bytes afterwards: they are returned, or are the caller's or a constant and changed.
+outside can see the bytes afterwards: they are returned, are put under a tensor of the caller's, or are the caller's or a
+constant and changed.
 """
 
 from __future__ import annotations
