@@ -164,7 +164,10 @@ class _Dynamic(Importer):
             whole = self.env[node.args[0]]  # type: ignore[index]
             if not isinstance(whole, tuple):
                 raise Unsupported(Reason(f"{node}", f"takes a piece of {whole} ({origin_of(node)})"))
-            self.env[node] = whole[node.args[1]]  # type: ignore[index]
+            piece = whole[node.args[1]]  # type: ignore[index]
+            if symbols_in(piece) - self.known - self.outside:  # a size that an operation gives beside its tensors
+                raise Unsupported(Reason(f"{node}", f"is a size that nothing else says ({origin_of(node)})"))
+            self.env[node] = piece
         elif str(target) in _ITEMS:
             self._item(node, val)
         elif isinstance(val, torch.SymInt | torch.SymFloat | torch.SymBool | bool | int | float):

@@ -20,7 +20,7 @@ from lowtide.core.errors import Unsupported
 from lowtide.core.reason import Reason
 from lowtide.frontend.sizes import dim_of
 from lowtide.ir.graph import OBJECT, Arg, Atom, Graph, Layout, Op, Origin, Ref, Section, Value, refs_in
-from lowtide.ir.symbolic import Expr, symbols_of
+from lowtide.ir.symbolic import Dim, Expr, symbols_of
 from lowtide.program import usable
 from lowtide.torch_compat import OpOverload, opaque_nbytes, resizes_storage, schema_views, unbacked
 
@@ -40,6 +40,8 @@ _LONGEST = 60  # characters of a tag: it stands in every message
 
 # Views by what they do, though their schema declares a new tensor.
 _UNDECLARED_VIEWS = {"aten._unsafe_view.default": 0}
+# What may be among several results; a size among them is what its expression says, over sizes that are known otherwise.
+_AMONG = torch.Tensor | torch.SymInt | None
 _RANDOM = torch.Tag.nondeterministic_seeded
 
 # Normalisations keep mean and deviation (results 1 and 2) in the type of their parameters where that is the wider one.
@@ -134,12 +136,7 @@ class Importer:
             self.env[node] = ref = self._define(node, val, None)
             return ref
         if isinstance(val, torch.SymInt):
-            if not self.unbacked and unbacked(val):
-                raise Unsupported(Reason(f"{node}", "a size that depends on data"))
-            expr = dim_of(val)
-            self.env[node] = expr
-            for s in sorted(symbols_of(expr)):
-                self.symbols[s] = None
+            self.env[node] = expr = self._size(val, f"{node}", "a size that depends on data")
             return expr if isinstance(expr, Expr) else None
         if val is None or isinstance(val, int):
             self.env[node] = val
@@ -151,6 +148,14 @@ class Importer:
         self.values[name] = Value(name, Layout(OBJECT, "cpu", (nbytes,), (1,)), name, origin_of(node))
         self.env[node] = made = Ref(name)
         return made
+
+    def _size(self, val: torch.SymInt, what: str, because: str) -> Dim:
+        """A size that a call is given or gives. ``what``, ``because``: the reason where it depends on data and may not."""
+        if not self.unbacked and unbacked(val):
+            raise Unsupported(Reason(what, because))
+        expr = dim_of(val)
+        self.symbols.update(dict.fromkeys(sorted(symbols_of(expr))))
+        return expr
 
     def _constant(self, gm: fx.GraphModule, node: fx.Node) -> None:
         held: Any = gm
@@ -235,21 +240,20 @@ class Importer:
             return (ref.name,), "one"
         if isinstance(val, tuple | list):
             used = {u.args[1] for u in node.users if u.target is operator.getitem}
-            known = (
-                torch.Tensor | torch.SymInt | None
-            )  # a size among them is what the expression says, read off the inputs
-            odd = [type(v).__name__ for i, v in enumerate(val) if i in used and not isinstance(v, known)]
+            odd = [type(v).__name__ for i, v in enumerate(val) if i in used and not isinstance(v, _AMONG)]
             if odd:
                 raise Unsupported(Reason(f"{node.target}", f"has a {odd[0]} among its results ({origin_of(node)})"))
             wide = _statistics_dtype(node)
-            refs = tuple(
-                self._define(node, v, storage(i), f"_{i}", wide if i in (1, 2) else None)
-                if isinstance(v, torch.Tensor) and i in used
-                else None
-                for i, v in enumerate(val)
-            )
-            self.env[node] = refs
-            return tuple(r.name if r is not None else None for r in refs), "tuple"
+            refs: list[Arg] = []
+            for i, v in enumerate(val):
+                if i in used and isinstance(v, torch.Tensor):
+                    refs.append(self._define(node, v, storage(i), f"_{i}", wide if i in (1, 2) else None))
+                elif i in used and isinstance(v, torch.SymInt):
+                    refs.append(self._size(v, f"{node.target}", f"has a size that depends on data ({origin_of(node)})"))
+                else:
+                    refs.append(None)
+            self.env[node] = tuple(refs)
+            return tuple(r.name if isinstance(r, Ref) else None for r in refs), "tuple"
         raise Unsupported(Reason(f"{node.target}", f"returns a {type(val).__name__}"))
 
     def _arg(self, a: Any, node: fx.Node) -> Arg:

@@ -20,6 +20,7 @@ from lowtide.ir.graph import Graph, Op, Origin, Ref
 from lowtide.ir.symbolic import Expr, symbols_of
 from lowtide.ir.verify import verify
 from lowtide.program import usable
+from lowtide.runtime.records import records
 
 pytestmark = pytest.mark.torch
 aten = torch.ops.aten
@@ -168,8 +169,6 @@ def test_values_know_the_users_line_and_module():
                 x = layer(x).relu()  # the line that is meant
             return x
 
-    from lowtide.runtime.records import records
-
     torch.compiler.reset()
     torch.compile(Net(), backend="lowtide")(X).sum().backward()
     graph = records()[-1].planned[0].schedule.graph
@@ -186,7 +185,6 @@ def test_values_know_the_users_line_and_module():
 @pytest.mark.spec("IR-01")
 def test_what_the_program_says_of_its_operations_stands_with_them():
     """Forward and backward, within what is said and nowhere else; told in plain words, whatever was said."""
-    from lowtide.runtime.records import records
 
     @torch.compile(backend="lowtide", options={"kernels": "aten"})
     def f(x: torch.Tensor) -> torch.Tensor:

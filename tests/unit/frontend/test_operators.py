@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,8 +14,10 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from lowtide.codegen.host import emit
 from lowtide.core.errors import Unsupported
 from lowtide.core.options import Options
+from lowtide.executor.capture import import_block
 from lowtide.frontend.fx_import import import_graph
 from lowtide.ir.graph import Graph, Op
+from lowtide.ir.symbolic import Expr
 from lowtide.ir.verify import verify
 from lowtide.lowering.rules import RECORDS
 from lowtide.memory.lifetime import lifetimes
@@ -106,6 +109,55 @@ def test_a_size_among_the_results_is_an_expression_over_the_inputs():
     compiled = torch.compile(lambda x: f(x)[0], backend="lowtide", dynamic=True)
     for n in (3, 5):
         assert compiled(torch.ones(n, 6)).shape == (n, 2)
+
+
+def taken_apart(x: torch.Tensor, t: torch.Tensor, other: bool = False) -> Any:
+    """The graph of a program that cuts ``t`` by a size among an operator's results. ``other``: by one that nothing else says."""
+    gm = make_fx(lambda x, t: [aten.slice.Tensor(t, 0, 0, aten.sym_size.int(x[x > 0], 0))], tracing_mode="symbolic")(
+        x, t
+    )
+    (picked,) = gm.graph.find_nodes(op="call_function", target=aten.index.Tensor)
+    (size,) = gm.graph.find_nodes(op="call_function", target=aten.sym_size.int)
+    val = picked.meta["val"]
+    with gm.graph.inserting_before(size):
+        call = gm.graph.call_function(kinds.sized.default, (picked,))
+        first, second = (gm.graph.call_function(operator.getitem, (call, i)) for i in range(2))
+    n = val.fake_mode.shape_env.create_unbacked_symint() if other else size.meta["val"]
+    call.meta["val"], first.meta["val"], second.meta["val"] = (val, n), val, n
+    size.replace_all_uses_with(second)
+    gm.graph.erase_node(size)
+    gm.recompile()
+    return gm
+
+
+@pytest.mark.spec("IR-49", "IR-48")
+def test_a_size_among_the_results_that_depends_on_data():
+    x, t = torch.tensor([1.0, -1.0, 2.0, 3.0, -4.0]), torch.arange(10.0)
+    gm = taken_apart(x, t)
+    with pytest.raises(Unsupported, match="depends on data"):
+        import_graph("g", [("inference", gm)])
+    block, _ = import_block("g", gm)
+    cut = next(line.op for line in block.lines if line.op.target == "aten.slice.Tensor")
+    (size,) = block.graph.value[op(block.graph, "sized").reads[0]].layout.size
+    assert isinstance(size, Expr) and cut.args[3] == size
+    with pytest.raises(Unsupported, match="a size that nothing else says"):
+        import_block("g", taken_apart(x, t, other=True))
+
+
+@pytest.mark.spec("IR-49")
+def test_a_program_with_a_size_among_its_results_that_depends_on_data():
+    def f(x: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
+        y, n = kinds.sized(x[x > 0])
+        return y, t[:n], n
+
+    torch.compiler.reset()
+    with torch.no_grad(), torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        compiled = torch.compile(f, backend="lowtide")
+        for x in (torch.tensor([1.0, -1.0, 2.0, 3.0, -4.0]), torch.tensor([1.0, -1.0, -2.0, -3.0, -4.0])):
+            t = torch.arange(10.0)
+            for got, want in zip(compiled(x, t), f(x, t), strict=True):
+                assert torch.equal(got, want) if isinstance(want, torch.Tensor) else got == want
+    torch.compiler.reset()
 
 
 CALLS = [  # by place and by name, and what the operation then is: x and y stand for the inputs
