@@ -15,6 +15,7 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from lowtide.core.units import align_up
+from lowtide.executor.groups import LINE
 from lowtide.executor.placing import Placement
 from lowtide.executor.plans import BlockPlan, Built, Entry
 from lowtide.executor.shaping import NO_SHAPES, shaper, where
@@ -22,7 +23,6 @@ from lowtide.executor.storages import ManagedStorages, Slab, device_of
 from lowtide.runtime.calls import DTYPES
 from lowtide.runtime.load import exact
 
-_ALIGNMENT = 64
 _OUR_REFERENCES = 4  # the tuple, the list, the name that walks over them, and the argument of the count
 _NOTHING = Placement((), (), 0, 0)
 
@@ -169,7 +169,7 @@ class Frame:
         learned = self.entry.results.sizes if self.entry.results is not None else (0,) * len(slots)
         layouts = self.loaded.geometry[0](key)
         sizes = [layouts[s.where] if s.segment == 0 else n for s, n in zip(slots, learned, strict=True)]
-        self.result_room = [align_up(n, _ALIGNMENT) for n in sizes]
+        self.result_room = [align_up(n, LINE) for n in sizes]
         self.result_sizes = list(sizes)
         with torch.inference_mode(False):
             slab = torch.empty(sum(self.result_room), dtype=torch.uint8, device=device_of(slots))
@@ -224,8 +224,9 @@ class Frame:
         body: tuple[Any, ...],
     ) -> list[Any]:
         """Run a loop. ``into``: per carried value the header that it goes to, if any, which is then the result. A turn reads
-        what the one before it left there, so that it copies its results at its end. Without a single turn the results are
-        copies of what came in, never that itself."""
+        what the one before it left there, so that it copies its results at its end, one after the other. That is right because
+        no result of a turn is a carried operand or stands on one: a nested block returns copies of such (``emit._result``).
+        Without a single turn the results are copies of what came in, never that itself."""
         inner, turned = self.inner[line][1], False
         while bool(self._run_inner(line, 0, [*carried, *more], test)[0]):
             carried = self._run_inner(line, 1, [*carried, *more], body)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from lowtide.core.errors import BugError
 from lowtide.core.units import align_up
 
+LINE = 64  # bytes of a line of memory: places in a slab begin at multiples of it
+
 
 @dataclass(frozen=True, slots=True)
 class Life:

@@ -12,14 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lowtide.executor.block import CALL, LOOP, NESTED, Block, Line, needed, trusted
-from lowtide.executor.groups import Life
+from lowtide.executor.groups import LINE, Life
 from lowtide.ir.graph import Graph, Op, Ref, Value, refs_in, specialise
 from lowtide.ir.symbolic import symbols_of
 from lowtide.memory.graph import Buffer, MemoryGraph, Node
 from lowtide.memory.lifetime import lifetimes
 from lowtide.schedule.schedule import OpFacts, memory_graph, schedule, swapped
 
-_LINE = 64  # bytes to which places in a slab are rounded
 _FOLDED = 4096  # bytes of a value that is kept because it depends on nothing
 _UNSET = ("aten.empty", "aten.new_empty")
 
@@ -62,14 +61,14 @@ def nested_slab(line: Line) -> str:
 def managed(
     block: Block, facts: Mapping[str, OpFacts], copied: frozenset[str], stays: Sequence[bool] = ()
 ) -> tuple[str, ...]:
-    """Managed storages in order of birth, without numbers, each of which would take a whole line of memory in a slab.
+    """Managed storages in order of birth, without what is always smaller than the line that each would take in a slab.
     ``copied``: operations whose results are not trusted. ``stays``: which of the first results of the block somebody copies as
     soon as it ended, so that they need no bytes of their own."""
     leaves = (a for k, a in enumerate(block.returns) if not any(stays[k : k + 1]))
     returned = frozenset(block.graph.value[n].storage for a in leaves for n in refs_in(a))
     found = _written(block, facts, copied, returned | block.given_storages | _given_away(block))
     layout = {n: block.graph.value[n].layout for n in found}
-    return tuple(n for n in found if not (layout[n].static and layout[n].extent < _LINE))
+    return tuple(n for n in found if not (layout[n].static and layout[n].extent < LINE))
 
 
 def _given_away(block: Block) -> frozenset[str]:
@@ -197,9 +196,11 @@ def _always(
 
 def carried_pairs(graph: Graph, line: Line, ours: frozenset[str]) -> tuple[tuple[str, str], ...]:
     """Carried values that may end where they began: a turn writes there when it has read everything, and no later turn reads
-    what came in."""
+    what came in. No result of a turn may be a carried operand or stand on one, or one result would be written over another before
+    that was copied: a nested block returns copies of such (``emit._result``)."""
     value, op = graph.value, line.op
-    again = {value[n].storage for a in op.args[line.carried :] for n in refs_in(a)} | set(op.mutates)
+    again = {value[n].storage for a in op.args[line.carried :] for n in refs_in(a)}
+    again |= {value[m].storage for m in op.mutates}
     out: list[tuple[str, str]] = []
     for a, made in zip(op.args[: line.carried], op.outputs, strict=True):
         if isinstance(a, Ref) and made in ours and a.name in ours and a.name not in again:

@@ -13,7 +13,7 @@ from functools import cached_property
 
 from lowtide.core.errors import OptionError
 from lowtide.core.units import align_up
-from lowtide.executor.groups import Life, StorageGroup, reused, storage_groups
+from lowtide.executor.groups import LINE, Life, StorageGroup, reused, storage_groups
 from lowtide.executor.learned import Recent
 from lowtide.plan.pack import pack
 from lowtide.plan.problem import PackBuffer, PackProblem
@@ -44,7 +44,7 @@ class Placement:
 Strategy = Callable[[Sequence[int]], Placement]
 
 
-def packed(lives: Sequence[Life], alignment: int = 64, recent: int = 32) -> Strategy:
+def packed(lives: Sequence[Life], alignment: int = LINE, recent: int = 32) -> Strategy:
     """Offsets by size and life (``plan.replan``; where that is further than 1 % from the bound, ``plan.pack``)."""
     buffers = tuple(PackBuffer(x.name, 1, ((x.first, x.end),), alignment) for x in lives)
     again = replanner(PackProblem(buffers), recent=recent) if buffers else None
@@ -89,7 +89,7 @@ def _sharing(lives: Sequence[Life], offsets: Sequence[int], sizes: Sequence[int]
     return out
 
 
-def grouped(lives: Sequence[Life], alignment: int = 64, *, share: bool = True) -> Strategy:
+def grouped(lives: Sequence[Life], alignment: int = LINE, *, share: bool = True) -> Strategy:
     """One region per storage group, side by side. ``share`` off: one per value, still in one slab."""
     groups = storage_groups(lives, share=share)
     index = {m: g for g, group in enumerate(groups) for m in group.members}

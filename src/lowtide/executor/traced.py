@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 from lowtide.core.codec import VERSION
 from lowtide.core.units import format_bytes
+from lowtide.executor.groups import LINE
 from lowtide.plan.pack import pack
 from lowtide.plan.problem import PackBuffer, PackProblem, PackResult
 
-ALIGNMENT = 64
 _NODES = 100_000  # of the search
 
 
@@ -80,7 +80,7 @@ def problem_of(allocations: Sequence[Allocation]) -> PackProblem:
     """What ends within the region, as a packing problem; ids are positions in ``allocations``."""
     return PackProblem(
         tuple(
-            PackBuffer(str(i), a.nbytes, ((a.first, a.end),), ALIGNMENT, line=a.line or None)
+            PackBuffer(str(i), a.nbytes, ((a.first, a.end),), LINE, line=a.line or None)
             for i, a in enumerate(allocations)
             if not a.kept and a.nbytes
         )

@@ -12,6 +12,7 @@ from running import D, planned  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from lowtide.executor.block import LOOP  # noqa: E402
+from lowtide.executor.emit import emit  # noqa: E402
 from lowtide.executor.lives import carried_pairs  # noqa: E402
 from lowtide.runtime.measure import measure  # noqa: E402
 
@@ -213,7 +214,7 @@ def test_what_every_turn_reads_is_not_written_by_the_first():
     def f(n: Tensor, x: Tensor) -> Tensor:
         y, z = x * 2, x + 1
         a = torch._higher_order_ops.while_loop(lambda i, a: i < n, lambda i, a: (i + 1, a * 0.5 + z), (n * 0, y))[1]
-        return (a * 2).sin()
+        return (a * 2).sin() + y[1:].sum()
 
     block = planned(f, torch.tensor(2), torch.randn(40)).executor.plan.block
     line = next(line for line in block.lines if line.kind == LOOP)
@@ -224,6 +225,32 @@ def test_what_every_turn_reads_is_not_written_by_the_first():
     assert carried_pairs(block.graph, both, ours) == ()
     written = replace(line, op=replace(line.op, mutates=(y.name,)))
     assert carried_pairs(block.graph, written, ours) == ()
+    (part,) = (v.name for v in block.graph.values if v.storage == y.name and v.name != y.name)
+    written = replace(line, op=replace(line.op, mutates=(part,)))
+    assert carried_pairs(block.graph, written, ours) == (), "what stands on its bytes is written"
+
+
+@pytest.mark.spec("RT-04", "IR-65", "G1")
+def test_carried_values_that_change_places_whole():
+    """No result of a turn stands on a carried operand, so that one result never lies where another is written to."""
+
+    def f(n: Tensor, x: Tensor) -> Tensor:
+        turn = lambda i, a, b: (i + 1, b.clone(), a.clone())  # noqa: E731
+        loop = torch._higher_order_ops.while_loop(lambda i, a, b: i < n, turn, (n * 0, x * 2, x + 1))
+        return loop[1].exp() - loop[2]
+
+    call = planned(f, torch.tensor(2), torch.randn(32), verify=True)
+    for n in (2, 2, 0, 1, 3, 0, 4, 1):
+        x = torch.randn(32)
+        a, b = (x * 2, x + 1) if n % 2 == 0 else (x + 1, x * 2)
+        assert torch.equal(call(torch.tensor(n), x), a.exp() - b)
+    assert len([n for n in call.executor.latest.built.lives.order if n.startswith("while_loop")]) == 2
+    # torch captures no body that returns its operands themselves; one that a pass made would return copies
+    (body,) = (x.blocks[1] for x in call.executor.plan.block.lines if x.kind == LOOP)
+    i, a, b, *_ = body.inputs
+    section = replace(body.graph.sections[0], returns=(i, b, a))
+    bare = replace(body, graph=replace(body.graph, sections=(section,)))
+    assert emit(bare, None, {}).returned == tuple(f"{x.name}.clone()" for x in (i, b, a))
 
 
 @pytest.mark.spec("RT-31", "IR-65")
