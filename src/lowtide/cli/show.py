@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from lowtide.core import codec
-from lowtide.core.errors import FileError
+from lowtide.core.errors import FileError, OptionError
 from lowtide.plan.refused import refusals
 from lowtide.report.steps import load_steps, page, svg
 from lowtide.schedule.estimate import estimates
@@ -25,6 +25,8 @@ def show(
     refused: Annotated[bool, typer.Option(help="and what shares no bytes with others, each with why")] = False,
 ) -> None:
     """Show a planned schedule: its steps in order, what is in them, what they hold and cost."""
+    if refused and html is not None:
+        raise OptionError("--refused goes with the text on stdout, not with --html")
     schedule, plan = load_steps(codec.read_text(steps), steps)
     found = estimates(schedule)
     if html is None:

@@ -6,7 +6,7 @@ of the most recent size vectors are kept, and the layers of recent placements, w
 replaces an allocation tree over symbolic sizes, whose places are fixed by the hints that it was planned at. Where no layers
 serve: greedy orders, then descents (the exact search's way down, without going back), then that search itself a little above
 the bound; in milliseconds where it is compiled (``repair.cpp``). In Python the search of 1000 buffers takes a tenth of a second
-to a half, and there is none where more than 60,000 pairs meet.
+to a half, and there is none where more than 60,000 pairs meet unless `nodes` is given.
 """
 
 from __future__ import annotations

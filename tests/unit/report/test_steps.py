@@ -109,6 +109,8 @@ def test_the_command_line_shows_what_was_dumped(tmp_path: Path, capsys: pytest.C
         assert (tmp_path / name).read_text().startswith(start)
     assert main(["show", str(file), "--html", str(tmp_path / "no" / "a.html")]) == 1
     assert "cannot be written" in capsys.readouterr().err
+    assert main(["show", str(file), "--refused", "--html", str(tmp_path / "b.html")]) == 1
+    assert "--refused goes with the text" in capsys.readouterr().err and not (tmp_path / "b.html").exists()
 
 
 @pytest.mark.spec("SC-72")
