@@ -41,12 +41,12 @@ def _not_over(schedule: Schedule, plan: MemoryPlan) -> Iterator[Reason]:
                 ends = alive[s].end == at[step.op.name] + 1 and not alive[s].escapes
                 why = inplace_refusal(graph, step, (s, made), inside)
                 if ends or not why:
-                    because, knob = (why, None) if why else _untaken(step, alive[s], alive[made], ends, taker)
+                    because, knob = (why, None) if why else _untaken(step, alive[s], alive[made], ends, taker, plan)
                     yield Reason(f"%{made} over %{s}", because, knob)
 
 
 def _untaken(
-    step: Step, dying: Lifetime, made: Lifetime, ends: bool, taker: Mapping[str, str]
+    step: Step, dying: Lifetime, made: Lifetime, ends: bool, taker: Mapping[str, str], plan: MemoryPlan
 ) -> tuple[str, str | None]:
     """Why a permitted pair was not taken, and the option that would change that."""
     if (dying.name, made.name) not in step.inplace:
@@ -57,7 +57,7 @@ def _untaken(
         return f"%{dying.name} is needed until step {dying.end - 1}", None
     if made.takes_over != dying.name:
         return f"%{made.takes_over} is better taken" if made.takes_over else f"%{taker[dying.name]} takes it", None
-    if made.nbytes < dying.nbytes:
+    if made.nbytes < dying.nbytes and plan.place[made.name].slab is None:
         return f"what it leaves of %{dying.name} could not be given back outside a slab", None
     return "the slab is smaller where it lies elsewhere", None
 
@@ -84,6 +84,8 @@ def _not_in_slabs(schedule: Schedule, plan: MemoryPlan) -> Iterator[Reason]:
 def _left_out(plan: MemoryPlan) -> tuple[str, str | None]:
     """Why a storage that might lie in a slab does not."""
     others = [nbytes for name, nbytes in plan.candidates if name != plan.chosen]
+    if plan.chosen == "one":
+        return "the slabs of 'one' have no room for it", None
     if plan.chosen != "none":
         return f"the slabs of {plan.chosen!r} are not held as long as it lives, or have no room for it", "slabs='one'"
     if not others:

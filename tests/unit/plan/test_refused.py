@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from lowtide.core.options import Options
 from lowtide.ir.graph import Graph, Layout, Op, Ref, Section, Value
 from lowtide.memory.lifetime import lifetimes
 from lowtide.plan.choose import plan_memory
-from lowtide.plan.plan import MemoryPlan
+from lowtide.plan.plan import FRESH, SLAB, MemoryPlan
 from lowtide.plan.refused import refusals
 from lowtide.schedule.schedule import OpFacts, Schedule, memory_graph, schedule
 from plans import plans_of, schedules
@@ -66,6 +67,24 @@ def test_reasons_that_only_the_plan_knows() -> None:
         told(part, "none")["%b over %longer"][0] == "what it leaves of %longer could not be given back outside a slab"
     )
     assert not [what for what in told(part, "one") if what.startswith("%b over")]
+    assert plan_memory(part, Options(slabs="one")).place["b"].over == "longer"
+
+
+@pytest.mark.spec("G12")
+def test_reasons_follow_where_things_lie_and_name_no_option_that_is_chosen() -> None:
+    made = line("longer = long", "half = longer", "b = half", "c = b b", facts={"c": PRODUCT})
+    plan = plan_memory(made, Options(slabs="one"))
+
+    def moved(name: str, **more: object) -> dict[str, tuple[str, str | None]]:
+        places = (replace(p, over=None, **more) if p.storage == name else p for p in plan.places)
+        return {r.what: (r.because, r.knob) for r in refusals(made, replace(plan, places=tuple(places)))}
+
+    aside = moved("b", how=SLAB, offset=64)
+    assert aside["%b over %longer"] == ("the slab is smaller where it lies elsewhere", None)
+    assert moved("longer", how=FRESH, slab=None)["%longer in a slab"] == (
+        "the slabs of 'one' have no room for it",
+        None,
+    )
 
 
 @pytest.mark.spec("G12")
