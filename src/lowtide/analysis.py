@@ -36,7 +36,8 @@ class GraphAnalysis:
     saved_bytes: held between forward and backward. temp_bytes: slabs. callee_bytes: results that operations allocate
     themselves, and their workspaces, at the peak. alias_bytes: results that continue in a dying operand's bytes.
     lower_bound_bytes: proved for the operations as they are, over all orders. sum_bytes: all storages, aligned, without
-    sharing. sections: (call, the most bytes held while it runs). fallback: why the graph runs unplanned, or None.
+    sharing. sections: (call, the most bytes held while it runs). fallback: why the graph runs unplanned, or None; sizes
+    of a planned graph that do are listed apart, and named in it.
     moved_bytes, operations, estimated_seconds: of all steps together, by the machine's measured rates.
     reasons: what is not as one would wish, library calls that need not be among it. coverage: how many operations became
     generated loops, and which calls are left; None where library calls compute everything. refused: pairs of loops that
@@ -132,14 +133,15 @@ def memory_analysis(step: Callable[[], Any] | None = None) -> MemoryAnalysis:
     """What the graphs compiled in this process promise; with ``step``, what one iteration really takes.
 
     ``step`` runs once and must leave nothing behind that it does not hold itself (set gradients to None before): the
-    framework allocator's own allocations on this thread are counted. Only graphs that the step ran are then listed.
+    framework allocator's own allocations on this thread are counted. Only graphs that the step ran are then listed, and
+    all that is unplanned.
 
     Example: ``print(lowtide.memory_analysis(lambda: model(x).sum().backward()))``
     """
     listed: Sequence[tuple[Record, Planned | None]]
     found: Measured | None = None
     if step is None:
-        listed = [(r, p) for r in records() for p in (r.planned or [None])]
+        listed = [(r, p) for r in records() for p in (r.planned or ([] if r.captured else [None]))]
         calls = _one_iteration()
     else:
         before = {id(r): runs_so_far(r) for r in records()}
@@ -149,7 +151,8 @@ def memory_analysis(step: Callable[[], Any] | None = None) -> MemoryAnalysis:
         ran = {id(c.planned) for c in calls}
         listed = [(r, p) for r in records() for p in r.planned if id(p) in ran]
         listed += [(r, None) for r in records() if r.fallback is not None or runs_so_far(r) > before.get(id(r), 0)]
-    graphs = tuple(_graph(r, p) for r, p in listed)
+    captured = (_bare(r, f"at {sizes}: {why}") for r in records() for sizes, why in tuple(r.captured.items()))
+    graphs = (*(_graph(r, p) for r, p in listed), *captured)
     return MemoryAnalysis(
         graphs,
         iteration_peak(calls),
@@ -224,13 +227,18 @@ def _span(schedule: Schedule, section: int) -> tuple[int, int]:
     return [0, *borders][section], [*borders, len(nodes)][section]
 
 
+def _bare(record: Record, fallback: str | None, layout: str = "none", why: tuple[str, ...] = ()) -> GraphAnalysis:
+    """Of what has no plan from before its first run."""
+    seconds = record.capture_seconds, record.compile_seconds
+    return GraphAnalysis(record.name, "cpu", 0, 0, 0, 0, 0, 0, 0, 0, 0, (), layout, (), *seconds, fallback, why)
+
+
 def _graph(record: Record, planned: Planned | None) -> GraphAnalysis:
     fallback = str(record.fallback) if record.fallback else None
-    seconds = record.capture_seconds, record.compile_seconds
     if planned is None:
         layout = "; ".join(f"planned as it runs: {tell()}" for tell in record.at_run_time) or "none"
         why = (str(record.because),) if record.because is not None else ()
-        return GraphAnalysis(record.name, "cpu", 0, 0, 0, 0, 0, 0, 0, 0, 0, (), layout, (), *seconds, fallback, why)
+        return _bare(record, fallback, layout, why)
     plan, schedule = planned.plan, planned.schedule
     graph = schedule.graph
     at = plan.peak_step
@@ -260,8 +268,8 @@ def _graph(record: Record, planned: Planned | None) -> GraphAnalysis:
         layout=f"{plan.chosen} ({sum(p.how == SLAB for p in plan.places)} of {len(plan.places)} storages in slabs, "
         f"{plan.coverage:.0%} of all bytes)",
         holders=holders(schedule, plan),
-        capture_seconds=seconds[0],
-        compile_seconds=seconds[1],
+        capture_seconds=record.capture_seconds,
+        compile_seconds=record.compile_seconds,
         fallback=fallback,
         reasons=tuple(str(r) for r in schedule.reasons),
         moved_bytes=sum(e.nbytes for e in costs),

@@ -31,6 +31,7 @@ from lowtide.frontend.fx_import import import_graph, origin_of
 from lowtide.frontend.loss import split_cross_entropy
 from lowtide.frontend.partition import partition
 from lowtide.ir.graph import Graph
+from lowtide.ir.symbolic import Expr
 from lowtide.order import compiled as order_search
 from lowtide.pipeline import Compiled, alike, compile_built
 from lowtide.plan import compiled as plan_search
@@ -38,7 +39,16 @@ from lowtide.runtime.dispatch import Dispatch
 from lowtide.runtime.load import Captured, LoadedSection, load, release_retained
 from lowtide.runtime.probe import probe
 from lowtide.runtime.rates import machine
-from lowtide.runtime.records import Planned, Record, forget, note_fallback, note_program, note_run_time, watch
+from lowtide.runtime.records import (
+    Planned,
+    Record,
+    forget,
+    note_captured,
+    note_fallback,
+    note_program,
+    note_run_time,
+    watch,
+)
 from lowtide.torch_compat import aot_backend, boxed, is_plain_subclass, resizes_storage
 
 log = logging.getLogger(__name__)
@@ -173,11 +183,9 @@ def build_planned(
     try:
         graph, constants = import_graph(record.name, calls, kept=kept)
         build = functools.partial(_build, record, options, constants, {})
-        if graph.symbols:
-            build = functools.partial(_build_or_capture, record, options, dict(calls), build)
-        dispatch = Dispatch(graph, build, options.recent_shapes)
-        if not graph.symbols:
-            dispatch.variant()
+        later = functools.partial(_build_or_capture, record, options, dict(calls), build, graph)
+        first = None if graph.symbols else build(graph)  # where this is wrong, the whole graph is left as it was
+        dispatch = Dispatch(graph, later, options.recent_shapes, first)
     except Unsupported as e:
         record.fallback = e.reason
         return None
@@ -247,16 +255,31 @@ def _build_or_capture(
     options: Options,
     calls: Mapping[str, torch.fx.GraphModule],
     build: Callable[[Graph], Sequence[LoadedSection]],
+    whole: Graph,
     graph: Graph,
 ) -> Sequence[LoadedSection | Captured]:
-    """One variant, when a call needs it: where a stage of ours is wrong, these sizes run as they were captured."""
+    """One variant of ``whole``, when a call needs it: where a stage of ours is wrong, it runs as it was captured."""
     try:
         return build(graph)
     except (VerifyError, BugError) as e:
         if options.verify:
             raise
-        _unplanned(record, Reason(_WRONG, str(e)))
+        sizes, reason = _which(whole, graph), Reason(_WRONG, str(e))
+        note_captured(record, sizes, reason, 2 * options.recent_shapes)
+        log.warning("%s at %s runs as captured, unplanned: %s", record.name, sizes, reason)
         return [Captured(calls[s.name]) for s in graph.sections]
+
+
+def _which(whole: Graph, variant: Graph) -> str:
+    """Which variant that is: its sizes, by their symbols in ``whole``, and the section where it is one alone."""
+    found: dict[str, int] = {}
+    for v in variant.values:
+        for dim, n in zip(whole.value[v.name].layout.size, v.layout.size, strict=True):
+            if isinstance(dim, Expr) and dim.op == "sym" and isinstance(n, int):
+                found[str(dim.args[0])] = n
+    sizes = ", ".join(f"{name}={found[name]}" for name in sorted(found)) or "its sizes"
+    apart = len(variant.sections) < len(whole.sections)
+    return f"{sizes} ({variant.sections[0].name} alone)" if apart else sizes
 
 
 def _fingerprint(gm: torch.fx.GraphModule) -> tuple[tuple[str, str], ...]:

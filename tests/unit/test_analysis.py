@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import lowtide
+from lowtide import pipeline
 from lowtide.analysis import iteration_peak
+from lowtide.core.errors import BugError
 from lowtide.runtime.records import Call, records
 
 pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("fresh_compiler")]
@@ -135,3 +137,26 @@ def test_calls_add_up():
     alone = iteration_peak([forward])
     assert alone <= once
     assert iteration_peak([]) == 0
+
+
+@pytest.mark.spec("G12", "PP-36")
+def test_sizes_that_run_as_captured_are_told_apart_from_planned_ones(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def broken(*_: object, **__: object) -> object:
+        raise BugError("a name is used twice")
+
+    compiled = torch.compile(lambda x: (x @ x.T).relu().sum(), backend="lowtide", dynamic=True)
+    compiled(torch.randn(5, 4))
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "emit", broken)
+        compiled(torch.randn(50, 4))
+    compiled(torch.randn(7, 4))
+    told = lowtide.memory_analysis()
+    planned = [g for g in told.graphs if g.fallback is None]
+    (captured,) = [g for g in told.graphs if g.fallback is not None]
+    assert len(planned) == 2 and all(g.promised_peak_bytes for g in planned)
+    assert captured.promised_peak_bytes == 0
+    assert "=50" in captured.fallback and "a name is used twice" in captured.fallback
+    assert f"unplanned: {captured.fallback}" in str(told)
+    assert any("=50" in r.message and "runs as captured" in r.message for r in caplog.records)

@@ -13,7 +13,7 @@ from torch._dynamo.exc import BackendCompilerFailed
 
 import lowtide
 from lowtide import pipeline
-from lowtide.core.errors import OptionError, OverBudget, UserError, VerifyError
+from lowtide.core.errors import BugError, OptionError, OverBudget, UserError, VerifyError
 from lowtide.runtime.load import retained_nbytes
 from lowtide.runtime.records import records
 
@@ -217,6 +217,10 @@ def broken(*_: object, **__: object) -> object:
     raise VerifyError("overlap", "two storages share bytes")
 
 
+def wrong(*_: object, **__: object) -> object:
+    raise BugError("a name is used twice")
+
+
 def warned(caplog: pytest.LogCaptureFixture) -> bool:
     return any("a stage of ours is wrong" in r.message and r.levelno == logging.WARNING for r in caplog.records)
 
@@ -268,6 +272,59 @@ def test_a_stage_that_is_wrong_at_further_sizes_leaves_those_as_they_were(
     for n in (5, 9, 50):
         agrees(n)
     assert len(caplog.records) == before
+
+
+def gradients(step: Callable[[torch.Tensor], torch.Tensor], n: int, w: torch.Tensor, times: int = 1) -> torch.Tensor:
+    """Of ``w``, after some backward calls over one graph, of which all but the last keep it."""
+    loss = step(torch.linspace(0, 1, 8 * n).view(n, 8))
+    for i in range(times):
+        loss.backward(retain_graph=i + 1 < times)
+    found, w.grad = w.grad, None
+    assert found is not None
+    return found
+
+
+@pytest.mark.spec("PP-36", "RT-12")
+@torch._functorch.config.patch(donated_buffer=False)  # else such a backward call is refused
+def test_a_backward_whose_forward_ran_as_captured_takes_saved_tensors_of_any_strides(monkeypatch: pytest.MonkeyPatch):
+    """Also where a section of ours could be had by then: nobody would lay its inputs out."""
+    w = torch.randn(8, 8, requires_grad=True)
+
+    def f(x: torch.Tensor) -> torch.Tensor:
+        return ((x @ w).tanh() @ w).sum()
+
+    call = torch.compile(f, backend="lowtide", dynamic=True)
+    gradients(call, 5, w)
+    x = torch.linspace(0, 1, 400).view(50, 8)
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "emit", broken)
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t: t, lambda t: t.t().contiguous().t() if t.dim() == 2 else t
+        ):
+            loss = call(x)
+    loss.backward(retain_graph=True)
+    loss.backward()
+    found, w.grad = w.grad, None
+    torch.testing.assert_close(found, gradients(f, 50, w, times=2))
+
+
+@pytest.mark.spec("PP-36")
+@torch._functorch.config.patch(donated_buffer=False)  # else such a backward call is refused
+def test_a_stage_that_is_wrong_at_a_later_backward_leaves_that_as_it_was(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    w = torch.randn(8, 8, requires_grad=True)
+
+    def f(x: torch.Tensor) -> torch.Tensor:
+        return ((x @ w).tanh() @ w).sum()
+
+    call = torch.compile(f, backend="lowtide", dynamic=False)
+    torch.testing.assert_close(gradients(call, 5, w), gradients(f, 5, w))
+    monkeypatch.setattr(pipeline, "emit", wrong)
+    torch.testing.assert_close(gradients(call, 5, w, times=2), gradients(f, 5, w, times=2))
+    assert warned(caplog)
+    (record,) = records()
+    assert record.fallback is None and list(record.captured) == ["its sizes (backward alone)"]
 
 
 @pytest.mark.spec("RT-12")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import pytest
 import torch
 import torch._dynamo
@@ -9,7 +11,8 @@ from torch import Tensor, nn
 
 import lowtide
 from lowtide import backend
-from lowtide.runtime.records import records
+from lowtide.core.reason import Reason
+from lowtide.runtime.records import note_fallback, records
 
 pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("fresh_compiler")]
 
@@ -75,3 +78,23 @@ def test_reset_forgets_and_compiles_anew():
     assert lowtide.memory_analysis().graphs == ()
     compiled(torch.ones(2))
     assert len(lowtide.memory_analysis().graphs) == 1
+
+
+def test_what_a_program_of_before_a_reset_builds_is_not_listed():
+    """Such as the backward call of a graph that was kept, which is planned alone when it is first needed."""
+    x = torch.randn(4, 8, requires_grad=True)
+    loss = torch.compile(lambda t: (t @ t.T).tanh().sum(), backend="lowtide")(x)
+    torch.compiler.reset()
+    loss.backward(retain_graph=True)
+    assert x.grad is not None
+    assert records() == ()
+
+
+def test_records_are_told_apart_by_identity():
+    torch.compile(lambda x: x * 2, backend="lowtide")(torch.ones(2))
+    (record,) = records()
+    twin = copy(record)
+    note_fallback(twin, Reason("a graph", "for a reason"))
+    assert [r is twin for r in records()] == [False, True]
+    note_fallback(record, Reason("a graph", "for a reason"))
+    assert len(records()) == 2

@@ -1,9 +1,9 @@
 """A captured program as callables: picks, or builds at first need, the variant for the sizes of each call.
 
 Comes in: a Graph (sizes may be symbols), its constants, and a function that compiles a static graph. Goes out: one
-callable per section. Promised: every call runs code that was planned for exactly its sizes; the least recently used
-variants are dropped first; a backward call whose saved tensors must survive it, or are not as the forward call left
-them, runs a stand-alone program that destroys nothing.
+callable per section. Promised: every call runs code that was planned for exactly its sizes, or, where a stage of ours is
+wrong at these sizes, what was captured; the least recently used variants are dropped first; a backward call whose saved
+tensors must survive it, or are not as the forward call left them, runs a stand-alone program that destroys nothing.
 """
 
 from __future__ import annotations
@@ -29,11 +29,16 @@ Sizes = tuple[tuple[str, int], ...]
 class Dispatch:
     """Variants of one program by its sizes. Safe from several threads."""
 
-    def __init__(self, graph: Graph, build: Build, recent: int) -> None:
+    def __init__(
+        self, graph: Graph, build: Build, recent: int, first: Sequence[LoadedSection | Captured] | None = None
+    ) -> None:
+        """``first``: of a graph without symbols, its sections where they are built already."""
         self.graph, self.build, self.recent = graph, build, recent
         self.bindings = [_bindings(graph, i) for i in range(len(graph.sections))]
         self.lock = threading.RLock()
         self.variants: OrderedDict[Sizes, Variants] = OrderedDict()
+        if first is not None:
+            self.variants[()] = {None: first}
 
     def variant(self, sizes: Sizes = (), lone: int | None = None) -> Sequence[LoadedSection | Captured]:
         """The sections for ``sizes``; with ``lone``, that section as a program of its own."""
@@ -56,6 +61,10 @@ class Dispatch:
             if index == 0:
                 return self.variant(sizes)[0](args)
             joint = self.variant(sizes)[index]
+            if isinstance(
+                joint, Captured
+            ):  # ours alone would need these inputs laid out; this takes any, and destroys none
+                return joint(args)
             odd = joint.misfits(args)
             if not odd and not keeps_graph() and joint.owns(args):
                 return joint(args)

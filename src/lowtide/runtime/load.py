@@ -231,9 +231,8 @@ class LoadedSection:
 
 
 class Captured:
-    """One section as it was captured, where none of ours can be had: it places nothing and overwrites nothing."""
-
-    strides: tuple[tuple[int, ...] | None, ...] = ()  # of inputs, as the code expects them: any
+    """One section as it was captured, where none of ours can be had: it takes inputs of any strides, places nothing and
+    overwrites nothing."""
 
     def __init__(self, module: Callable[..., Sequence[Any]]) -> None:
         self.module = module
@@ -243,14 +242,6 @@ class Captured:
         given = list(args)
         args.clear()
         return list(self.module(*given))
-
-    def owns(self, args: list[Any]) -> bool:
-        """Inputs may be anybody's."""
-        return True
-
-    def misfits(self, args: Sequence[Any]) -> list[int]:
-        """Inputs may have any strides."""
-        return []
 
 
 def _matter(t: torch.Tensor, stride: Sequence[int]) -> bool:

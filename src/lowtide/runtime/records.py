@@ -102,29 +102,38 @@ class Runs(Protocol):
         ...
 
 
-@dataclass
-class Record:
-    """One captured graph: its variants in the order in which they were built, or why it runs unplanned.
+def _now() -> int:
+    return _forgotten
 
+
+@dataclass(eq=False)
+class Record:
+    """One captured graph: its variants in the order in which they were built, or why all of it runs unplanned.
+
+    captured: what of it runs as captured although the rest is planned, by its sizes, each with why, last found last.
+    since: how often all was forgotten before it; what it builds after the next time is listed no more.
     at_run_time: of a graph that is planned as it runs, what tells how that goes, one per call; ``because``: why it is.
     """
 
     name: str
     planned: list[Planned] = field(default_factory=list)
     fallback: Reason | None = None
+    captured: dict[str, Reason] = field(default_factory=dict[str, Reason])
     at_run_time: list[Callable[[], Runs]] = field(default_factory=list)
     because: Reason | None = None
     capture_seconds: float = 0.0
     compile_seconds: float = 0.0
+    since: int = field(default_factory=_now)
 
 
 _lock = threading.Lock()
 _records: list[Record] = []
+_forgotten = 0  # times
 _left_before: Counter[tuple[str, str]] = Counter()
 
 
 def _listed(record: Record) -> None:
-    if record not in _records:
+    if record.since == _forgotten and record not in _records:
         _records.append(record)
 
 
@@ -141,6 +150,16 @@ def note_fallback(record: Record, reason: Reason) -> None:
     with _lock:
         _listed(record)
         record.fallback = reason
+
+
+def note_captured(record: Record, sizes: str, reason: Reason, recent: int) -> None:
+    """One variant runs as captured. The ``recent`` last ones are remembered."""
+    with _lock:
+        _listed(record)
+        record.captured.pop(sizes, None)
+        record.captured[sizes] = reason
+        for old in list(record.captured)[:-recent]:
+            del record.captured[old]
 
 
 def note_run_time(record: Record, because: Reason | None, tell: Callable[[], Runs]) -> None:
@@ -163,8 +182,10 @@ def records() -> tuple[Record, ...]:
 
 
 def forget() -> None:
-    """Drop all records."""
+    """Drop all records. Programs of before that are still held, and run or build a variant, are not listed again."""
+    global _forgotten
     with _lock:
+        _forgotten += 1
         _records.clear()
         _left_before.clear()
         _left_before.update(left_to_python())
