@@ -28,7 +28,16 @@ from lowtide.report.page import Chart, Curve, Table, page
 if TYPE_CHECKING:
     from lowtide.demo.train import Run
 
-_HEAD = ("", "first call", "step, median", "measured peak", "promised peak", "last loss", "largest loss difference")
+_HEAD = (
+    "",
+    "first call",
+    "step, median",
+    "of eager's",
+    "measured peak",
+    "promised peak",
+    "last loss",
+    "largest loss difference",
+)
 
 
 def demo(
@@ -70,17 +79,10 @@ def compare(backends: Sequence[str | None], steps: int, **size: int) -> tuple[li
         if name is not None and name not in known:
             raise UserError(f"torch.compile has no backend {name!r} here; it has {', '.join(known)}")
     text, source = importlib.import_module("lowtide.demo.text").corpus()
-    runs: list[Run] = []
-    refused: dict[str, str] = {}
     with _progress(steps, len(backends)) as told:
-        for name in backends:
-            try:
-                runs.append(train(name, text, sizes, steps, told(name or "eager")))
-            except RuntimeError as e:
-                if name in (None, "lowtide"):
-                    raise
-                refused[str(name)] = str(e).strip().splitlines()[0]
-            torch.compiler.reset()
+        bars = [told(name or "eager") for name in backends]
+        runs, refused = train(backends, text, sizes, steps, lambda k, step, loss: bars[k](step, loss))
+    torch.compiler.reset()
     return runs, refused, source
 
 
@@ -136,6 +138,7 @@ def _row(run: Run, eager: Run) -> tuple[str, ...]:
         run.name,
         f"{run.first_seconds:.2f} s",
         f"{run.step_seconds * 1e3:.0f} ms",
+        "" if run is eager else f"{run.times(eager):.2f}",
         format_bytes(run.measured_peak_nbytes),
         "" if run.promised_peak_nbytes is None else format_bytes(run.promised_peak_nbytes),
         f"{run.losses[-1]:.6f}",
@@ -200,7 +203,8 @@ def _memory_curve(run: Run) -> Curve:
 
 
 def _record(run: Run) -> dict[str, Any]:
-    return {k: v for k, v in asdict(run).items() if k not in ("forward", "backward", "size")}
+    kept = {k: v for k, v in asdict(run).items() if k not in ("forward", "backward", "size")}
+    return kept | {"first_seconds": run.first_seconds, "step_seconds": run.step_seconds}
 
 
 def facts_of(source: str, steps: int, runs: Sequence[Run]) -> dict[str, str]:
@@ -215,6 +219,7 @@ def facts_of(source: str, steps: int, runs: Sequence[Run]) -> dict[str, str]:
         "text": source,
         "steps": f"{steps} for each of {', '.join(r.name for r in runs)}",
         "first call": "the whole first step, with compile caches that were empty",
-        "step": "median of the others: forward, backward, optimizer",
+        "step": "median of the others: forward, backward, optimizer; all take turns",
+        "of eager's": "the median over the steps of its time divided by eager's at the same step",
         "peak": "most bytes at once from the forward call to the end of the backward call, beyond what the caller held",
     }

@@ -1,7 +1,8 @@
-"""Train the small GPT under one backend and measure it.
+"""Train the small GPT under several backends, which take turns, and measure them.
 
-Comes in: a backend's name (None: eager), sizes, a number of steps. Goes out: a frozen ``Run`` with losses, times and
-the bytes of one measured iteration. Promised: every backend starts from the same weights and sees the same batches.
+Comes in: names of backends (None: eager), sizes, a number of steps. Goes out: per backend a frozen ``Run`` with losses, times
+and the bytes of one measured iteration. Promised: every backend starts from the same weights and sees the same batches; step
+k of all of them runs before step k + 1 of any, in both directions in turn, so that a machine that becomes slower does so for all.
 Peaks are bytes beyond what the caller holds when the forward call starts, up to the end of the backward call, counted
 by the framework's own allocator events.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,29 +22,69 @@ from lowtide.demo.gpt import GPT, Size
 from lowtide.torch_compat import memory_events
 
 SEED = 2024
+OURS = "lowtide"
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What was measured. ``forward`` and ``backward`` are live bytes after each allocation or free of one iteration."""
+    """What was measured. ``seconds``: per step. ``forward`` and ``backward`` are live bytes after each allocation or free of one
+    iteration."""
 
     name: str
     size: Size
     losses: tuple[float, ...]
-    first_seconds: float
-    step_seconds: float
+    seconds: tuple[float, ...]
     measured_peak_nbytes: int
     promised_peak_nbytes: int | None
     lower_bound_nbytes: int | None
     forward: tuple[int, ...]
     backward: tuple[int, ...]
 
+    @property
+    def first_seconds(self) -> float:
+        """The first step, with everything that is compiled in it."""
+        return self.seconds[0]
 
-def train(backend: str | None, text: bytes, size: Size, steps: int, on_step: Callable[[int, float], None]) -> Run:
-    """Train for ``steps`` (at least 2) steps of AdamW; ``on_step(step, loss)`` is called after each.
+    @property
+    def step_seconds(self) -> float:
+        """The median of the other steps."""
+        return statistics.median(self.seconds[1:])
 
-    ``first_seconds`` is the first step with everything that is compiled in it; ``step_seconds`` the median of the rest.
+    def times(self, other: Run) -> float:
+        """The median over all steps but the first of this run's time divided by the other's at the same step."""
+        return statistics.median(a / b for a, b in zip(self.seconds[1:], other.seconds[1:], strict=True))
+
+
+def train(
+    backends: Sequence[str | None], text: bytes, size: Size, steps: int, on_step: Callable[[int, int, float], None]
+) -> tuple[list[Run], dict[str, str]]:
+    """Train under each backend for ``steps`` (at least 2) steps of AdamW; ``on_step(k, step, loss)`` is called after each of
+    the ``k``-th backend. Returns what was measured, and why foreign backends failed, by name.
+
+    Raises:
+        RuntimeError: eager or Lowtide failed.
     """
+    going = [_training(b, text, size, steps) for b in backends]
+    turns = list(range(len(backends)))
+    runs: dict[int, Run] = {}
+    refused: dict[str, str] = {}
+    for step in range(steps + 1):
+        for k in turns if step % 2 else turns[::-1]:
+            try:
+                on_step(k, step, next(going[k]))
+            except StopIteration as e:
+                runs[k] = e.value
+            except RuntimeError as e:
+                name = backends[k]
+                if name is None or name == OURS:
+                    raise
+                refused[name] = str(e).strip().splitlines()[0]
+        turns = [k for k in turns if backends[k] not in refused]
+    return [runs[k] for k in turns], refused
+
+
+def _training(backend: str | None, text: bytes, size: Size, steps: int) -> Generator[float, None, Run]:
+    """One backend's training: gives the loss of each step, and what was measured at the end."""
     torch.manual_seed(SEED)
     plain = GPT(size)
     model = plain if backend is None else torch.compile(plain, backend=backend)
@@ -51,7 +92,7 @@ def train(backend: str | None, text: bytes, size: Size, steps: int, on_step: Cal
     batches = _Batches(text, size)
     losses: list[float] = []
     seconds: list[float] = []
-    for step in range(steps):
+    for _ in range(steps):
         given = batches.next()
         start = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
@@ -60,28 +101,18 @@ def train(backend: str | None, text: bytes, size: Size, steps: int, on_step: Cal
         optimizer.step()
         losses.append(loss.item())
         seconds.append(time.perf_counter() - start)
-        on_step(step, losses[-1])
         del loss
+        yield losses[-1]
     given = batches.next()
     optimizer.zero_grad(set_to_none=True)
     forward, backward = _measured(model, given)
     promised = bound = None
-    if backend == "lowtide":
+    if backend == OURS:
         optimizer.zero_grad(set_to_none=True)
         figures = lowtide.memory_analysis(lambda: model(*given).backward())
         promised, bound = figures.promised_peak_bytes, figures.lower_bound_bytes
-    return Run(
-        backend or "eager",
-        size,
-        tuple(losses),
-        seconds[0],
-        statistics.median(seconds[1:]),
-        max((0, *forward, *backward)),
-        promised,
-        bound,
-        forward,
-        backward,
-    )
+    peak = max((0, *forward, *backward))
+    return Run(backend or "eager", size, tuple(losses), tuple(seconds), peak, promised, bound, forward, backward)
 
 
 class _Batches:
