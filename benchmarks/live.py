@@ -77,8 +77,8 @@ def measured(name: str, mode: str, size: str, options: dict[str, object]) -> Row
     rows = by_step(run)
     gc.collect()
     estimated = estimate(run)
-    fallbacks = [r.fallback for r in records() if r.fallback is not None]
-    assert not fallbacks, fallbacks
+    unplanned = [why for r in records() for why in (r.fallback, *r.captured.values()) if why is not None]
+    assert not unplanned, unplanned
     predicted, found = max(r.predicted for r in rows), max(r.measured for r in rows)
     off = max(rows, key=lambda r: abs(r.measured - r.predicted))
     return {

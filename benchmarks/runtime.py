@@ -48,7 +48,8 @@ class Row:
 
 
 def timed(calls: list[Callable[[], Any]], rounds: int, seconds: float) -> list[float]:
-    """Microseconds per call: the median over rounds of the ratio to the first one, times the first one's best."""
+    """Microseconds per call: the median over rounds of the ratio to the first one, times the first one's best. Who begins
+    is another one in every round."""
     counts = []
     for call in calls:
         call()
@@ -56,28 +57,34 @@ def timed(calls: list[Callable[[], Any]], rounds: int, seconds: float) -> list[f
         call()
         counts.append(max(1, int(seconds / max(time.perf_counter() - begin, 1e-6))))
     found: list[list[float]] = [[] for _ in calls]
-    for _ in range(rounds):
-        for k, call in enumerate(calls):
+    for r in range(rounds):
+        for k in _turns(len(calls), r):
             begin = time.perf_counter()
             for _ in range(counts[k]):
-                call()
+                calls[k]()
             found[k].append((time.perf_counter() - begin) / counts[k] * 1e6)
     base = min(found[0])
     return [base * statistics.median(b / a for a, b in zip(found[0], other, strict=True)) for other in found]
+
+
+def _turns(count: int, r: int) -> list[int]:
+    """Who is measured in round ``r``, one after the other."""
+    return [(k + r) % count for k in range(count)]
 
 
 def drawn_anew(p: Varying, call: Callable[..., Any], rounds: int) -> float:
     """The median ratio to eager's time where no step has the arguments of an earlier one: sizes that data decides seldom come
     again."""
     found = []
-    for _ in range(rounds):
+    for r in range(rounds):
         given = [p.draw(3 + k % 7) for k in range(100)]
-        took = []
-        for f in (p.module, call):
+        took = [0.0, 0.0]
+        for k in _turns(2, r):
+            f = (p.module, call)[k]
             begin = time.perf_counter()
             for one in given:
                 f(*one)
-            took.append(time.perf_counter() - begin)
+            took[k] = time.perf_counter() - begin
         found.append(took[1] / took[0])
     return statistics.median(found)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from lowtide.core.errors import BugError
-from lowtide.ir.graph import Arg, Atom, Layout, Ref
+from lowtide.ir.graph import Arg, Atom, Graph, Layout, Op, Ref
 
 DTYPES: Mapping[str, torch.dtype] = {
     "bool": torch.bool, "u8": torch.uint8, "i8": torch.int8, "i16": torch.int16, "i32": torch.int32,
@@ -49,7 +50,36 @@ def empty(layout: Layout) -> torch.Tensor:
     return torch.empty_strided(layout.size, layout.stride, dtype=DTYPES[layout.dtype], device=layout.device)
 
 
-def filled(layout: Layout) -> torch.Tensor:
-    """A fresh tensor of that layout for trying an operation: halves, or zeros where there are no fractions."""
+@dataclass(frozen=True)
+class Trial:
+    """One operation on tensors of its own. ``tensors``: what it reads, by name; ``args`` and ``kwargs`` hold the same ones."""
+
+    call: Any
+    tensors: Mapping[str, torch.Tensor]
+    args: list[Any]
+    kwargs: dict[str, Any]
+
+    def __call__(self) -> Any:
+        """Run it."""
+        return self.call(*self.args, **self.kwargs)
+
+
+# What torch raises where an operation does not take made-up operands.
+REFUSALS = (RuntimeError, IndexError, ValueError, NotImplementedError)
+
+
+def trial(graph: Graph, op: Op) -> Trial | None:
+    """An operation of a static graph, ready to be tried alone; None for one from outside torch, which may do anything when it
+    is run on made-up operands."""
+    if op.target.split(".", 1)[0] not in ("aten", "prims"):
+        return None
+    tensors = {name: _operand(graph.value[name].layout) for name in op.reads}
+    args = [python_of(a, tensors.__getitem__) for a in op.args]
+    kwargs = {k: python_of(a, tensors.__getitem__) for k, a in op.kwargs}
+    return Trial(overload(op.target), tensors, args, kwargs)
+
+
+def _operand(layout: Layout) -> torch.Tensor:
+    """Halves, or zeros where there are no fractions."""
     t = empty(layout)
     return t.fill_(0.5) if t.is_floating_point() else t.zero_()

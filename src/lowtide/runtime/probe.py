@@ -15,6 +15,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,9 @@ from lowtide.core.reason import Reason
 from lowtide.ir.graph import Atom, Graph, Layout, Op, Ref
 from lowtide.ir.lowered import LOOP
 from lowtide.ir.strides import same_places
-from lowtide.runtime.calls import empty, filled, overload, python_of
+from lowtide.runtime.calls import REFUSALS, Trial, empty, overload, trial
 from lowtide.schedule.schedule import OpFacts
 from lowtide.torch_compat import memory_events
-
-# Operators from elsewhere may do anything when run on made-up inputs, so only these are tried.
-TRIED = ("aten", "prims")
 
 
 def probe(graph: Graph) -> dict[str, OpFacts]:
@@ -204,17 +202,14 @@ def _peak(events: list[int]) -> int:
 
 def _try(graph: Graph, op: Op) -> dict[str, Any]:
     record: dict[str, Any] = dict(_UNKNOWN, restride=[])
-    if op.target.split(".", 1)[0] not in TRIED:
+    alone = trial(graph, op)
+    if alone is None:
         record["note"] = "an operator from outside torch is not tried alone; its workspace is taken as 0 bytes"
         return record
-    call = overload(op.target)
-    record["pointwise"] = torch.Tag.pointwise in call.tags or _row_by_row(graph, op)
-    tensors = {name: filled(graph.value[name].layout) for name in op.reads}
-    args = [python_of(a, tensors.__getitem__) for a in op.args]
-    kwargs = {k: python_of(a, tensors.__getitem__) for k, a in op.kwargs}
+    record["pointwise"] = torch.Tag.pointwise in alone.call.tags or _row_by_row(graph, op)
     try:
-        results, events = memory_events(lambda: call(*args, **kwargs))
-    except (RuntimeError, IndexError, ValueError, NotImplementedError) as e:
+        results, events = memory_events(alone)
+    except REFUSALS as e:
         record["note"] = f"could not be tried alone ({str(e).splitlines()[0][:120]}); its workspace is taken as 0 bytes"
         return record
     if op.mutates or op.returns == "none":
@@ -222,12 +217,12 @@ def _try(graph: Graph, op: Op) -> dict[str, Any]:
         return record
     flat = [results] if op.returns == "one" else list(results)
     used = [(i, graph.value[o].layout, flat[i]) for i, o in enumerate(op.outputs) if o is not None]
-    record["restride"] = [i for i, layout, t in used if not _as_expected(layout, t, tensors.values())]
+    record["restride"] = [i for i, layout, t in used if not _as_expected(layout, t, alone.tensors.values())]
     nbytes = sum(layout.extent for _, layout, _ in used)
     again = sum(layout.extent for i, layout, _ in used if i in record["restride"])
     record["workspace"] = max(0, _peak(events) - nbytes) + again
     del results, flat, used
-    _try_out(graph, op, record, args, kwargs)
+    _try_out(graph, op, record, alone)
     return record
 
 
@@ -256,36 +251,37 @@ def _as_expected(layout: Layout, t: torch.Tensor, operands: Any) -> bool:
     return strides and own and t.untyped_storage().nbytes() <= layout.extent
 
 
-def _try_out(graph: Graph, op: Op, record: dict[str, Any], args: list[Any], kwargs: dict[str, Any]) -> None:
+def _try_out(graph: Graph, op: Op, record: dict[str, Any], alone: Trial) -> None:
     """Find the overload that writes into given tensors, and keep it if it allocates no more than the plain call."""
     if record["restride"] or any(o is None for o in op.outputs):
         return
-    record["overwrite"] = _overwriting(op, args, kwargs)
+    record["overwrite"] = _overwriting(op, alone)
     found = _out_overload(op)
     if found is None:
         return
     target, names = found
     into = [empty(graph.value[o].layout) for o in op.outputs if o is not None]
-    kwargs = kwargs | dict(zip(names, into, strict=True))
+    written = replace(alone, call=overload(target), kwargs=alone.kwargs | dict(zip(names, into, strict=True)))
     try:
-        _, events = memory_events(lambda: overload(target)(*args, **kwargs))
-    except (RuntimeError, IndexError, ValueError, NotImplementedError):
+        _, events = memory_events(written)
+    except REFUSALS:
         return
     peak = _peak(events)
     if peak <= record["workspace"]:
         record.update(out=target, out_name=names[0], out_workspace=peak)
 
 
-def _overwriting(op: Op, args: list[Any], kwargs: dict[str, Any]) -> str | None:
+def _overwriting(op: Op, alone: Trial) -> str | None:
     """Name of the overload that overwrites its first argument (``relu_`` for ``relu``), if it does so without memory."""
     namespace, name, which = op.target.split(".", 2)
     packet = getattr(getattr(torch.ops, namespace), f"{name}_", None)
+    args, kwargs = alone.args, alone.kwargs
     if packet is None or which not in packet.overloads() or not args or not isinstance(args[0], torch.Tensor):
         return None
     target = f"{namespace}.{name}_.{which}"
     try:
         _, events = memory_events(lambda: overload(target)(args[0].clone(), *args[1:], **kwargs))
-    except (RuntimeError, IndexError, ValueError, NotImplementedError):
+    except REFUSALS:
         return None
     return target if _peak(events) <= args[0].nbytes + 64 else None
 

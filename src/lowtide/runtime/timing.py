@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from lowtide.ir.graph import Graph, Op
-from lowtide.runtime.calls import filled, overload, python_of
-from lowtide.runtime.probe import TRIED, signature
+from lowtide.runtime.calls import REFUSALS, trial
+from lowtide.runtime.probe import signature
 from lowtide.schedule.schedule import Schedule
 
 _TIMES = 5
@@ -45,18 +45,15 @@ def _known(graph: Graph, op: Op, threads: int) -> float | None:
 
 
 def _measured(graph: Graph, op: Op) -> float | None:
-    if op.target.split(".", 1)[0] not in TRIED:
+    call = trial(graph, op)
+    if call is None:
         return None
-    call = overload(op.target)
-    tensors = {name: filled(graph.value[name].layout) for name in op.reads}
-    args = [python_of(a, tensors.__getitem__) for a in op.args]
-    kwargs = {k: python_of(a, tensors.__getitem__) for k, a in op.kwargs}
     best: float | None = None
     for _ in range(_TIMES):
         start = time.perf_counter()
         try:
-            call(*args, **kwargs)
-        except (RuntimeError, IndexError, ValueError, NotImplementedError):
+            call()
+        except REFUSALS:
             return None
         taken = time.perf_counter() - start
         best = taken if best is None else min(best, taken)

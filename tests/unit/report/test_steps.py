@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
@@ -110,7 +111,25 @@ def test_the_command_line_shows_what_was_dumped(tmp_path: Path, capsys: pytest.C
     assert main(["show", str(file), "--html", str(tmp_path / "no" / "a.html")]) == 1
     assert "cannot be written" in capsys.readouterr().err
     assert main(["show", str(file), "--refused", "--html", str(tmp_path / "b.html")]) == 1
-    assert "--refused goes with the text" in capsys.readouterr().err and not (tmp_path / "b.html").exists()
+    assert "--refused goes with" in capsys.readouterr().err and not (tmp_path / "b.html").exists()
+
+
+@pytest.mark.spec("SC-72")
+def test_the_command_line_shows_it_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made, plan = planned()
+    file = tmp_path / "steps.json"
+    file.write_text(dump_steps(made, plan))
+    assert main(["show", str(file), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [s["name"] for s in told["steps"]] == [s.op.name for s in made.steps]
+    assert told["promised_bytes"] == plan.promised_nbytes == max(s["live_bytes"] for s in told["steps"])
+    assert {s["section"] for s in told["steps"]} == {"forward", "backward"} and "refused" not in told
+    assert sum(s["seconds"] for s in told["steps"]) == sum(e.seconds for e in estimates(made).values())
+    assert main(["show", str(file), "--json", "--refused"]) == 0
+    refused = json.loads(capsys.readouterr().out)["refused"]
+    assert [(r["what"], r["because"]) for r in refused] == [(r.what, r.because) for r in refusals(made, plan)] != []
+    assert main(["show", str(file), "--json", "--html", str(tmp_path / "b.html")]) == 1
+    assert "--json goes with" in capsys.readouterr().err and not (tmp_path / "b.html").exists()
 
 
 @pytest.mark.spec("SC-72")

@@ -11,7 +11,7 @@ import torch
 import lowtide
 from lowtide.ir.graph import Graph
 from lowtide.ir.text import parse
-from lowtide.runtime import timing
+from lowtide.runtime import calls
 from lowtide.runtime.timing import call_seconds
 from lowtide.schedule.estimate import estimates
 from lowtide.schedule.schedule import schedule
@@ -39,13 +39,13 @@ def products(inner: int) -> Graph:
 @pytest.mark.spec("SC-62")
 def test_each_distinct_call_is_timed_once_and_what_cannot_be_tried_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[str] = []
-    real = timing.overload
+    real = calls.overload
 
     def counted(target: str) -> Any:
         called.append(target)
         return real(target)
 
-    monkeypatch.setattr(timing, "overload", counted)
+    monkeypatch.setattr(calls, "overload", counted)
     state = torch.get_rng_state()
     found = call_seconds(schedule(products(11), {}))
     assert found.keys() == {"a", "b", "c", "r"}
