@@ -19,7 +19,7 @@ import torch
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 
-from lowtide.backend import build_at_run_time, build_planned, simplify
+from lowtide.backend import build_at_run_time, build_planned, lowtide, simplify
 from lowtide.core.errors import Unsupported, UserError
 from lowtide.core.options import Options
 from lowtide.core.reason import Reason
@@ -36,7 +36,7 @@ from lowtide.ir.strides import same_places
 from lowtide.ir.symbolic import Dim, Expr, evaluate, symbols_of
 from lowtide.runtime.load import exact
 from lowtide.runtime.records import Record
-from lowtide.torch_compat import tree_flatten, tree_unflatten
+from lowtide.torch_compat import join_next_reset, tree_flatten, tree_unflatten
 
 _numbers = itertools.count()
 _INPUTS = (InputKind.USER_INPUT, InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
@@ -57,6 +57,7 @@ def compile_exported(program: ExportedProgram, *, options: Mapping[str, object] 
     lowered = _lowered(program)
     simplify(lowered.graph_module, chosen)
     record = Record(f"export{next(_numbers)}")
+    join_next_reset(lowtide)  # which would go past us where nothing but exported programs were compiled
     calls = [("inference", lowered.graph_module)]
     run = build_planned(record, chosen, calls, None)
     section = run.section(0) if run is not None else build_at_run_time(record, chosen, lowered.graph_module)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch._dynamo.eval_frame as _eval_frame
 import torch._functorch.config as _functorch_config
 from torch._dynamo.backends.common import aot_autograd as _aot_autograd
 from torch._dynamo.utils import counters as _counters
@@ -44,6 +45,7 @@ __all__ = [
     "header_address",
     "held_by",
     "is_plain_subclass",
+    "join_next_reset",
     "keep_saved",
     "keeps_graph",
     "left_to_python",
@@ -71,6 +73,12 @@ def boxed(call: Callable[[list[Any]], Sequence[Any]]) -> Boxed:
     """Mark a callable as taking its arguments as one list that it may empty."""
     call._boxed_call = True  # type: ignore[attr-defined]
     return call
+
+
+def join_next_reset(backend: Callable[..., Any]) -> None:
+    """The next ``torch.compiler.reset()`` calls ``backend.reset``, as it does for the backends that it compiled with since the
+    one before."""
+    _eval_frame.cached_backends.setdefault(id(backend), backend)
 
 
 def aot_backend(**compilers: Any) -> Callable[[torch.fx.GraphModule, Sequence[Any]], Callable[..., Any]]:

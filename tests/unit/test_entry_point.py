@@ -90,6 +90,16 @@ def test_what_a_program_of_before_a_reset_builds_is_not_listed():
     assert records() == ()
 
 
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+def test_an_exported_program_is_forgotten_too():
+    """A reset of torch's reaches only the backends that it compiled with since the one before."""
+    with torch.no_grad():
+        lowtide.compile_exported(torch.export.export(nn.Linear(8, 8), (torch.randn(4, 8),)))
+    assert [r.name.startswith("export") for r in records()] == [True]
+    torch.compiler.reset()
+    assert records() == ()
+
+
 def test_records_are_told_apart_by_identity():
     torch.compile(lambda x: x * 2, backend="lowtide")(torch.ones(2))
     (record,) = records()

@@ -21,6 +21,19 @@ def test_boxed_calls_are_marked():
     assert c.boxed(lambda args: args)._boxed_call is True
 
 
+def test_a_backend_that_joined_is_reset_once():
+    calls = []
+
+    def backend() -> None:
+        raise AssertionError("only its reset is called")
+
+    backend.reset = lambda: calls.append(1)
+    c.join_next_reset(backend)
+    torch.compiler.reset()
+    torch.compiler.reset()
+    assert calls == [1]
+
+
 def test_compilers_get_functional_graphs_and_keep_input_mutations():
     seen = []
 

@@ -249,6 +249,37 @@ def test_exceptions_at_random_operations(program: tuple[Any, Any], cuts: list[tu
 _calls: dict[str, Any] = {}
 
 
+@pytest.mark.spec("RT-16", "RT-26")
+@pytest.mark.parametrize("verify", [False, True])
+def test_an_instance_whose_run_raised_is_not_used_again(verify: bool):
+    """Whoever saw the run fail may still hold what it was working on (a debugger, a mode of torch's)."""
+    call, seen = planned(chain, torch.randn(64), verify=verify), list[Tensor]()
+    for _ in range(3):
+        call(torch.randn(64))
+    usual = [call.known.call.__globals__] if call.known.call is not None else []
+    failing = [names for names in (*namespaces(call.executor.plan), *usual) if "torch_tanh" in names]
+    tanh = torch.tanh
+
+    def fails(x: Tensor, *, out: Tensor) -> Tensor:
+        seen.append(x)
+        raise RuntimeError("injected")
+
+    x = torch.randn(64)
+    for names in failing:
+        names["torch_tanh"] = fails
+    with pytest.raises(RuntimeError, match="injected"):
+        call(x)
+    for names in failing:
+        names["torch_tanh"] = tanh
+    before, instances = seen[0].clone(), call.told().instances
+    assert len(seen) == 1 and torch.equal(before, x * 2 + 1)
+    for _ in range(2):
+        y = torch.randn(64)
+        assert torch.equal(call(y), chain(y))
+        assert torch.equal(seen[0], before), "the bytes of a run that raised are left to whoever holds them"
+    assert call.told().instances == instances + 1 and call.told().leaks == 0
+
+
 @pytest.mark.spec("RT-13", "RT-16", "RT-29")
 def test_the_usual_call_leaves_what_is_unusual_to_the_long_way():
     def f(x: Tensor, y: Tensor) -> dict[str, Tensor]:
