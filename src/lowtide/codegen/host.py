@@ -24,7 +24,7 @@ from lowtide.ir.graph import ITEMSIZE, OBJECT, Arg, Atom, Expr, Graph, Op, Ref, 
 from lowtide.ir.loops import Loop
 from lowtide.plan.plan import OVER, MemoryPlan, Place
 from lowtide.program import Consumed, Entry, Header, Program, SlabUse, Source, usable
-from lowtide.schedule.schedule import CALL, Schedule, Step, memory_graph
+from lowtide.schedule.schedule import CALL, OF_NEW, Schedule, Step, memory_graph
 from lowtide.target import Kernel
 
 
@@ -281,7 +281,7 @@ class _Section:
             if place.how == OVER and self.graph.nbytes[str(place.over)] == place.nbytes:
                 return self._over(op, step, args, place, result)
             if place.slab is not None and step.facts.out is not None:
-                return self._into(step, args, result)
+                return self._into(step, result)
         call = f"{_targets(targets, op)}{plain}({', '.join(args)})"
         for r in step.facts.restride:
             value = self.graph.value[targets[r]]
@@ -315,7 +315,10 @@ class _Section:
             call = f"failed({call}, {str(op.origin)!r})"
         return "; ".join([*before, call, *after])
 
-    def _into(self, step: Step, args: list[str], result: str) -> str:
+    def _into(self, step: Step, result: str) -> str:
+        op = step.op
+        args = [self._text(a) for a in op.args]
+        args += [f"{k}={self._text(a)}" for k, a in op.kwargs if op.reads or k not in OF_NEW]
         return f"{self.names.of('op', str(step.facts.out))}({', '.join([*args, f'{step.facts.out_name}={result}'])})"
 
     def _over(self, op: Op, step: Step, args: list[str], place: Place, result: str) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lowtide.ir.graph import int_of
+from lowtide.ir.graph import Layout, int_of
 from lowtide.ir.index import known_equal, mul
 from lowtide.ir.symbolic import Dim
 
@@ -61,3 +61,29 @@ def fill_order(size: Sequence[Dim], stride: Sequence[Dim]) -> Order:
 def same_places(size: Sequence[Dim], a: Sequence[Dim], b: Sequence[Dim]) -> bool:
     """Whether both strides put every element in the same place, as far as we can tell."""
     return 0 in size or all(n == 1 or known_equal(x, y) for n, x, y in zip(size, a, b, strict=True))
+
+
+def in_rows(layout: Layout) -> bool:
+    """Whether a layout begins where its storage begins and fills memory row by row."""
+    return layout.offset == 0 and same_places(layout.size, layout.stride, filled(layout.size))
+
+
+def reshaped(size: Sequence[Dim], stride: Sequence[Dim], new: Sequence[Dim]) -> tuple[Dim, ...] | None:
+    """Strides under which the elements of known ``size`` and ``stride``, counted row by row, have another size; None where no
+    strides do, and where there are no elements."""
+    runs: list[tuple[int, int]] = []  # what walks memory in equal steps, innermost first: how many steps, how far each
+    for n, step in zip(map(int_of, reversed(size)), map(int_of, reversed(stride)), strict=True):
+        if runs and step == runs[-1][0] * runs[-1][1]:
+            runs[-1] = runs[-1][0] * n, runs[-1][1]
+        elif n != 1:
+            runs.append((n, step))
+    out: list[Dim] = []
+    left, step = 1, 1
+    for n in map(int_of, reversed(new)):
+        if n != 1 and left == 1:
+            left, step = runs.pop(0) if runs else (1, 1)
+        if n == 0 or left % n:
+            return None
+        out.append(step)
+        left, step = left // n, step * n
+    return tuple(reversed(out)) if left == 1 and not runs else None

@@ -21,10 +21,10 @@ def coverage(captured: Graph, lowered: Lowered) -> Coverage:
     for op in captured.ops:
         if op.view:
             continue
-        if (op.name, op.target) not in stayed:
-            loops += 1
-        elif is_library(op.target):
+        if is_library(op.target):
             libraries[op.target] += 1
+        elif (op.name, op.target) not in stayed:
+            loops += 1
         elif op.effect is not None:
             draws[op.target] += 1
         else:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from lowtide.ir.graph import Arg, Op, Ref
+from lowtide.ir.graph import Arg, Graph, Op, Ref, refs_in
 from lowtide.ir.index import add, floordiv, modulo, mul
 from lowtide.ir.symbolic import Dim
 from lowtide.lowering.scalars import FLOATS, Number, Scalar, computed_in, where
@@ -18,6 +18,8 @@ from lowtide.lowering.site import Nest, Refused, Site
 from lowtide.lowering.table import pointwise, register
 
 MOST_PARTS = 4  # of a concatenation that is one loop; with more, each part has its own, and may die behind it
+
+CAT = "aten.cat.default"
 
 pointwise(lambda x: x, "alias_copy.default")
 
@@ -146,7 +148,7 @@ def _parts(
             continue
         assert isinstance(t, Ref)
         within = site.alone.get(t.name)
-        if within is not None and within.target == "aten.cat.default" and site.dtype(t) == dtype:
+        if within is not None and within.target == CAT and site.dtype(t) == dtype:
             site.absorbed.add(t.name)
             yield from _parts(site, *_cat_arguments(within), begin)
         else:
@@ -159,6 +161,14 @@ def _cat_arguments(op: Op) -> tuple[tuple[Arg, ...], int]:
     tensors, dim = given["tensors"], given.get("dim", 0)
     assert isinstance(tensors, tuple) and isinstance(dim, int)
     return tensors, dim
+
+
+def concatenated(graph: Graph, op: Op) -> tuple[tuple[str, ...], int]:
+    """Parts and dimension of a concatenation; a part without dimensions, which stands for nothing, left out."""
+    tensors, dim = _cat_arguments(op)
+    rank = len(graph.value[str(op.outputs[0])].layout.size)
+    parts = (n for n in refs_in(tensors) if graph.value[n].layout.size != (0,) or rank == 1)
+    return tuple(parts), _dim(dim, rank)
 
 
 @register("movement", "unsafe_split.Tensor", "unsafe_split_with_sizes.default")

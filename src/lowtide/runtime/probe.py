@@ -27,7 +27,7 @@ from lowtide.ir.graph import Atom, Graph, Layout, Op, Ref
 from lowtide.ir.lowered import LOOP
 from lowtide.ir.strides import same_places
 from lowtide.runtime.calls import REFUSALS, Trial, empty, overload, trial
-from lowtide.schedule.schedule import OpFacts
+from lowtide.schedule.schedule import OF_NEW, OpFacts
 from lowtide.torch_compat import memory_events
 
 
@@ -81,7 +81,7 @@ class _Known:
 
     def __init__(self) -> None:
         machine = f"{torch.__version__}-{torch.get_num_threads()}-{torch.backends.cpu.get_cpu_capability()}"
-        self.path = cache_folder() / f"facts-4-{machine.replace(' ', '_')}.jsonl"
+        self.path = cache_folder() / f"facts-5-{machine.replace(' ', '_')}.jsonl"
         self.stored = _read(self.path)
         self.fresh: dict[str, dict[str, Any]] = {}
 
@@ -261,7 +261,8 @@ def _try_out(graph: Graph, op: Op, record: dict[str, Any], alone: Trial) -> None
         return
     target, names = found
     into = [empty(graph.value[o].layout) for o in op.outputs if o is not None]
-    written = replace(alone, call=overload(target), kwargs=alone.kwargs | dict(zip(names, into, strict=True)))
+    told = alone.kwargs if op.reads else {k: a for k, a in alone.kwargs.items() if k not in OF_NEW}
+    written = replace(alone, call=overload(target), kwargs=told | dict(zip(names, into, strict=True)))
     try:
         _, events = memory_events(written)
     except REFUSALS:
@@ -291,11 +292,12 @@ def _out_overload(op: Op) -> tuple[str, list[str]] | None:
     namespace, name, _ = op.target.split(".", 2)
     packet = getattr(getattr(torch.ops, namespace), name)
     wanted = [(a.name, str(a.type)) for a in overload(op.target)._schema.arguments]
+    factory = [w for w in wanted if w[0] not in OF_NEW]
     for candidate in packet.overloads():
         given = getattr(packet, candidate)._schema.arguments
         outs = [a.name for a in given if a.is_out]
         inputs = [(a.name, str(a.type)) for a in given if not a.is_out]
-        factory = [w for w in wanted if w[0] not in ("dtype", "layout", "device", "pin_memory", "memory_format")]
-        if len(outs) == len(op.outputs) and (inputs == wanted or (inputs == factory and not op.reads)):
+        told = [i for i in inputs if i[0] not in OF_NEW]
+        if len(outs) == len(op.outputs) and (inputs == wanted or (told == factory and not op.reads)):
             return f"{namespace}.{name}.{candidate}", outs
     return None

@@ -165,6 +165,8 @@ def _call_forms(step: Step) -> CallForms:
 
 
 CALL = "call:"
+# What a call that makes a tensor of no other is told of it, and its form that writes into a given tensor is not.
+OF_NEW = frozenset(("dtype", "layout", "device", "pin_memory", "memory_format"))
 
 
 # ATen changes a part of a copy of its first argument, and copies all of the storage under it.

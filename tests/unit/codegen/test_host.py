@@ -294,3 +294,16 @@ def test_each_kind_of_step_is_called_its_own_way_and_tells_its_line_once():
         ["d = op(c); del c", "5"],
         ["e = amax(d); del d", "6"],
     ]
+
+
+@pytest.mark.spec("IR-51")
+def test_the_form_that_fills_a_given_tensor_is_not_told_its_kind():
+    graph = parse(
+        "graph g version 1\n  section inference\n"
+        "    %a: f32[8]{1} @cpu = aten.empty.memory_format([8], dtype=dtype:f32, device=device:cpu)\n"
+        "    %b: f32[8]{1} @cpu = aten.exp.default(%a)\n    return %b\n"
+    )
+    made = schedule(graph, {"a": OpFacts(out="aten.empty.out")})
+    one, fresh = (emit(made, plan_memory(made, Options(slabs=slabs))).source for slabs in ("one", "fresh"))
+    assert "    empty_out([8], out=a)" in one
+    assert "    a = empty_memory_format([8], dtype=dtype_f32, device=device_cpu)" in fresh

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lowtide.ir.graph import Layout
 from lowtide.ir.index import flatten
-from lowtide.ir.strides import fill_order, filled, inverse, same_places
+from lowtide.ir.strides import fill_order, filled, in_rows, inverse, reshaped, same_places
 from lowtide.ir.symbolic import Dim, Expr, evaluate, symbol
 
 RANKS = range(6)
@@ -103,3 +104,34 @@ def test_strides_of_unknown_sizes():
     stride = filled((N, M, 4))
     assert [evaluate(d, {"s0": 3, "s1": 5}) for d in stride] == [20, 4, 1]
     assert same_places((N, M, 4), stride, (Expr("*", (4, M)), 4, 1))
+
+
+@pytest.mark.spec("IR-51")
+@given(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 8)), max_size=3), st.permutations((2, 2, 3, 1)), st.data())
+def test_another_size_walks_the_same_elements(dims: list[tuple[int, int]], factors: list[int], data: st.DataObject):
+    """As NumPy's views do, which exist for the same sizes."""
+    whole = np.arange(1 + sum((n - 1) * step for n, step in dims))
+    size, stride = [n for n, _ in dims], [step for _, step in dims]
+    x = np.lib.stride_tricks.as_strided(whole, size, [step * whole.itemsize for step in stride])
+    count = int(np.prod(size))
+    new = data.draw(st.sampled_from(([count], [1, count], [count, 1], size, factors, [2, count // 2], [count // 3, 3])))
+    found = reshaped(size, stride, new)
+    if int(np.prod(new)) != count:
+        assert found is None
+        return
+    try:
+        wanted = np.reshape(x, new, copy=False)
+    except ValueError:
+        assert found is None
+        return
+    assert found is not None
+    assert [int(str(flatten(at, found))) for at in itertools.product(*map(range, new))] == wanted.ravel().tolist()
+
+
+@pytest.mark.spec("IR-51")
+def test_rows_of_a_slice_are_equally_far_apart_in_one_dimension_alone():
+    assert reshaped((2, 4, 3), (52, 13, 1), (8, 3)) == (13, 1)
+    assert reshaped((2, 4, 3), (36, 3, 1), (8, 3)) is None
+    assert reshaped((0, 3), (3, 1), (3, 0)) is None
+    assert in_rows(Layout("f32", "cpu", (2, 1, 3), (3, 7, 1))) and not in_rows(Layout("f32", "cpu", (2, 3), (1, 2)))
+    assert not in_rows(Layout("f32", "cpu", (2, 3), (3, 1), 4)), "it begins later"

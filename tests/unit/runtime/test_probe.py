@@ -25,13 +25,19 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def one(
-    target: str, args: tuple[Arg, ...], out: tuple[int, ...] = (8, 8), stride: tuple[int, ...] | None = None
+    target: str,
+    args: tuple[Arg, ...],
+    out: tuple[int, ...] = (8, 8),
+    stride: tuple[int, ...] | None = None,
+    kwargs: tuple[tuple[str, Arg], ...] = (),
 ) -> Graph:
     square = Layout("f32", "cpu", (8, 8), (8, 1))
     result = Layout("f32", "cpu", out, stride or tuple(8 ** (len(out) - 1 - i) for i in range(len(out))))
     values = (Value("x", square, "x"), Value("z", square, "z"), Value("y", result, "y"))
     return Graph(
-        "g", values, (Section("s", (Ref("x"), Ref("z")), (Op("y", target, args, outputs=("y",)),), (Ref("y"),)),)
+        "g",
+        values,
+        (Section("s", (Ref("x"), Ref("z")), (Op("y", target, args, kwargs, outputs=("y",)),), (Ref("y"),)),),
     )
 
 
@@ -59,6 +65,15 @@ def test_an_out_form_that_allocates_and_copies_is_none():
     """Generated out= forms run the plain call and copy."""
     clone = facts("aten.clone.default", (X,))
     assert clone.out is None
+
+
+@pytest.mark.spec("IR-51")
+@pytest.mark.parametrize("target", ["aten.empty.memory_format", "aten.rand.default"])
+def test_what_is_made_of_no_other_tensor_is_written_into_one_given(target: str):
+    """That form is not told of dtype and device, which the tensor has."""
+    told = (("dtype", Atom("dtype", "f32")), ("device", Atom("device", "cpu")), ("pin_memory", False))
+    found = facts(target, ((8, 8),), kwargs=told)
+    assert (found.out, found.workspace, found.note) == (f"{target.rsplit('.', 1)[0]}.out", 0, None)
 
 
 @pytest.mark.spec("IR-52")
