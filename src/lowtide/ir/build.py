@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from lowtide.ir.index import simplify
-from lowtide.ir.loops import SEVERAL, Instr, Loop, Stage, renumbered
+from lowtide.ir.loops import SEVERAL, Instr, Loop, Stage, renumbered, with_buffer
 from lowtide.ir.symbolic import Dim, symbol
 
 
@@ -150,10 +149,7 @@ def rebuffered(loop: Loop, inputs: Sequence[str], to: Mapping[int, int]) -> Loop
     """The loop with its inputs numbered anew; the outputs follow them as before."""
     shift = len(inputs) - len(loop.inputs)
     whole = {k: k + shift for k in range(len(loop.inputs), len(loop.dtypes))} | dict(to)
-    stages = tuple(
-        Stage(s.inner, tuple(replace(x, attr=whole[int(x.attr)]) if x.touches else x for x in s.body))  # type: ignore[arg-type]
-        for s in loop.stages
-    )
+    stages = tuple(Stage(s.inner, tuple([with_buffer(x, whole) for x in s.body])) for s in loop.stages)
     return Loop(loop.outer, stages, tuple(inputs), loop.outputs)
 
 

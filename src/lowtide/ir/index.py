@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
-from lowtide.ir.symbolic import Dim, Expr, evaluate, symbols_of
+from lowtide.ir.symbolic import Dim, Expr, evaluate, symbol, symbols_of
 
 Product = tuple[Expr, ...]
 Ranges = Mapping[str, int]
@@ -235,6 +235,8 @@ def substitute(e: Dim, values: Mapping[str, Dim], ranges: Ranges = _EVERYTHING) 
         return e
     if e.op == "sym":
         return values.get(str(e.args[0]), e)
+    if (found := _recombined(e, values)) is not None:
+        return found
     args = [substitute(_dim(a), values, ranges) for a in e.args]
     if e.op == "+":
         return _sum(_terms(Expr("+", tuple(args))))
@@ -245,6 +247,29 @@ def substitute(e: Dim, values: Mapping[str, Dim], ranges: Ranges = _EVERYTHING) 
     if all(isinstance(a, int) for a in args):
         return evaluate(Expr(e.op, tuple(args)), {})
     return Expr(e.op, tuple(args))
+
+
+def _recombined(e: Dim, values: Mapping[str, Dim]) -> Dim | None:
+    """What ``substitute`` gives where a sum of multiples of symbols stays one; else None."""
+    found = affine(e)
+    if found is None:
+        return None
+    out: dict[str, int] = {}
+    constant = found[1]
+    for name, c in found[0].items():
+        part = affine(values[name]) if name in values else ({name: 1}, 0)
+        if part is None:
+            return None
+        for other, d in part[0].items():
+            out[other] = out.get(other, 0) + c * d
+        constant += c * part[1]
+    return _multiples(tuple(sorted((n, c) for n, c in out.items() if c)), constant)
+
+
+@lru_cache(maxsize=1 << 16)
+def _multiples(terms: tuple[tuple[str, int], ...], constant: int) -> Dim:
+    """The sum of multiples of symbols, which come sorted by name, and of a number in normal form."""
+    return _sum([*(((symbol(n),), c) for n, c in terms), *([((), constant)] if constant else [])])
 
 
 @lru_cache(maxsize=1 << 16)

@@ -16,7 +16,7 @@ earlier ones of its own stage, and of earlier stages the reductions and whatever
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -161,6 +161,11 @@ class Loop:
     def checks(self) -> bool:
         """Whether its kernel can report a failure."""
         return any(x.op == "check" for x in self.body)
+
+    @cached_property
+    def written(self) -> frozenset[int]:
+        """Numbers of the buffers that it writes."""
+        return frozenset(int(str(x.attr)) for x in self.body if x.writes)
 
     @cached_property
     def divides(self) -> bool:
@@ -352,10 +357,16 @@ def _check_fold(loop: Loop, x: Instr, fail: Callable[[str, str], VerifyError]) -
 
 def renumbered(x: Instr, at: Mapping[int, int]) -> Instr:
     """The instruction with the numbers that it uses replaced."""
-    needs = x.needs
-    if all(at[n] == n for n in needs):
+    args = tuple([at[a] for a in x.args])
+    index = _renamed(x.index, at)
+    return x if args == x.args and index == x.index else Instr(x.op, x.dtype, args, index, x.attr)
+
+
+def with_buffer(x: Instr, slots: Sequence[int] | Mapping[int, int]) -> Instr:
+    """The instruction with the number of the buffer that it touches, if any, replaced."""
+    if not x.touches or slots[int(str(x.attr))] == x.attr:
         return x
-    return Instr(x.op, x.dtype, tuple(at[a] for a in x.args), _renamed(x.index, at), x.attr)
+    return Instr(x.op, x.dtype, x.args, x.index, slots[int(str(x.attr))])
 
 
 def _renamed(index: Dim | None, at: Mapping[int, int]) -> Dim | None:

@@ -8,11 +8,12 @@ arg-max counts keep their order.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 
 from lowtide.ir.graph import int_of
-from lowtide.ir.index import Ranges, add, affine, divisions, mul, substitute, uses
+from lowtide.ir.index import add, affine, divisions, mul, substitute, uses
 from lowtide.ir.loops import Instr, Loop, Stage
 from lowtide.ir.symbolic import Dim, Expr, symbol
 
@@ -36,15 +37,18 @@ def reindexed(
     for s, sizes, names in zip(loop.stages, inner, points, strict=True):
         ranges = {f"i{k}": n for k, n in enumerate(outer)} | {f"r{k}": n for k, n in enumerate(sizes)}
         values = {**rows, **names}
-        body = tuple(_moved(x, values, ranges) for x in s.body)
+        moved = {e: substitute(e, values, ranges) for e in _indices(s)}
+        body = tuple([_at(x, moved[x.index]) if isinstance(x.index, Expr) else x for x in s.body])
         stages.append(Stage(tuple(sizes), body))
     return Loop(tuple(outer), tuple(stages), loop.inputs, loop.outputs)
 
 
-def _moved(x: Instr, values: Names, ranges: Ranges) -> Instr:
-    if x.index is None or isinstance(x.index, int):
-        return x
-    index = substitute(x.index, values, ranges)
+def _indices(stage: Stage) -> dict[Expr, None]:
+    """The indices of a stage that are no numbers, each once: most instructions share theirs with others."""
+    return dict.fromkeys(x.index for x in stage.body if isinstance(x.index, Expr))
+
+
+def _at(x: Instr, index: Dim) -> Instr:
     return x if index is x.index else Instr(x.op, x.dtype, x.args, index, x.attr)
 
 
@@ -72,10 +76,8 @@ def _splittable(loop: Loop) -> Iterator[tuple[str, int, int]]:
     for k, s in enumerate(loop.stages):
         ranges = loop.ranges(k)
         ordered = _counts(s)
-        for x in s.body:
-            if x.index is None or isinstance(x.index, int):
-                continue
-            for d in divisions(x.index):
+        for e in _indices(s):
+            for d in divisions(e):
                 name = _variable(d.args[0])
                 n = d.args[1]
                 fits = name in ranges and isinstance(n, int) and 1 < n < ranges[name] and ranges[name] % n == 0
@@ -138,20 +140,16 @@ def _settled(x: Instr) -> Instr:
     return Instr("cast", x.dtype, x.args)
 
 
-def _strides(bodies: Sequence[Stage], names: Sequence[str]) -> dict[str, tuple[int, int, int]]:
-    """Per variable, what orders it, least innermost: stride in the stores, in the loads, and how rarely it is used."""
-    out = {name: [0, 0, 0] for name in names}
-    for s in bodies:
-        for x in s.body:
-            if not x.touches or x.index is None:
-                continue
-            found = affine(x.index)
-            coefficients = found[0] if found is not None else _within(x.index, names)
-            for name in names:
-                c = abs(coefficients.get(name, 0))
-                out[name][0 if x.writes else 1] += c
-                out[name][2] -= c == 1
-    return {n: (v[0], v[1], v[2]) for n, v in out.items()}
+def _strides(bodies: Sequence[Stage], names: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Per variable, what orders it, least innermost: stride in the stores, in the loads."""
+    accesses = Counter((x.index, x.writes) for s in bodies for x in s.body if x.touches and isinstance(x.index, Expr))
+    out = {name: [0, 0] for name in names}
+    for (index, writes), times in accesses.items():
+        found = affine(index)
+        for name, c in (found[0] if found is not None else _within(index, names)).items():
+            if name in out:
+                out[name][0 if writes else 1] += abs(c) * times
+    return {n: (v[0], v[1]) for n, v in out.items()}
 
 
 def _within(index: Dim, names: Sequence[str]) -> dict[str, int]:
@@ -172,11 +170,13 @@ def _summands(index: Dim) -> list[Dim]:
 
 def _ranked(bodies: Sequence[Stage], letter: str, count: int) -> list[int]:
     """Variables from the outermost to the innermost."""
+    if count < 2:
+        return list(range(count))
     names = [f"{letter}{k}" for k in range(count)]
     strides = _strides(bodies, names)
 
     def key(k: int) -> tuple[int, int]:
-        store, load, _ = strides[names[k]]
+        store, load = strides[names[k]]
         # never used in an index: outermost, where it costs nothing; loads decide where nothing is stored
         unused = store == 0 and load == 0
         return (1 << 62 if unused else store, load)
@@ -206,41 +206,43 @@ def reorder(loop: Loop) -> Loop:
 
 def merge(loop: Loop) -> Loop:
     """Neighbouring ranges that every index walks as one become one."""
-    for k in range(len(loop.outer) - 2, -1, -1):
-        if _one(loop.stages, "i", k, int_of(loop.outer[k + 1])):
-            outer, rows = _merged(_plain(loop.outer), "i", k)
-            loop = reindexed(loop, outer, rows, [_plain(s.inner) for s in loop.stages], [{} for _ in loop.stages])
-    for j, s in enumerate(loop.stages):
-        for k in range(len(s.inner) - 2, -1, -1):
-            s = loop.stages[j]
-            if any(x.op == "scan" for x in s.body) or not _one([s], "r", k, int_of(s.inner[k + 1])):
-                continue
-            inner = [_plain(t.inner) for t in loop.stages]
-            points: list[Names] = [{} for _ in inner]
-            inner[j], points[j] = _merged(inner[j], "r", k)
-            loop = reindexed(loop, _plain(loop.outer), {}, inner, points)
-    return loop
+    outer, rows = _merged(_plain(loop.outer), "i", loop.stages)
+    done = [
+        ((*_plain(s.inner),), dict[str, Dim]())
+        if any(x.op == "scan" for x in s.body)
+        else _merged(_plain(s.inner), "r", [s])
+        for s in loop.stages
+    ]
+    if not rows and not any(names for _, names in done):
+        return loop
+    return reindexed(loop, outer, rows, [sizes for sizes, _ in done], [names for _, names in done])
 
 
-def _one(stages: Sequence[Stage], letter: str, k: int, n: int) -> bool:
-    """Whether every index has ``a * n * x_k + a * x_(k+1)`` or neither."""
-    first, second = f"{letter}{k}", f"{letter}{k + 1}"
-    for s in stages:
-        for x in s.body:
-            if x.index is None or not uses(x.index, (first, second)):
-                continue
-            if affine(x.index) is None and any(
-                affine(p) is None and uses(p, (first, second)) for p in _summands(x.index)
-            ):
-                return False
-            coefficients = _within(x.index, (first, second))
-            if coefficients.get(first, 0) != n * coefficients.get(second, 0):
-                return False
-    return True
+@lru_cache(maxsize=1 << 14)
+def _walks_as_one(e: Expr, pair: tuple[str, str], n: int) -> bool:
+    """Whether an index has ``a * n`` times the first of two variables and ``a`` times the second, or neither."""
+    if not uses(e, pair):
+        return True
+    if affine(e) is None and any(affine(p) is None and uses(p, pair) for p in _summands(e)):
+        return False
+    coefficients = _within(e, pair)
+    return coefficients.get(pair[0], 0) == n * coefficients.get(pair[1], 0)
 
 
-def _merged(sizes: tuple[int, ...], letter: str, k: int) -> tuple[tuple[int, ...], Names]:
-    """x_k disappears: its part lies in x_(k+1), which is then called x_k."""
-    names: dict[str, Dim] = {f"{letter}{k}": 0, f"{letter}{k + 1}": symbol(f"{letter}{k}")}
-    names |= {f"{letter}{j}": symbol(f"{letter}{j - 1}") for j in range(k + 2, len(sizes))}
-    return (*sizes[:k], sizes[k] * sizes[k + 1], *sizes[k + 2 :]), names
+def _merged(sizes: tuple[int, ...], letter: str, stages: Sequence[Stage]) -> tuple[tuple[int, ...], Names]:
+    """What is left of the ranges, and the old variables in those: where x_k goes on in x_(k+1), its part lies in that."""
+    indices = [e for s in stages for e in _indices(s)]
+    left: list[int] = []
+    names: dict[str, Dim] = {}
+    before = 1  # points of the ranges that go on in the one at hand
+    for k, n in enumerate(sizes):
+        pair = f"{letter}{k}", f"{letter}{k + 1}"
+        if k + 1 < len(sizes) and all(_walks_as_one(e, pair, sizes[k + 1]) for e in indices):
+            names[pair[0]] = 0
+            before *= n
+        else:
+            if k != len(left):
+                names[pair[0]] = symbol(f"{letter}{len(left)}")
+            left.append(before * n)
+            before = 1
+    return tuple(left), names

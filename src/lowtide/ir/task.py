@@ -26,7 +26,7 @@ class Task:
     @property
     def changes(self) -> tuple[str, ...]:
         """Values of those it is given that it writes."""
-        return tuple(n for k, n in enumerate(self.given) if any(True for _ in self.loop.stores(k)))
+        return tuple(n for k, n in enumerate(self.given) if k in self.loop.written)
 
 
 def weight(loop: Loop) -> int:

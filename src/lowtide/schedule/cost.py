@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from lowtide.ir.graph import ITEMSIZE, int_of
-from lowtide.ir.index import affine
-from lowtide.ir.loops import Instr, Loop, Stage
+from lowtide.ir.index import Ranges, affine
+from lowtide.ir.loops import Loop
+from lowtide.ir.symbolic import Dim
 from lowtide.ir.task import HEAVY
 
 _FREE = frozenset(("load", "store", "const", "index", "cast", "bitcast"))
@@ -66,16 +67,12 @@ def loop_cost(loop: Loop, machine: Machine = Machine()) -> Cost:
     touched: dict[tuple[int, bool], list[int]] = {}
     operations = 0
     for k, s in enumerate(loop.stages):
-        points = rows * math.prod(map(int_of, s.inner))
-        operations += points * sum(10 if x.op in HEAVY else 1 for x in s.body if x.op not in _FREE)
-        seen: set[tuple[int, bool, object]] = set()
-        for x in s.body:
-            if not x.touches or (int(str(x.attr)), x.writes, x.index) in seen:
-                continue
-            seen.add((int(str(x.attr)), x.writes, x.index))
-            slot = int(str(x.attr))
-            nbytes = elements(loop, k, s, x) * ITEMSIZE[loop.dtypes[slot]]
-            touched.setdefault((slot, x.writes), []).append(nbytes)
+        ranges = loop.ranges(k)
+        operations += math.prod(ranges.values()) * sum(10 if x.op in HEAVY else 1 for x in s.body if x.op not in _FREE)
+        accesses = dict.fromkeys((int(str(x.attr)), x.writes, x.index) for x in s.body if x.touches)
+        for slot, writes, index in accesses:
+            nbytes = elements(index, ranges) * ITEMSIZE[loop.dtypes[slot]]
+            touched.setdefault((slot, writes), []).append(nbytes)
     cached = not loop.outer or sum(max(n) for n in touched.values()) // max(rows, 1) > machine.cache_nbytes
     total = 0
     for (slot, writes), amounts in touched.items():
@@ -85,13 +82,12 @@ def loop_cost(loop: Loop, machine: Machine = Machine()) -> Cost:
     return Cost(total, operations)
 
 
-def elements(loop: Loop, k: int, stage: Stage, x: Instr) -> int:
-    """Elements that an access touches: the points of the variables in its index; all points where that is unknown."""
-    ranges = loop.ranges(k)
-    found = None if x.index is None else affine(x.index)
+def elements(index: Dim | None, ranges: Ranges) -> int:
+    """Elements that an index names: the points of the variables in it; all points of the ranges where that is unknown."""
+    found = None if index is None else affine(index)
     if found is None or any(n[0] == "v" for n in found[0]):
-        return math.prod(map(int_of, (*loop.outer, *stage.inner)))
-    return math.prod(ranges[n] for n, c in found[0].items() if c)
+        return math.prod(ranges.values())
+    return math.prod([ranges[n] for n, c in found[0].items() if c])
 
 
 def across(loop: Loop) -> bool:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from lowtide.core.reason import Reason
 from lowtide.core.units import format_bytes
@@ -64,9 +65,13 @@ class _Node:
     pairs: tuple[tuple[str, str], ...]
     workspace: int
 
-    @property
+    @cached_property
     def touches(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys((*self.reads, *self.makes)))
+
+    @cached_property
+    def touched(self) -> frozenset[str]:
+        return frozenset(self.touches)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,12 +235,13 @@ class _Work:
     def judged(self, a: str, b: str, node: _Node, way: _Way) -> tuple[list[int], list[int]]:
         """Bytes alive in each of the steps from a to b, and after each, if the fused node stood there as ``way`` says.
 
-        Only what touches a storage of those that move, and they themselves, are timed anew: before and after any other
-        step there are as many bytes more or less as before and after the one in front of it."""
+        Only what touches a storage that ends with those that move, and they themselves, are timed anew: before and after any
+        other step there are as many bytes more or less as before and after the one in front of it."""
         hi = self.at[b]
         place = {n: k for k, n in enumerate(way.names)}
-        touched = {s for n in (a, b, *way.moved) for s in self.node[n].touches}
-        anew = {u for s in touched for u in self.users[s]} | {""}
+        touched = {s for n in (a, b, *way.moved) for s in self.node[n].touched if self.nbytes[s]} - self.outlives
+        anew = {"", *way.moved}.union(*(self.users[s] for s in touched))
+        last: dict[str, int] = {}
         total = self.left[self.at[a] - 1] if self.at[a] else self.base
         live: list[int] = []
         after: list[int] = []
@@ -248,17 +254,26 @@ class _Work:
             else:
                 n = self.node[name] if name else node
                 total += sum(self.nbytes[s] for s in n.makes)
-                ends = [s for s in n.touches if self.nbytes[s] and self.ends_here(s, k, place, node, (a, b), hi)]
+                for s in n.touches:
+                    if s not in last:
+                        last[s] = self.last_place(s, place, node, (a, b), hi)
+                ends = [s for s in n.touches if self.nbytes[s] and last[s] == k]
                 live.append(total + n.workspace - self.saved(n, ends))
                 total -= sum(self.nbytes[s] for s in ends)
             after.append(total)
         return live, after
 
-    def ends_here(self, s: str, k: int, place: Mapping[str, int], node: _Node, gone: tuple[str, str], hi: int) -> bool:
-        """Whether step ``k`` of a new row of steps is the last that touches a storage."""
-        if s in self.outlives or (place[""] > k and s in node.touches):
-            return False
-        return not any(u not in gone and (place.get(u, -1) > k or self.at[u] > hi) for u in self.users[s])
+    def last_place(self, s: str, place: Mapping[str, int], node: _Node, gone: tuple[str, str], hi: int) -> int:
+        """The last step of a new row of steps that touches a storage; the number of all where it is needed behind them."""
+        if s in self.outlives:
+            return len(place)
+        last = place[""] if s in node.touches else -1
+        for u in self.users[s]:
+            if u not in gone:
+                if self.at[u] > hi:
+                    return len(place)
+                last = max(last, place.get(u, -1))
+        return last
 
     def saved(self, node: _Node, ends: Sequence[str]) -> int:
         """Bytes that results of a node save by lying on what ends in it."""
@@ -343,7 +358,7 @@ class _Work:
         often where it is there when the peak is reached."""
         x, y = self.node[a], self.node[b]
         out = 0
-        for s in set(x.touches) & set(y.touches):
+        for s in x.touched & y.touched:
             out += self.graph.nbytes[s]
             if self.goes(s, a, b):
                 out += self.nbytes[s] * (_AT_PEAK if self.at_peak(s) else 1)
@@ -371,9 +386,9 @@ class _Work:
         """Fuse the pair; a text says why not."""
         x, y = self.node[a].task, self.node[b].task
         assert x is not None and y is not None
-        placed = self.arrangements(a, b)
-        if isinstance(placed, str):
-            return placed
+        below = self.below(a, b)
+        if stuck := below & self.before[b]:
+            return f"%{min(stuck)} must run between them"
         if why := self.other_names(a, b) or self.little_shared(a, b):
             return why
         gone = {a, b}
@@ -388,16 +403,17 @@ class _Work:
         if gain < _GAIN and not (gain >= 0 and any(self.goes(s, a, b) and self.at_peak(s) for s in self.node[a].makes)):
             return "one pass would cost as much as two"
         node = self.fused_node(b, task)
-        return self.put(a, b, node, placed)
+        return self.put(a, b, node, self.arrangements(a, b, below))
 
     def other_names(self, a: str, b: str) -> str:
         """Refuses storages that the two know by different names, of which one writes."""
         x, y = self.node[a], self.node[b]
         assert x.task is not None and y.task is not None
         written = {*x.changes, *x.makes, *y.changes, *y.makes}
-        for s in written:
-            names = {v for t in (x.task, y.task) for v in (*t.given, *t.makes) if self.storage[v] == s}
-            if len(names) > 1:
+        known: dict[str, str] = {}
+        for v in (*x.task.values, *y.task.values):
+            s = self.storage[v]
+            if s in written and known.setdefault(s, v) != v:
                 return f"%{s} goes by several names in them"
         return ""
 
@@ -405,27 +421,29 @@ class _Work:
         """Refuses large siblings that have next to nothing in common: a call is all that one pass would save."""
         x, y = self.node[a], self.node[b]
         assert x.task is not None and y.task is not None
-        both = set(x.touches) & set(y.touches)
+        both = x.touched & y.touched
         if both & {*x.makes, *x.changes, *y.changes} or min(points(x.task.loop), points(y.task.loop)) < LARGE:
             return ""
         nbytes = sum(self.graph.nbytes[s] for s in both)
         return f"they share {format_bytes(nbytes)}" if nbytes < self.rules.least_shared else ""
 
-    def arrangements(self, a: str, b: str) -> tuple[_Way, ...] | str:
+    def below(self, a: str, b: str) -> set[str]:
+        """What stands between the two and needs the first."""
+        return self._reached(a, self.at[a], self.at[b], self.after)
+
+    def arrangements(self, a: str, b: str, below: Set[str]) -> tuple[_Way, ...]:
         """The orders, without the pair's own names, in which what stands from a to b may stand around the two ('' is
-        their place)."""
+        their place). ``below``: what needs the first, none of which the second needs."""
         lo, hi = self.at[a], self.at[b]
         between = [n for n in self.order[lo + 1 : hi] if n is not None]
-        below = self._reached(a, lo, hi, self.after)
         above = self._reached(b, lo, hi, self.before)
-        if below & above:
-            return f"%{min(below & above)} must run between them"
         late = [*(n for n in between if n not in below), "", *(n for n in between if n in below)]
         early = [*(n for n in between if n in above), "", *(n for n in between if n not in above)]
         ways = _Way(late, below), _Way(early, above)
         return ways[:1] if late == early else ways
 
-    def _reached(self, start: str, lo: int, hi: int, edges: Mapping[str, set[str]]) -> set[str]:
+    def _reached(self, start: str, lo: int, hi: int, edges: Mapping[str, Set[str]]) -> set[str]:
+        """What stands strictly between two places and is reached from ``start``."""
         out: set[str] = set()
         todo = [start]
         while todo:

@@ -24,19 +24,27 @@ from lowtide.ir.symbolic import Dim
 
 def loop_pairs(graph: Graph, op: Op, loop: Loop, slabbed: Set[str] = frozenset()) -> tuple[tuple[str, str], ...]:
     """Permitted pairs of a loop, in order of its operands."""
-    storages = dict.fromkeys(graph.value[n].storage for a in op.args for n in refs_in(a))
+    given = _given(graph, op)
+    storages = dict.fromkeys(v.storage for v in given)
     made = [o for o in op.outputs if o is not None]
-    return tuple((s, o) for s in storages for o in made if not loop_refusal(graph, op, loop, (s, o), slabbed))
+    return tuple((s, o) for s in storages for o in made if not _refusal(graph, op, loop, given, (s, o), slabbed))
 
 
 def loop_refusal(graph: Graph, op: Op, loop: Loop, pair: tuple[str, str], slabbed: Set[str] = frozenset()) -> str:
     """Why a result of a loop may not lie on the bytes of an operand; nothing where it may. ``pair``: (read, written)."""
+    return _refusal(graph, op, loop, _given(graph, op), pair, slabbed)
+
+
+def _given(graph: Graph, op: Op) -> list[Value]:
+    return [graph.value[n] for a in op.args for n in refs_in(a)]
+
+
+def _refusal(graph: Graph, op: Op, loop: Loop, given: Sequence[Value], pair: tuple[str, str], slabbed: Set[str]) -> str:
     storage, made = pair
     if why := _no_room(graph, storage, graph.value[made].storage, slabbed):
         return why
     if any(graph.value[m].storage == storage for m in op.mutates):
         return f"the operation changes %{storage}"
-    given = [graph.value[n] for a in op.args for n in refs_in(a)]
     slots = [(k, v) for k, v in enumerate(given) if v.storage == storage]
     return _misfit(graph, loop, slots, len(given) + op.outputs.index(made), graph.value[made])
 
@@ -70,12 +78,14 @@ def _misfit(graph: Graph, loop: Loop, slots: Sequence[tuple[int, Value]], out: i
         return "it is not stored once per element"
     for slot, v in slots:
         for at, n, load in loop.numbered(slot):
-            if _behind(loop, at, load, v.layout, needed):
-                continue
             if n > number or loop.stages[at].inner != loop.stages[stage].inner:
-                return f"%{v.name} is read in other passes than the one that would overwrite it"
-            if v.layout.dtype != made.layout.dtype or _element(load, v) != _element(store, made):
-                return f"%{v.name} is read at other places than those that are written"
+                why = f"%{v.name} is read in other passes than the one that would overwrite it"
+            elif v.layout.dtype != made.layout.dtype or _element(load, v) != _element(store, made):
+                why = f"%{v.name} is read at other places than those that are written"
+            else:
+                continue
+            if graph.nbytes[v.storage] == needed or not _behind(loop, at, load, v.layout, needed):
+                return why
     return ""
 
 

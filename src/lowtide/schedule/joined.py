@@ -76,9 +76,9 @@ _NUMBERED = re.compile(r"\$(\d+)")
 
 @lru_cache(maxsize=4096)
 def _joined(a: Task, b: Task, needed: frozenset[str], rules: Rules) -> Task | str:
+    if why := _ill_matched(a, b, rules):
+        return why
     a, b = _normal(a), _normal(b)
-    if len(a.loop.body) + len(b.loop.body) > rules.most_instructions:
-        return f"together they have more than {rules.most_instructions} instructions"
     met = _met_as_they_are_or_folded(a, b)
     if isinstance(met, str):
         return met
@@ -93,13 +93,25 @@ def _joined(a: Task, b: Task, needed: frozenset[str], rules: Rules) -> Task | st
     return made
 
 
+def _ill_matched(a: Task, b: Task, rules: Rules) -> str:
+    """What forbids one loop in whatever space the two could meet; nothing where that decides."""
+    if len(a.loop.body) + len(b.loop.body) > rules.most_instructions:
+        return f"together they have more than {rules.most_instructions} instructions"
+    if touched := next((n for n in a.changes if n in b.values), None):
+        return f"%{touched} is changed by one and touched by the other"
+    if made := next((n for n in b.changes if n in a.makes), None):
+        return f"%{made} is made by one and changed by the other"
+    return ""
+
+
 @lru_cache(maxsize=4096)
 def streams(loop: Loop) -> int:
     """The most large buffers that one stage walks through."""
     most = 0
     for k, s in enumerate(loop.stages):
-        touched = {x.attr for x in s.body if x.touches and elements(loop, k, s, x) >= LARGE}
-        most = max(most, len(touched))
+        ranges = loop.ranges(k)
+        accesses = dict.fromkeys((x.attr, x.index) for x in s.body if x.touches)
+        most = max(most, len({slot for slot, index in accesses if elements(index, ranges) >= LARGE}))
     return most
 
 
@@ -396,17 +408,11 @@ def _split_outer(t: Task, finest: Sequence[int]) -> Task:
 
 def _unsafe(a: Task, b: Task) -> str | None:
     """Why the second might read what the first has not stored yet; None where it is proved that it does not."""
-    mine, theirs = a.values, b.values
-    for name in (*a.changes, *b.changes):
-        if name in mine and name in theirs:
-            if name in a.changes:
-                return f"%{name} is changed by one and touched by the other"
-            if name in a.makes:
-                return f"%{name} is made by one and changed by the other"
-            if a.loop.outer and not _own_place(a, b, name):
-                return f"%{name} is changed at other outer points than it is read at"
     if not a.loop.outer:
         return None
+    for name in b.changes:
+        if name in a.given and not _own_place(a, b, name):
+            return f"%{name} is changed at other outer points than it is read at"
     for out, name in enumerate(a.makes, len(a.given)):
         if name not in b.given:
             continue

@@ -11,12 +11,12 @@ or where a code generator may keep it along a row (``codegen.shape.recomputed``)
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from lowtide.ir.build import LoopBuilder, compact
 from lowtide.ir.graph import int_of
 from lowtide.ir.index import affine, unflatten
-from lowtide.ir.loops import Instr, Loop, Stage, renumbered
+from lowtide.ir.loops import Instr, Loop, Stage, renumbered, with_buffer
 from lowtide.ir.symbolic import Dim
 from lowtide.ir.task import FREE, HEAVY, ROW, Task
 from lowtide.schedule.inline import AGAIN
@@ -70,8 +70,7 @@ class _Joiner:
         for s in t.loop.stages:
             items: list[tuple[int, Instr]] = []
             for x in s.body:
-                y = renumbered(x, at)
-                items.append((n, replace(y, attr=slots[int(str(x.attr))]) if y.touches else y))
+                items.append((n, with_buffer(renumbered(x, at) if shift else x, slots)))
                 n += 1
             out.append(_Place(s.inner, items))
         return out
@@ -121,23 +120,22 @@ class _Joiner:
         """The joined loop, without stores that neither it nor anyone else needs. What only later stages of it read is
         computed again there, where that is cheap or a code generator may keep it along a row."""
         self.anew = {k: how for n in self.makes if n not in needed and (how := self._again(k := self.slot[n]))}
-        if self.anew and len(self._built(set()).body) > most:
-            self.anew = {}
         dead: set[int] = set()
-        while True:
+        loop = self._built(dead)
+        if self.anew and len(loop.body) > most:
+            self.anew = {}
             loop = self._built(dead)
+        while True:
             loaded = {x.attr for x in loop.body if x.op in ("load", "accumulate")}
             more = {self.slot[n] for n in self.makes if n not in needed} - loaded - dead
             if not more:
                 break
             dead |= more
+            loop = self._built(dead)
         kept = [k for k in range(len(self.kinds)) if k not in dead]
         makes = tuple(n for n in self.makes if self.slot[n] not in dead)
         to = {k: j for j, k in enumerate(kept)}
-        stages = tuple(
-            Stage(s.inner, tuple(replace(x, attr=to[int(str(x.attr))]) if x.touches else x for x in s.body))
-            for s in loop.stages
-        )
+        stages = tuple(Stage(s.inner, tuple([with_buffer(x, to) for x in s.body])) for s in loop.stages)
         loop, left = compact(Loop(loop.outer, stages, loop.inputs, tuple(self.kinds[self.slot[n]] for n in makes)))
         return Task(loop, tuple(self.given[k] for k in left), makes)
 
