@@ -51,7 +51,7 @@ from lowtide.schedule.cost import Machine
 from lowtide.schedule.estimate import estimates
 from lowtide.schedule.fusion import fuse_again, fuse_loops
 from lowtide.schedule.inline import inline, lengthened
-from lowtide.schedule.joined import Rules
+from lowtide.schedule.rules import CACHED, Rules
 from lowtide.schedule.schedule import OpFacts, Schedule, memory_graph, reordered, schedule
 from lowtide.schedule.text import print_schedule
 from lowtide.target import Target
@@ -225,7 +225,7 @@ def join_loops(
     lowered: Lowered, known: Mapping[str, OpFacts], options: Options, machine: Machine, rules: Rules
 ) -> tuple[Lowered, Joined, str]:
     """Small loops in their readers, and what pays to be one as one; how, in names and in words."""
-    inlined, steps = inline_within(lowered, known, options)
+    inlined, steps = inline_within(lowered, known, options, rules)
     order = tuple(s.op.name for s in steps.steps)
     stored = frozenset(lowered.loops.keys() & inlined.loops.keys())
     if not options.fuse:
@@ -238,7 +238,7 @@ def join_again(
     lowered: Lowered, known: Mapping[str, OpFacts], options: Options, machine: Machine, rules: Rules, before: Joined
 ) -> Lowered | None:
     """The loops put together as at other sizes; None where that does not hold at these."""
-    inlined = inline(lowered, before.stored)
+    inlined = inline(lowered, before.stored, rules)
     scheduled = schedule(inlined.graph, known, inplace=options.inplace, loops=inlined.loops)
     steps = in_order(scheduled, before.order)
     if steps is None or not options.fuse:
@@ -247,7 +247,9 @@ def join_again(
     return None if fused is None else fused.lowered
 
 
-def inline_within(lowered: Lowered, known: Mapping[str, OpFacts], options: Options) -> tuple[Lowered, Schedule]:
+def inline_within(
+    lowered: Lowered, known: Mapping[str, OpFacts], options: Options, rules: Rules = CACHED
+) -> tuple[Lowered, Schedule]:
     """The graph with small loops in their readers, and its order of least peak, which is not above that of the graph as it
     came. Fusion starts from that order: what does not lift the peak there does not lift it in the end."""
 
@@ -258,7 +260,7 @@ def inline_within(lowered: Lowered, known: Mapping[str, OpFacts], options: Optio
     apart, most = ordered(lowered)
     stored: frozenset[str] = frozenset()
     for _ in range(_ROUNDS):
-        found = inline(lowered, stored)
+        found = inline(lowered, stored, rules)
         steps, peak = ordered(found)
         if peak <= most:
             return found, steps

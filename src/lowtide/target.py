@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from lowtide.ir.loops import Loop
 from lowtide.program import Source
-from lowtide.schedule.joined import Rules
+from lowtide.schedule.rules import Rules
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Target:
     """A device that kernels are generated for.
 
     device: where the tensors lie that its kernels compute. dtypes: of the elements that they hold; operations on others stay
-    library calls. rules: which two loops may be one kernel, and which pairs are tried first. kernel: the function of a loop.
+    library calls. rules: what may become one kernel, and which pairs are tried first. kernel: the function of a loop.
     sources: kernels as at most so many sources, to be built side by side.
     """
 

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from lowtide.ir.graph import int_of
 from lowtide.ir.index import affine
 from lowtide.ir.loops import Instr, Loop, Stage, renumbered
-from lowtide.ir.task import ROW
+from lowtide.schedule.rules import CACHED
 
-KEPT = (1024, 4096, ROW)  # points of a row whose values are kept for a later stage: lengths of the array
+KEPT = (1024, 4096, CACHED.kept_row)  # points of a row whose values are kept for a later stage: lengths of the array
 _COSTLY = frozenset(
     (
         *("exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "pow", "erf", "erfc", "sigmoid", "lgamma"),

@@ -13,7 +13,7 @@ from lowtide.codegen.cpp_source import kernel_sources
 from lowtide.core.errors import Unsupported
 from lowtide.core.reason import Reason
 from lowtide.ir.graph import Graph
-from lowtide.schedule.joined import CACHED
+from lowtide.schedule.rules import CACHED
 from lowtide.target import Target
 
 CPU = Target(device="cpu", dtypes=frozenset(BUFFER), rules=CACHED, kernel=kernel, sources=kernel_sources)

@@ -43,4 +43,3 @@ def in_low_precision(loop: Loop) -> bool:
 
 HEAVY = CURVES | {"pow", "atan2", "hypot", "fmod", "mod", "floordiv"}
 FREE = frozenset(("load", "store", "const", "index", "cast"))
-ROW = 1 << 14  # points of a row whose costly values a kernel keeps for a later stage

@@ -7,7 +7,7 @@ order and plan use (``memory.estimate``); deterministic; nothing recurses, and n
 both came in one list.
 
 Candidates are pairs (maker, reader) of a buffer, and neighbours among its readers or in one list, each once. The best comes
-first: the rank that the target gives it (``joined.Rules``), then bytes that need not be moved, and, counted again, bytes that
+first: the rank that the target gives it (``schedule.rules``), then bytes that need not be moved, and, counted again, bytes that
 disappear where the peak is. A pair may become one if nothing between the two needs the first and is needed by the second; what
 stands between goes in front or behind, whichever peaks lower.
 """
@@ -30,7 +30,8 @@ from lowtide.memory.flat import Flat, build, saved_bytes
 from lowtide.schedule.cost import Machine, loop_cost
 from lowtide.schedule.depend import accesses, dependencies, needed_operations
 from lowtide.schedule.inplace import loop_pairs
-from lowtide.schedule.joined import CACHED, LARGE, Rules, joined, points
+from lowtide.schedule.joined import joined, points
+from lowtide.schedule.rules import CACHED, Rules
 from lowtide.schedule.schedule import CALL, Schedule, handed_on, kept_by_caller, slabbed
 
 _GAIN = 0.5e-6  # seconds that a fusion saves at least
@@ -422,7 +423,10 @@ class _Work:
         x, y = self.node[a], self.node[b]
         assert x.task is not None and y.task is not None
         both = x.touched & y.touched
-        if both & {*x.makes, *x.changes, *y.changes} or min(points(x.task.loop), points(y.task.loop)) < LARGE:
+        if (
+            both & {*x.makes, *x.changes, *y.changes}
+            or min(points(x.task.loop), points(y.task.loop)) < self.rules.large
+        ):
             return ""
         nbytes = sum(self.graph.nbytes[s] for s in both)
         return f"they share {format_bytes(nbytes)}" if nbytes < self.rules.least_shared else ""

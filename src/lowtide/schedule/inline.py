@@ -21,16 +21,14 @@ from lowtide.ir.lowered import LOOP, Lowered, loop_op, pruned
 from lowtide.ir.task import Task, weight
 from lowtide.memory.lifetime import lifetimes, timeline
 from lowtide.schedule.inlined import inlined
+from lowtide.schedule.rules import CACHED, Rules
 from lowtide.schedule.schedule import Schedule, memory_graph
 
-LARGEST_BODY = 120  # instructions
-MOST_BUFFERS = 12
-AGAIN = 24  # the weight that may be computed a second time
 
-
-def inline(lowered: Lowered, stored: Set[str] = frozenset()) -> Lowered:
-    """Put producers into their readers, in program order, as long as it pays. ``stored``: operations that stay."""
-    work = _Work(lowered)
+def inline(lowered: Lowered, stored: Set[str] = frozenset(), rules: Rules = CACHED) -> Lowered:
+    """Put producers into their readers, in program order, as long as it pays. ``stored``: operations that stay. ``rules``: what
+    the target says of loops in their readers."""
+    work = _Work(lowered, rules)
     for name in [op.name for op in lowered.graph.ops if op.target == LOOP and op.name not in stored]:
         work.try_inline(name)
     return work.result()
@@ -51,8 +49,9 @@ def lengthened(lowered: Lowered, steps: Schedule) -> frozenset[str]:
 class _Work:
     """The loops as they change; short-lived."""
 
-    def __init__(self, lowered: Lowered) -> None:
+    def __init__(self, lowered: Lowered, rules: Rules) -> None:
         graph = lowered.graph
+        self.rules = rules
         self.lowered, self.graph = lowered, graph
         self.op: dict[str, Op] = {op.name: op for op in graph.ops if op.target == LOOP}
         self.tasks = {n: Task(lowered.loops[n], _given(op), _made(op)) for n, op in self.op.items()}
@@ -96,7 +95,9 @@ class _Work:
         changed: dict[str, Task] = {}
         for r in readers:
             found = inlined(self.tasks[r], value, task) if self.section[r] == self.section[name] else None
-            if found is None or len(found.loop.body) > LARGEST_BODY or len(found.given) > MOST_BUFFERS:
+            if found is None or len(found.loop.body) > self.rules.inlined_instructions:
+                return
+            if len(found.given) > self.rules.inlined_buffers:
                 return
             changed[r] = found
         inside = self.members.pop(name, (name,))
@@ -126,12 +127,13 @@ class _Work:
         if times <= 1.5:
             return True
         if not task.given:
-            return heavy <= AGAIN
+            return heavy <= self.rules.again
         big = [v for v in task.given if _numel(value_of[v]) * 2 > points]
         nbytes = sum(_numel(value_of[v]) * ITEMSIZE[value_of[v].layout.dtype] for v in big)
         stored = points * ITEMSIZE[value_of[value].layout.dtype]
         several = len(list(readers)) > 1
-        return heavy * (times - 1) <= AGAIN and times * nbytes <= (times + 1) * stored * (1.0 if several else 1.5)
+        light = heavy * (times - 1) <= self.rules.again
+        return light and times * nbytes <= (times + 1) * stored * (1.0 if several else 1.5)
 
     def result(self) -> Lowered:
         """The program as it has become."""

@@ -62,8 +62,8 @@ def _no_room(graph: Graph, dying: str, born: str, slabbed: Set[str]) -> str:
 
 def _misfit(graph: Graph, loop: Loop, slots: Sequence[tuple[int, Value]], out: int, made: Value) -> str:
     needed = graph.nbytes[made.storage]
-    if made.layout.device != "cpu":
-        return f"a loop cannot write to {made.layout.device}"
+    if made.layout.device != slots[0][1].layout.device:
+        return f"one of them lies on {slots[0][1].layout.device}, the other on {made.layout.device}"
     if made.layout.offset != 0 or (needed == graph.nbytes[slots[0][1].storage] and slots[0][1].layout.offset != 0):
         return (
             "one of them does not begin where its storage begins"  # outside a slab, operand and result share an address

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import replace
 from functools import lru_cache
 
 from lowtide.ir.graph import int_of
@@ -26,35 +26,9 @@ from lowtide.ir.normal import normalise, reindexed
 from lowtide.ir.symbolic import Dim, symbol
 from lowtide.ir.task import Task
 from lowtide.schedule.cost import across, elements
+from lowtide.schedule.rules import CACHED, Rules
 from lowtide.schedule.stages import stitched
 from lowtide.schedule.widened import side_by_side
-
-LARGE = 1 << 14  # elements
-ROWS = 64  # fewer are not made of elements: they could not be shared out among threads
-
-
-def unranked(_a: Loop, _b: Loop) -> int:
-    """No pair of loops goes before others because of what they are."""
-    return 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """What a target says of loops that may become one.
-
-    rank: pairs of lower rank are tried first, whatever they save. most_streams: large buffers that one stage walks through;
-    the first cache has as many places for addresses that differ by a multiple of a page. least_shared: bytes that siblings
-    must have in common where neither is small.
-    """
-
-    rank: Callable[[Loop, Loop], int]
-    most_instructions: int
-    most_buffers: int
-    most_streams: int
-    least_shared: int
-
-
-CACHED = Rules(rank=unranked, most_instructions=240, most_buffers=24, most_streams=8, least_shared=10)  # of processors
 
 
 def joined(a: Task, b: Task, needed: Set[str], rules: Rules = CACHED) -> Task | str:
@@ -79,16 +53,16 @@ def _joined(a: Task, b: Task, needed: frozenset[str], rules: Rules) -> Task | st
     if why := _ill_matched(a, b, rules):
         return why
     a, b = _normal(a), _normal(b)
-    met = _met_as_they_are_or_folded(a, b)
+    met = _met_as_they_are_or_folded(a, b, rules)
     if isinstance(met, str):
         return met
     a, b = met
-    made = stitched(a, b, needed, rules.most_instructions)
+    made = stitched(a, b, needed, rules)
     if len(made.given) + len(made.makes) > rules.most_buffers:
         return f"together they touch more than {rules.most_buffers} buffers"
     if sum(math.prod(map(int_of, s.inner)) for s in made.loop.stages for x in s.body if x.op == "fold") > FOLDED:
         return f"together they sum up more than {FOLDED} columns"
-    if streams(made.loop) > max(rules.most_streams, streams(a.loop), streams(b.loop)):
+    if _streams(made.loop, rules) > max(rules.most_streams, _streams(a.loop, rules), _streams(b.loop, rules)):
         return f"one pass would walk through more than {rules.most_streams} buffers at once"
     return made
 
@@ -105,13 +79,13 @@ def _ill_matched(a: Task, b: Task, rules: Rules) -> str:
 
 
 @lru_cache(maxsize=4096)
-def streams(loop: Loop) -> int:
+def _streams(loop: Loop, rules: Rules) -> int:
     """The most large buffers that one stage walks through."""
     most = 0
     for k, s in enumerate(loop.stages):
         ranges = loop.ranges(k)
         accesses = dict.fromkeys((x.attr, x.index) for x in s.body if x.touches)
-        most = max(most, len({slot for slot, index in accesses if elements(index, ranges) >= LARGE}))
+        most = max(most, len({slot for slot, index in accesses if elements(index, ranges) >= rules.large}))
     return most
 
 
@@ -123,9 +97,9 @@ def _normal(t: Task) -> Task:
 # -- a common space --------------------------------------------------------------------------------------------------
 
 
-def _met_as_they_are_or_folded(a: Task, b: Task) -> tuple[Task, Task] | str:
+def _met_as_they_are_or_folded(a: Task, b: Task, rules: Rules) -> tuple[Task, Task] | str:
     """Both over the same outer ranges, one after the other, sums of columns row by row where that is what it takes."""
-    why = _met_safely(a, b)
+    why = _met_safely(a, b, rules)
     if not isinstance(why, str):
         return why
     for t, other in ((b, a), (a, b)):
@@ -133,16 +107,16 @@ def _met_as_they_are_or_folded(a: Task, b: Task) -> tuple[Task, Task] | str:
             continue
         found = by_rows(t)
         if isinstance(found, Task):
-            found = _met_safely(a, found) if t is b else _met_safely(found, b)
+            found = _met_safely(a, found, rules) if t is b else _met_safely(found, b, rules)
         if not isinstance(found, str):
             return found
         why = found
     return why
 
 
-def _met_safely(a: Task, b: Task) -> tuple[Task, Task] | str:
+def _met_safely(a: Task, b: Task, rules: Rules) -> tuple[Task, Task] | str:
     """Both over the same outer ranges, where the second then reads nothing that the first has not stored yet."""
-    met = _met(a, b)
+    met = _met(a, b, rules)
     return met if isinstance(met, str) else _unsafe(*met) or met
 
 
@@ -214,10 +188,10 @@ def _one_each(index: Dim | None, sizes: tuple[int, ...]) -> bool:
     return unflatten(0, sizes, tuple(found[0].get(f"i{k}", 0) for k in range(len(sizes))), {}) is not None
 
 
-def _met(a: Task, b: Task) -> tuple[Task, Task] | str:
+def _met(a: Task, b: Task, rules: Rules) -> tuple[Task, Task] | str:
     """Both over the same outer ranges."""
     if not a.loop.outer and not b.loop.outer:
-        return _met_flat(a, b)
+        return _met_flat(a, b, rules)
     if a.loop.outer and b.loop.outer:
         return _met_nests(a, b)
     if a.loop.outer:
@@ -227,7 +201,7 @@ def _met(a: Task, b: Task) -> tuple[Task, Task] | str:
     return moved if isinstance(moved, str) else (moved, b)
 
 
-def _met_flat(a: Task, b: Task) -> tuple[Task, Task] | str:
+def _met_flat(a: Task, b: Task, rules: Rules) -> tuple[Task, Task] | str:
     """Neither has outer ranges: their stages follow one another, and may be over the same points."""
     if b.loop.pointwise:
         moved = _moved_into(b, a)
@@ -239,17 +213,17 @@ def _met_flat(a: Task, b: Task) -> tuple[Task, Task] | str:
             return moved, b
     if a.loop.pointwise and b.loop.pointwise:
         turned = points(a.loop) > points(b.loop)
-        found = _met_in_rows(b, a) if turned else _met_in_rows(a, b)
+        found = _met_in_rows(b, a, rules) if turned else _met_in_rows(a, b, rules)
         if found is not None:
             return (found[1], found[0]) if turned else found
-    if min(points(a.loop), points(b.loop)) < LARGE:
+    if min(points(a.loop), points(b.loop)) < rules.large:
         return a, b
     if a.loop.pointwise and b.loop.pointwise:
-        return side_by_side(a, b)
+        return side_by_side(a, b, rules.most_idle)
     return "they follow one another, each over points of its own"
 
 
-def _met_in_rows(few: Task, many: Task) -> tuple[Task, Task] | None:
+def _met_in_rows(few: Task, many: Task, rules: Rules) -> tuple[Task, Task] | None:
     """Two pointwise tasks, the second of which touches an element of the first at many points of its own, as nests over
     rows of those points: the one once per row, or once per part of it, the other along the row. None where there are no
     such rows, or fewer than would be worth sharing out."""
@@ -263,7 +237,7 @@ def _met_in_rows(few: Task, many: Task) -> tuple[Task, Task] | None:
             if found is None:
                 continue
             rows = [k for k in range(last) if found[0].get(f"r{k}", 0)]
-            if math.prod(sizes[k] for k in rows) < ROWS:
+            if math.prod(sizes[k] for k in rows) < rules.least_rows:
                 continue
             rest = [k for k in range(len(sizes)) if k not in rows]
             place: dict[str, Dim] = {f"r{k}": symbol(f"i{j}") for j, k in enumerate(rows)}

@@ -18,14 +18,14 @@ from lowtide.ir.graph import int_of
 from lowtide.ir.index import affine, unflatten
 from lowtide.ir.loops import Instr, Loop, Stage, renumbered, with_buffer
 from lowtide.ir.symbolic import Dim
-from lowtide.ir.task import FREE, HEAVY, ROW, Task
-from lowtide.schedule.inline import AGAIN
+from lowtide.ir.task import FREE, HEAVY, Task
+from lowtide.schedule.rules import Rules
 
 
-def stitched(a: Task, b: Task, needed: Set[str], most: int) -> Task:
-    """Both as one task. ``needed``: values of theirs that others read. ``most``: instructions of a body in which anything is
-    computed again."""
-    return _Joiner(a, b).run(needed, most)
+def stitched(a: Task, b: Task, needed: Set[str], rules: Rules) -> Task:
+    """Both as one task. ``needed``: values of theirs that others read. ``rules``: what may be computed again instead of stored,
+    where the body has no more instructions then than a kernel may."""
+    return _Joiner(a, b, rules).run(needed)
 
 
 @dataclass
@@ -44,7 +44,8 @@ class _Place:
 class _Joiner:
     """Puts the stages of the second among those of the first; short-lived."""
 
-    def __init__(self, a: Task, b: Task) -> None:
+    def __init__(self, a: Task, b: Task, rules: Rules) -> None:
+        self.rules = rules
         self.outer = a.loop.outer
         self.makes = [*a.makes, *b.makes]
         self.given = list(dict.fromkeys(n for n in (*a.given, *b.given) if n not in self.makes))
@@ -116,13 +117,13 @@ class _Joiner:
             return k + 1
         return 0
 
-    def run(self, needed: Set[str], most: int) -> Task:
+    def run(self, needed: Set[str]) -> Task:
         """The joined loop, without stores that neither it nor anyone else needs. What only later stages of it read is
         computed again there, where that is cheap or a code generator may keep it along a row."""
         self.anew = {k: how for n in self.makes if n not in needed and (how := self._again(k := self.slot[n]))}
         dead: set[int] = set()
         loop = self._built(dead)
-        if self.anew and len(loop.body) > most:
+        if self.anew and len(loop.body) > self.rules.most_instructions:
             self.anew = {}
             loop = self._built(dead)
         while True:
@@ -161,9 +162,10 @@ class _Joiner:
                 how.append((n, x))
         heavy = sum(10 if x.op in HEAVY else x.op not in FREE for _, x in how)
         if not self.outer:  # nothing stays in cache from one stage to the next
-            return tuple(reversed(how)) if heavy <= AGAIN and sum(x.op == "load" for _, x in how) == 1 else ()
-        held = len(place.inner) == 1 and int_of(place.inner[0]) <= ROW
-        return tuple(reversed(how)) if heavy <= AGAIN or held else ()
+            once = heavy <= self.rules.again and sum(x.op == "load" for _, x in how) == 1
+            return tuple(reversed(how)) if once else ()
+        held = len(place.inner) == 1 and int_of(place.inner[0]) <= self.rules.kept_row
+        return tuple(reversed(how)) if heavy <= self.rules.again or held else ()
 
     def _built(self, dead: Set[int]) -> Loop:
         b = LoopBuilder(self.outer)

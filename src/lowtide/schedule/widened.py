@@ -13,11 +13,10 @@ from lowtide.ir.loops import Instr, Loop, Stage, renumbered
 from lowtide.ir.symbolic import symbol
 from lowtide.ir.task import Task
 
-MOST = 1.125  # points of the larger for each of the smaller
 
-
-def side_by_side(a: Task, b: Task) -> tuple[Task, Task] | str:
-    """Both over the ranges of the larger, in their order. A text says why not."""
+def side_by_side(a: Task, b: Task, most_idle: float) -> tuple[Task, Task] | str:
+    """Both over the ranges of the larger, in their order. ``most_idle``: points of the larger for each of the smaller. A text
+    says why not."""
     x, y = _sizes(a), _sizes(b)
     odd = [k for k, (n, m) in enumerate(zip(x, y, strict=False)) if n != m]
     if len(x) != len(y) or len(odd) != 1:
@@ -26,7 +25,7 @@ def side_by_side(a: Task, b: Task) -> tuple[Task, Task] | str:
         return "one takes from the other, over other points"
     if not _loads(a) & _loads(b):
         return "they read nothing at the same points"
-    if max(x[odd[0]], y[odd[0]]) > MOST * min(x[odd[0]], y[odd[0]]):
+    if max(x[odd[0]], y[odd[0]]) > most_idle * min(x[odd[0]], y[odd[0]]):
         return "one of them is much smaller than the other"
     if x < y:
         wide = _masked(a, y, odd[0])

@@ -15,7 +15,7 @@ from lowtide.core.options import Options
 from lowtide.ir.loops import Loop
 from lowtide.ir.text import parse
 from lowtide.pipeline import compile_graph
-from lowtide.schedule.joined import CACHED
+from lowtide.schedule.rules import CACHED
 from lowtide.target import Kernel, Target
 
 TEXT = """graph g version 1

@@ -15,8 +15,10 @@ from lowtide.lowering.lower import lower
 from lowtide.runtime.records import records
 from lowtide.schedule.fusion import Fused, fuse_loops
 from lowtide.schedule.inline import inline
-from lowtide.schedule.joined import LARGE
+from lowtide.schedule.rules import CACHED
 from lowtide.schedule.schedule import schedule
+
+LARGE = CACHED.large
 
 pytestmark = pytest.mark.torch
 

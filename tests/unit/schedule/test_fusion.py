@@ -21,7 +21,8 @@ from lowtide.ir.verify import verify
 from lowtide.memory.lifetime import timeline
 from lowtide.schedule import fusion
 from lowtide.schedule.fusion import Fused, fuse_again, fuse_loops
-from lowtide.schedule.joined import CACHED, Rules, joined, unranked
+from lowtide.schedule.joined import joined
+from lowtide.schedule.rules import CACHED, Rules, unranked
 from lowtide.schedule.schedule import OpFacts, Schedule, memory_graph, schedule
 
 

@@ -11,8 +11,11 @@ from lowtide.ir.task import Task
 from lowtide.ir.text import parse
 from lowtide.ir.verify import verify
 from lowtide.schedule.fusion import Fused, fuse_loops
-from lowtide.schedule.joined import LARGE, joined
+from lowtide.schedule.joined import joined
+from lowtide.schedule.rules import CACHED
 from lowtide.schedule.schedule import schedule
+
+LARGE = CACHED.large
 
 DOUBLED = "a = load 0 r0; b = add a a; store 1 r0 b"
 ADDED = "a = load 0 r0; b = load 1 r0; c = add a b; store 2 r0 c"

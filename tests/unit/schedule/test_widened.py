@@ -12,8 +12,11 @@ from lowtide.ir.lowered import LOOP, Lowered, check_lowered
 from lowtide.ir.task import Task
 from lowtide.ir.text import parse
 from lowtide.schedule.fusion import fuse_loops
-from lowtide.schedule.joined import LARGE, joined
+from lowtide.schedule.joined import joined
+from lowtide.schedule.rules import CACHED
 from lowtide.schedule.schedule import schedule
+
+LARGE = CACHED.large
 
 ROWS, STRIDE = 128, 200
 
