@@ -32,10 +32,12 @@ from lowtide.ir.text import print_graph
 from lowtide.ir.verify import verify
 from lowtide.lowering.coverage import coverage
 from lowtide.lowering.lower import lower
+from lowtide.lowering.wholes import in_their_places
 from lowtide.memory import json as memory_json
 from lowtide.memory.lifetime import lifetimes, timeline
 from lowtide.order.engine import OrderResult, reorder
 from lowtide.plan.choose import main_device, plan_memory
+from lowtide.plan.disjoint import check_plan
 from lowtide.plan.follow import follow, in_order
 from lowtide.plan.holders import holders
 from lowtide.plan.plan import MemoryPlan
@@ -130,29 +132,19 @@ def compile_graph(
     Raises:
         Unsupported: no target computes where the graph's values lie.
         OverBudget: the promised peak is above ``options.budget``.
-        VerifyError: with ``options.verify``, where a checker finds a stage's result wrong.
+        VerifyError: the plan is not one that may be used; or, with ``options.verify``, a checker finds a stage's result wrong.
     """
     see = _Stopwatch((observers or from_environment()).of_graph(graph.name))
     see("capture", lambda: print_graph(graph))
-    target = target or target_of(graph)
-    lowered, known, sources, joined = lower_graph(
-        graph, options, facts, see, machine, target, before.joined if before else None
-    )
-    before = before if before is not None and joined is before.joined else None
-    if lowered.loops:
-        see("lower", lambda: print_lowered(lowered))
-        see("kernels", lambda: "\n".join(s.text for s in sources))
-    scheduled = schedule(lowered.graph, known, inplace=options.inplace, loops=lowered.loops, reasons=lowered.reasons)
-    scheduled = replace(scheduled, members=lowered.members)
-    see("schedule", lambda: print_schedule(scheduled))
-    see.observers.see("memory", lambda: memory_json.dumps(memory_graph(scheduled)))
+    at = _Setting(options, machine, target or target_of(graph))
+    apart, known = parts_in_places(graph, lower_graph(graph, options, at.target), facts, at)
     nbytes = made_nbytes(graph)
-    placed = order_and_plan(scheduled, nbytes, before, options, see)
-    if placed is None:
-        return compile_graph(graph, facts, options, observers, machine=machine, target=target)
-    ordered, plan, found = placed
+    made = take_over(apart, known, at, see, before, nbytes) if before is not None else None
+    made = made or decide(apart, known, at, see)
+    lowered, ordered, plan = made.lowered, made.ordered, made.plan
     see("buffers", lambda: print_buffers(ordered))
     see("plan", lambda: dumps(plan.to_json(), indent=1), plan.promised_nbytes)
+    check_plan(ordered, plan)
     see("refused", lambda: "".join(f"{reason}\n" for reason in refusals(ordered, plan)))
     see("steps", lambda: dump_steps(ordered, plan))
     see("picture", lambda: picture(ordered, plan, estimates(ordered, machine)))
@@ -161,90 +153,156 @@ def compile_graph(
         verify(lowered.graph)
         check_lowered(lowered)
         replay(ordered, plan)
-    program = emit(ordered, plan, sources, target.kernel)
+    program = emit(ordered, plan, made.sources, at.target.kernel)
     see("program", program.source)
     covered = coverage(graph, lowered) if lowered.loops else None
     see("summary", lambda: _summary(ordered, plan, covered))
     _hold_to_budget(ordered, plan, options)
-    return Compiled(ordered, plan, program, found, covered, lowered.apart, joined, nbytes, before is not None)
+    return Compiled(
+        ordered, plan, program, made.found, covered, lowered.apart, made.joined, nbytes, followed=made.followed
+    )
 
 
-def order_and_plan(
-    scheduled: Schedule, nbytes: int, before: Compiled | None, options: Options, see: _Stopwatch
-) -> tuple[Schedule, MemoryPlan, OrderResult | None] | None:
-    """An order, its plan, and what the search for it found. With ``before`` as there, without a search; None where that is no
-    order of these steps, is over the budget, or holds a much larger share of all ``nbytes`` at once."""
-    if before is None:
-        ordered, found = order_steps(scheduled, options)
-        see("order", lambda: _order_text(ordered, found))
-        bound = found.lower_bound if found is not None else None
-        return *refine(ordered, plan_memory(ordered, options, bound), options, bound), found
-    followed = follow(scheduled, before.schedule, before.plan.chosen, options)
-    if followed is None:
-        return None
-    kept, plan = followed
-    larger = plan.promised_nbytes * before.nbytes > _SHARE * before.plan.promised_nbytes * nbytes
-    if larger or (options.budget is not None and plan.promised_nbytes > options.budget):
-        return None
-    see("order", lambda: f"as at the sizes before\n{print_schedule(kept)}")
-    return kept, plan, None
+@dataclass(frozen=True, slots=True)
+class _Setting:
+    """What the stages between capture and emit go by."""
+
+    options: Options
+    machine: Machine
+    target: Target
 
 
-def lower_graph(
-    graph: Graph,
-    options: Options,
-    facts: Facts,
-    see: _Stopwatch,
-    machine: Machine,
-    target: Target,
-    before: Joined | None,
-) -> tuple[Lowered, Mapping[str, OpFacts], tuple[Source, ...], Joined]:
-    """The graph with its loops, what is known of the other operations, the sources of the loops' kernels, which a compiler
-    begins to build meanwhile, and how the loops were put together: as ``before``, where that holds."""
+@dataclass(frozen=True)
+class _Planned:
+    """What these stages made: the loops, the sources of their kernels, which a compiler has begun to build, and how they were
+    put together; the schedule in its final order, its plan, and what the search for the order found."""
+
+    lowered: Lowered
+    sources: tuple[Source, ...]
+    joined: Joined
+    ordered: Schedule
+    plan: MemoryPlan
+    found: OrderResult | None = None
+    followed: bool = False
+
+
+def lower_graph(graph: Graph, options: Options, target: Target) -> Lowered:
+    """The graph with what ``target`` computes as loops, each operation by itself; without loops where ATen is to compute
+    everything, or has to."""
     if options.kernels == "aten":
-        return Lowered(graph, {}), facts(graph), (), before or Joined()
+        return Lowered(graph, {})
     if native.compiler() is None:
         why = Reason("kernels of our own", "there is no C++ compiler, so ATen computes everything", "install g++")
-        return Lowered(graph, {}, (why,)), facts(graph), (), before or Joined()
-    apart = lower(graph, target.device, target.dtypes)
+        return Lowered(graph, {}, (why,))
+    return lower(graph, target.device, target.dtypes)
+
+
+def parts_in_places(graph: Graph, apart: Lowered, facts: Facts, at: _Setting) -> tuple[Lowered, Mapping[str, OpFacts]]:
+    """The loops, and what is known of the calls; of a graph in which calls write parts of concatenations where they belong, if
+    that peaks lower, or as high and takes less time."""
     known = facts(apart.graph)
-    lowered = join_again(apart, known, options, machine, target.rules, before) if before is not None else None
-    joined = before
-    if lowered is None or joined is None:
-        lowered, joined, text = join_loops(apart, known, options, machine, target.rules)
+    placed = in_their_places(graph, apart, known) if apart.loops else graph
+    if placed is graph:
+        return apart, known
+    other = lower(placed, at.target.device, at.target.dtypes)
+    known_of_other = facts(other.graph)
+
+    def costs(lowered: Lowered, of_calls: Mapping[str, OpFacts]) -> tuple[int, float]:
+        _, steps = inline_within(lowered, of_calls, at.options, at.target.rules)
+        return timeline(memory_graph(steps)).peak, sum(e.seconds for e in estimates(steps, at.machine).values())
+
+    return (other, known_of_other) if costs(other, known_of_other) < costs(apart, known) else (apart, known)
+
+
+def decide(apart: Lowered, known: Mapping[str, OpFacts], at: _Setting, see: _Stopwatch) -> _Planned:
+    """Everything searched for: which loops are one, the order of steps, the way of slabs. Kernels are built meanwhile."""
+    lowered, joined, text = join_loops(apart, known, at.options, at.machine, at.target.rules)
+    if lowered.loops:
         see("fusion", text)
-    else:
-        see("fusion", "as at the sizes before\n" + "".join(f"{a} + {b}\n" for a, b in joined.pairs))
-    lowered = replace(lowered, apart=joined.apart)
-    made = target.sources([target.kernel(loop) for loop in lowered.loops.values()], 2)
+    sources = _begun(lowered, at.target)
+    scheduled = _scheduled(lowered, known, at.options)
+    _tell_scheduled(see, lowered, sources, scheduled)
+    ordered, found = order_steps(scheduled, at.options)
+    see("order", lambda: _order_text(ordered, found))
+    bound = found.lower_bound if found is not None else None
+    ordered, plan = refine(ordered, plan_memory(ordered, at.options, bound), at.options, bound)
+    return _Planned(lowered, sources, joined, ordered, plan, found)
+
+
+def take_over(
+    apart: Lowered, known: Mapping[str, OpFacts], at: _Setting, see: _Stopwatch, before: Compiled, nbytes: int
+) -> _Planned | None:
+    """Everything as it was decided at other sizes; None, and nothing was built or told, where that does not hold at these, is
+    over the budget, or holds a much larger share of all ``nbytes`` at once."""
+    lowered = join_again(apart, known, at.options, at.machine, at.target.rules, before.joined)
+    if lowered is None:
+        return None
+    scheduled = _scheduled(lowered, known, at.options)
+    followed = follow(scheduled, before.schedule, before.plan.chosen, at.options)
+    if followed is None:
+        return None
+    ordered, plan = followed
+    larger = plan.promised_nbytes * before.nbytes > _SHARE * before.plan.promised_nbytes * nbytes
+    if larger or (at.options.budget is not None and plan.promised_nbytes > at.options.budget):
+        return None
+    if lowered.loops:
+        see("fusion", "as at the sizes before\n" + "".join(f"{a} + {b}\n" for a, b in before.joined.pairs))
+    sources = _begun(lowered, at.target)
+    _tell_scheduled(see, lowered, sources, scheduled)
+    see("order", lambda: f"as at the sizes before\n{print_schedule(ordered)}")
+    return _Planned(lowered, sources, before.joined, ordered, plan, followed=True)
+
+
+def _scheduled(lowered: Lowered, known: Mapping[str, OpFacts], options: Options) -> Schedule:
+    """Steps in program order."""
+    made = schedule(lowered.graph, known, inplace=options.inplace, loops=lowered.loops, reasons=lowered.reasons)
+    return replace(made, members=lowered.members)
+
+
+def _begun(lowered: Lowered, target: Target) -> tuple[Source, ...]:
+    """The sources of the loops' kernels, which a compiler begins to build."""
+    made = target.sources([target.kernel(loop) for loop in lowered.loops.values()], 2) if lowered.loops else ()
     kernels.start(made)
-    return lowered, known, made, joined
+    return made
+
+
+def _tell_scheduled(see: _Stopwatch, lowered: Lowered, sources: Sequence[Source], scheduled: Schedule) -> None:
+    if lowered.loops:
+        see("lower", lambda: print_lowered(lowered))
+        see("kernels", lambda: "\n".join(s.text for s in sources))
+    see("schedule", lambda: print_schedule(scheduled))
+    see.observers.see("memory", lambda: memory_json.dumps(memory_graph(scheduled)))
 
 
 def join_loops(
     lowered: Lowered, known: Mapping[str, OpFacts], options: Options, machine: Machine, rules: Rules
 ) -> tuple[Lowered, Joined, str]:
     """Small loops in their readers, and what pays to be one as one; how, in names and in words."""
+    if not lowered.loops:
+        return lowered, Joined(), ""
     inlined, steps = inline_within(lowered, known, options, rules)
     order = tuple(s.op.name for s in steps.steps)
     stored = frozenset(lowered.loops.keys() & inlined.loops.keys())
     if not options.fuse:
         return inlined, Joined(stored, order), "nothing is fused, as asked\n"
     fused = fuse_loops(inlined, steps, inplace=options.inplace, machine=machine, rules=rules)
-    return fused.lowered, Joined(stored, order, fused.pairs, fused.refused), fused.text()
+    joined = Joined(stored, order, fused.pairs, fused.refused)
+    return replace(fused.lowered, apart=fused.refused), joined, fused.text()
 
 
 def join_again(
     lowered: Lowered, known: Mapping[str, OpFacts], options: Options, machine: Machine, rules: Rules, before: Joined
 ) -> Lowered | None:
     """The loops put together as at other sizes; None where that does not hold at these."""
+    if not lowered.loops:
+        return lowered
     inlined = inline(lowered, before.stored, rules)
     scheduled = schedule(inlined.graph, known, inplace=options.inplace, loops=inlined.loops)
     steps = in_order(scheduled, before.order)
     if steps is None or not options.fuse:
         return None if steps is None else inlined
     fused = fuse_again(inlined, steps, before.pairs, inplace=options.inplace, machine=machine, rules=rules)
-    return None if fused is None else fused.lowered
+    return None if fused is None else replace(fused.lowered, apart=before.apart)
 
 
 def inline_within(

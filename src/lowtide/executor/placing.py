@@ -7,6 +7,7 @@ share a byte, at any sizes; every strategy can be asked again for other sizes an
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,7 @@ from lowtide.core.errors import OptionError
 from lowtide.core.units import align_up
 from lowtide.executor.groups import LINE, Life, StorageGroup, reused, storage_groups
 from lowtide.executor.learned import Recent
+from lowtide.plan.disjoint import Sweep, check_rows
 from lowtide.plan.pack import pack
 from lowtide.plan.problem import PackBuffer, PackProblem
 from lowtide.plan.replan import replanner
@@ -77,16 +79,38 @@ def _longer(
 
 
 def _sharing(lives: Sequence[Life], offsets: Sequence[int], sizes: Sequence[int]) -> int:
-    """Values with bytes that begin where an earlier one was, by a sweep in order of birth (quadratic in what has bytes,
-    hence only for reports of up to a thousand)."""
-    held = sorted((x.first, i) for i, x in enumerate(lives) if sizes[i])
-    if len(held) > 1000:
-        return 0
+    """Values with bytes that lie where an earlier one was, in order of birth. What was used so far is kept as intervals."""
+    lows: list[int] = []
+    highs: list[int] = []
     out = 0
-    for k, (_, i) in enumerate(held):
+    for i in sorted((i for i, n in enumerate(sizes) if n), key=lambda i: (lives[i].first, i)):
         low, high = offsets[i], offsets[i] + sizes[i]
-        out += any(offsets[j] < high and low < offsets[j] + sizes[j] for _, j in held[:k])
+        a, b = bisect_right(highs, low), bisect_left(lows, high)  # those between share bytes with this one
+        if a < b:
+            out, low, high = out + 1, min(low, lows[a]), max(high, highs[b - 1])
+        lows[a:b], highs[a:b] = [low], [high]
     return out
+
+
+def checked(strategy: Strategy, lives: Sequence[Life]) -> Strategy:
+    """The same placements, each looked at before it is used, whoever made it.
+
+    Raises:
+        VerifyError: (from the returned function) two values that live at once share bytes, or one reaches out of the slab.
+    """
+    sweep = Sweep([(x.first, x.end) for x in lives])
+
+    def place(sizes: Sequence[int]) -> Placement:
+        found = strategy(sizes)
+        check_rows(sweep, *found.arrays, found.nbytes)
+        return found
+
+    return place
+
+
+def nowhere(count: int) -> Placement:
+    """A placement in which nothing has bytes of the slab, so that every value gets ordinary memory."""
+    return Placement((0,) * count, (0,) * count, 0, 0)
 
 
 def grouped(lives: Sequence[Life], alignment: int = LINE, *, share: bool = True) -> Strategy:

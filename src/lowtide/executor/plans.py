@@ -1,14 +1,15 @@
 """What all instances of a program share: per block its code, its lives, and the learned sizes per shape signature.
 
-Comes in: a Block. Goes out: ``BlockPlan``. Promised: until a block ran once it has only its plain code; if building fails it
-keeps that, with the reason; several threads may use one plan; an instance changes nothing here but learned sizes, under a
-lock. Placements are kept for the most recent signatures.
+Comes in: a Block. Goes out: ``BlockPlan``. Promised: until a block ran once it has only its plain code; if building fails, or
+a placement turns out to be wrong (each is checked before it is used), it keeps that, with the reason; several threads may use
+one plan; an instance changes nothing here but learned sizes, under a lock. Placements are kept for the most recent signatures.
 """
 
 from __future__ import annotations
 
 import itertools
 import linecache
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from typing import Any
 
 import torch
 
-from lowtide.core.errors import LowtideError
+from lowtide.core.errors import LowtideError, VerifyError
 from lowtide.core.reason import Reason
 from lowtide.executor.block import Block
 from lowtide.executor.capture import NUMBERS
@@ -24,13 +25,14 @@ from lowtide.executor.emit import Code, Slot, Spelling, emit
 from lowtide.executor.groups import Life
 from lowtide.executor.learned import WINDOW, Learned
 from lowtide.executor.lives import Lives, foldable, lives_of, managed_outputs, nested_slab, staying
-from lowtide.executor.placing import Strategy
+from lowtide.executor.placing import Placement, Strategy, checked, nowhere
 from lowtide.executor.shaping import Geometry, Shapes, Where, where
 from lowtide.executor.spelling import callable_of, spellings
 from lowtide.ir.graph import Atom
 from lowtide.runtime.calls import atom, overload, python_of
 from lowtide.runtime.load import exact
 
+log = logging.getLogger(__name__)
 _numbers = itertools.count()
 CODE_NAME = "lowtide block"  # begins the name of the file in which generated code says to be
 
@@ -90,7 +92,7 @@ class Built:
     """A block's planned code and everything that was learned for it. ``buffer``: per header; ``slabs``: per line that has
     blocks, the buffer of their slab."""
 
-    def __init__(self, loaded: Loaded, lives: Lives, policy: Policy, slabs: tuple[int, ...]) -> None:
+    def __init__(self, loaded: Loaded, lives: Lives, policy: Policy, slabs: tuple[int, ...], place: Strategy) -> None:
         self.loaded, self.lives, self.policy, self.slabs = loaded, lives, policy, slabs
         self.buffer = [lives.buffer[s.storage] for s in loaded.slots]
         count = len(lives.lives)
@@ -98,7 +100,7 @@ class Built:
         self.shapes = Shapes(
             loaded.slots, self.buffer, loaded.by_segment, code.symbols, loaded.geometry, code.arithmetic, count
         )
-        self.place = policy.strategy(lives.lives)
+        self.place = place
         self.entries: dict[tuple[Any, ...], Entry] = {}
         self.everywhere = Learned([0] * count, policy.window)
         self.moment = itertools.count(1).__next__
@@ -162,7 +164,7 @@ class Built:
 class BlockPlan:
     """The shared part of one block. ``inner``: plans of the blocks inside, by line and arm, in the order of the lines; a
     region that is called several times has one plan (``regions``: those there are, by the id of their block). ``stays``: which
-    results somebody copies as soon as the block ended: of a loop's body, its second block, those that the block around it
+    results somebody copies as soon as the block ended: of a loop's body, its last block, rows, and what the block around it
     has bytes for."""
 
     def __init__(
@@ -184,7 +186,8 @@ class BlockPlan:
         kept = staying(block)
         self.inner = [
             [
-                regions.get(id(b)) or BlockPlan(b, policy, constants, regions, kept.get(x.op.name, ()) if k else ())
+                regions.get(id(b))
+                or BlockPlan(b, policy, constants, regions, kept.get(x.op.name, ()) if k == len(x.blocks) - 1 else ())
                 for k, b in enumerate(x.blocks)
             ]
             for x in block.lines
@@ -199,8 +202,11 @@ class BlockPlan:
             if self.built is not None or self.given_up:
                 return
             try:
-                self.built = self._build(bindings)
+                built = self._build(bindings)
+                self.built = None if self.given_up else built
             except (LowtideError, RuntimeError) as e:
+                if self.policy.verify and isinstance(e, VerifyError):
+                    raise
                 self.reason = Reason(f"{self.block.name} stays unplanned", str(e).splitlines()[0] if str(e) else "?")
                 self.given_up = True
 
@@ -215,7 +221,7 @@ class BlockPlan:
             emit(self.block, lives, spelled, verify=self.policy.verify, results=results, folded=tuple(folded))
         )
         slabs = tuple(lives.buffer[nested_slab(line)] for line in self.block.lines if line.blocks)
-        built = Built(loaded, lives, self.policy, slabs)
+        built = Built(loaded, lives, self.policy, slabs, self._place(lives.lives))
         seen = [0] * len(lives.lives)
         for k, names in enumerate(loaded.code.symbols):
             built.sizes(k, tuple(bindings[n] for n in names), seen)
@@ -224,6 +230,27 @@ class BlockPlan:
         built.everywhere.see(seen)
         self.first_nbytes = built.place(seen).nbytes
         return built
+
+    def _place(self, lives: Sequence[Life]) -> Strategy:
+        """The policy's placements, as far as they are right. One that is wrong ends planning: what asked for it runs with every
+        value in ordinary memory, and from then on the block is unplanned."""
+        place = checked(self.policy.strategy(lives), lives)
+
+        def right(sizes: Sequence[int]) -> Placement:
+            try:
+                return place(sizes)
+            except VerifyError as e:
+                if self.policy.verify:
+                    raise
+                with self.lock:
+                    self.built, self.given_up = None, True
+                    self.reason = Reason(
+                        f"{self.block.name} stays unplanned", f"its placement is wrong ({e}), please report it"
+                    )
+                log.warning("%s", self.reason)
+                return nowhere(len(lives))
+
+        return right
 
     def remember(self, op: str) -> None:
         """An operation returned bytes that were not its own: copy its results from now on."""

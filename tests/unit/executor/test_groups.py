@@ -55,6 +55,17 @@ def test_a_group_without_members_cannot_be():
         StorageGroup(())
 
 
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 200)), max_size=9), st.randoms(use_true_random=False))
+@pytest.mark.spec("RT-10")
+def test_values_that_lie_where_earlier_ones_did_are_counted(rows: list[tuple[int, int]], dice: random.Random):
+    lives = [Life(f"v{i}", i, i + 1 + n) for i, (n, _) in enumerate(rows)]
+    dice.shuffle(lives)
+    found = packed(lives)([rows[x.first][1] for x in lives])
+    spans = {x.first: (o, o + n) for x, o, n in zip(lives, found.offsets, found.capacity, strict=True) if n}
+    later = sum(any(a < d and c < b for k, (c, d) in spans.items() if k < i) for i, (a, b) in spans.items())
+    assert found.shared == later
+
+
 @pytest.mark.spec("RT-09", "RT-10")
 def test_without_sharing_every_value_has_its_own_bytes():
     lives = [Life(f"v{i}", i, i + 1) for i in range(5)]
