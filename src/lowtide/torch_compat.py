@@ -20,6 +20,7 @@ from torch._dynamo.utils import counters as _counters
 from torch._functorch.partitioners import get_default_op_list as _default_op_list
 from torch._functorch.partitioners import min_cut_rematerialization_partition as _min_cut
 from torch._higher_order_ops.cond import cond_op as cond_operator
+from torch._higher_order_ops.scan import scan_op as scan_operator
 from torch._higher_order_ops.while_loop import while_loop_op as while_operator
 from torch._library.fake_class_registry import FakeScriptObject
 from torch._ops import OpOverload
@@ -56,6 +57,7 @@ __all__ = [
     "profiling",
     "recomputable_by_default",
     "resizes_storage",
+    "scan_operator",
     "schema_views",
     "storage_counter",
     "sym_expr",

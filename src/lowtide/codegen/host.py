@@ -24,7 +24,7 @@ from lowtide.ir.graph import ITEMSIZE, OBJECT, Arg, Atom, Expr, Graph, Op, Ref, 
 from lowtide.ir.loops import Loop
 from lowtide.plan.plan import OVER, MemoryPlan, Place
 from lowtide.program import Consumed, Entry, Header, Program, SlabUse, Source, usable
-from lowtide.schedule.schedule import CALL, OF_NEW, Schedule, Step, memory_graph
+from lowtide.schedule.schedule import CALL, Schedule, Step, kwargs_into, memory_graph
 from lowtide.target import Kernel
 
 
@@ -318,7 +318,7 @@ class _Section:
     def _into(self, step: Step, result: str) -> str:
         op = step.op
         args = [self._text(a) for a in op.args]
-        args += [f"{k}={self._text(a)}" for k, a in op.kwargs if op.reads or k not in OF_NEW]
+        args += [f"{k}={self._text(a)}" for k, a in kwargs_into(op)]
         return f"{self.names.of('op', str(step.facts.out))}({', '.join([*args, f'{step.facts.out_name}={result}'])})"
 
     def _over(self, op: Op, step: Step, args: list[str], place: Place, result: str) -> str:

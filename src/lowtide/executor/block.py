@@ -14,8 +14,8 @@ from functools import cached_property
 from lowtide.ir.graph import Arg, Expr, Graph, Op, Ref, refs_in
 from lowtide.ir.symbolic import symbols_of
 
-CALL, VIEW, SCALAR, COND, LOOP, REGION = "call", "view", "scalar", "cond", "loop", "region"
-NESTED = (COND, LOOP, REGION)
+CALL, VIEW, SCALAR, COND, LOOP, SCAN, REGION = "call", "view", "scalar", "cond", "loop", "scan", "region"
+NESTED = (COND, LOOP, SCAN, REGION)
 
 
 OFFSET = -1
@@ -33,12 +33,14 @@ class Bind:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One operation. ``kind``: a call, a view, a computation on numbers, a conditional, a loop, or the call of a region that
-    may be called again elsewhere (the very same block then).
+    """One operation. ``kind``: a call, a view, a computation on numbers, a conditional, a loop, a loop over rows, or the call
+    of a region that may be called again elsewhere (the very same block then).
 
     A conditional's ``op`` has the predicate as its first argument and then the operands; ``blocks`` are the arms (true,
-    false). A loop's has its carried values, then (from ``carried`` on) what stays; ``blocks`` are (condition, body). A
-    region has one block, and its operands as arguments.
+    false). A loop's has its carried values, then (from ``carried`` on) what stays; ``blocks`` are (condition, body). One
+    over rows (a scan) has its carried values, then ``sliced`` values of which each turn gets a row, then what stays; its one
+    block is the body, which returns what it carries and then a row of each further result. A region has one block, and its
+    operands as arguments.
     ``computed``: a view by its schema that may turn out to be a copy, or the other way round.
     """
 
@@ -48,6 +50,7 @@ class Line:
     blocks: tuple[Block, ...] = ()
     carried: int = 0
     computed: bool = False
+    sliced: int = 0
 
 
 @dataclass(frozen=True, slots=True)

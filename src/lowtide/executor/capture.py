@@ -1,7 +1,7 @@
 """ATen fx graphs with data-dependent sizes, conditionals and loops -> Block.
 
 Comes in: one fx graph as ``torch.export`` or AOTAutograd makes it. Goes out: a Block and its constants. Promised: no guard
-is installed; results whose size depends on data, numbers read off tensors, ``torch.cond``, ``while_loop`` and
+is installed; results whose size depends on data, numbers read off tensors, ``torch.cond``, ``while_loop``, ``scan`` and
 ``nested_compile_region`` are all expressed; regions that are alike are one Block; what still cannot be raises Unsupported
 with the node and the user's line.
 """
@@ -27,6 +27,7 @@ from lowtide.executor.block import (
     OFFSET,
     REGION,
     SCALAR,
+    SCAN,
     VIEW,
     Bind,
     Block,
@@ -41,7 +42,7 @@ from lowtide.ir.graph import Arg, Expr, Graph, Op, Ref, Section, Value
 from lowtide.ir.index import mul
 from lowtide.ir.strides import filled, same_places
 from lowtide.ir.symbolic import symbol, symbols_of
-from lowtide.torch_compat import OpOverload, cond_operator, while_operator
+from lowtide.torch_compat import OpOverload, cond_operator, scan_operator, while_operator
 
 # Functions on numbers that captured graphs call, under the name that a Block uses for them.
 NUMBERS: Mapping[str, Callable[..., Any]] = {
@@ -174,6 +175,8 @@ class _Dynamic(Importer):
             self._compute(node, val)
         elif target is cond_operator or target is while_operator:
             self._nested(gm, node, val)
+        elif target is scan_operator:
+            self._scan(gm, node, val)
         elif target is _INVOKE:
             self._region(gm, node, val)
         elif str(target) in _IGNORED:
@@ -299,6 +302,18 @@ class _Dynamic(Importer):
         kind = COND if conditional else LOOP
         self._outer(node, val, kind, tuple(self._arg(a, node) for a in args), tuple(inside), carried)
 
+    def _scan(self, gm: fx.GraphModule, node: fx.Node, val: Any) -> None:
+        """A loop over rows. The sizes of what its turns give are known before it."""
+        part, first, sliced, more = node.args
+        args = tuple(self._arg(a, node) for a in (*first, *sliced, *more))  # type: ignore[misc]
+        carried, rows = len(first), len(sliced)  # type: ignore[arg-type]
+        if not rows or not all(isinstance(x, torch.Tensor) for x in val):
+            raise Unsupported(Reason(f"{node}", f"has no rows, or gives what is no tensor ({origin_of(node)})"))
+        body = self._inside(f"{self.block}.{part}", _held(gm, part))
+        self._outer(node, val, SCAN, args, (body,), carried, rows)
+        if self.lines[-1].binds:
+            raise Unsupported(Reason(f"{node}", f"gives rows whose size depends on data ({origin_of(node)})"))
+
     def _inside(self, name: str, module: fx.GraphModule) -> Block:
         inner = _Dynamic(name, frozenset(self.known | self.outside), True, self.regions)
         found = inner.build(module)
@@ -334,7 +349,14 @@ class _Dynamic(Importer):
         self._outer(node, val, REGION, args, (block,), 0)
 
     def _outer(
-        self, node: fx.Node, val: Any, kind: str, given: tuple[Arg, ...], inside: tuple[Block, ...], carried: int
+        self,
+        node: fx.Node,
+        val: Any,
+        kind: str,
+        given: tuple[Arg, ...],
+        inside: tuple[Block, ...],
+        carried: int,
+        sliced: int = 0,
     ) -> None:
         """The line that runs blocks, and its results."""
         outputs = tuple(val) if isinstance(val, tuple | list) else (val,)
@@ -356,7 +378,7 @@ class _Dynamic(Importer):
             mutates=_written(given[kind == COND :], inside), origin=origin_of(node),
         )  # fmt: skip
         binds = (*self._binds(values), *numbers)
-        self.lines.append(Line(op, kind, binds, inside, carried))
+        self.lines.append(Line(op, kind, binds, inside, carried, sliced=sliced))
 
 
 def _held(gm: fx.GraphModule, part: Any) -> fx.GraphModule:

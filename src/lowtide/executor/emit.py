@@ -25,13 +25,13 @@ from dataclasses import dataclass, field
 
 from lowtide.core.errors import BugError
 from lowtide.executor.arithmetic import Arithmetic, arithmetic
-from lowtide.executor.block import COND, LOOP, NESTED, OFFSET, SCALAR, VIEW, Block, Line
+from lowtide.executor.block import COND, LOOP, NESTED, OFFSET, SCALAR, SCAN, VIEW, Block, Line
 from lowtide.executor.lives import Lives, last_uses, layout_symbols
 from lowtide.executor.signs import nonnegative
 from lowtide.ir.graph import ITEMSIZE, Arg, Atom, Layout, Op, Ref, Value, refs_in
 from lowtide.ir.strides import filled, same_places
 from lowtide.ir.symbolic import Dim
-from lowtide.schedule.schedule import OpFacts
+from lowtide.schedule.schedule import OpFacts, kwargs_into
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,15 +313,18 @@ class _Writer:
             return self._scalar(line)
         if line.kind in NESTED:
             self.nested.append(i)
-            return [self._inner(len(self.nested) - 1, line), *self._agreed(line)]
+            rows = [o for o in op.outputs[line.carried :] if line.kind == SCAN and o is not None]
+            made = [self._made(o) for o in rows if o not in self.managed and o not in self.results]
+            return [*made, self._inner(len(self.nested) - 1, line), *self._agreed(line)]
         results = [o for o in op.outputs if o is not None]
         if op.name in self.folded:
             return [f"{results[0]} = {self._name(f'folded:{results[0]}')}"]
         if results and all(o in self.headers for o in results) and line.kind == VIEW:
             return []
         spelled = self.spelled.get(op.name, _PLAIN)
-        args = ", ".join([*map(self._text, op.args), *(f"{k}={self._text(a)}" for k, a in op.kwargs)])
         placed = [o for o in results if o in self.managed or o in self.results]
+        named = kwargs_into(op) if placed else op.kwargs
+        args = ", ".join([*map(self._text, op.args), *(f"{k}={self._text(a)}" for k, a in named)])
         if placed:
             call = self._picked(op) or f"{self._name(spelled.out or f'op:{spelled.facts.out}')}({args}"
             call += f"{', ' if args else ''}{self._into(spelled, results)})"
@@ -448,10 +451,26 @@ class _Writer:
             more = ", ".join(map(self._text, op.args[line.carried :]))
             into = _tuple([o if o in self.managed or o in self.results else "None" for o in names])
             call = f"run.loop({index}, [{carried}], [{more}], {into}, {', '.join(free)})"
+        elif line.kind == SCAN:
+            call = f"run.scan({index}, {self._scanned(line)}, {free[0]})"
         else:
             args = ", ".join(self._operand(a, i, line.blocks[0]) for i, a in enumerate(op.args))
             call = f"run.region({index}, [{args}], {free[0]})"
         return f"{_tuple(names)[1:-1]} = {call}" if names else call
+
+    def _scanned(self, line: Line) -> str:
+        """The operands of a loop over rows, where its results go, and the form in which a turn takes what changes."""
+        args, body, turning = line.op.args, line.blocks[0], line.carried + line.sliced
+        carried = ", ".join(map(self._text, args[: line.carried]))
+        sliced = ", ".join(map(self._text, args[line.carried : turning]))
+        more = ", ".join(self._operand(a, turning + i, body) for i, a in enumerate(args[turning:]))
+        into = [
+            str(o) if k >= line.carried or o in self.managed or o in self.results else "None"
+            for k, o in enumerate(line.op.outputs)
+        ]
+        taken = [body.graph.value[x.name].layout for x in body.inputs[:turning] if isinstance(x, Ref)]
+        forms = _tuple([f"({_dims(x.size)}, {_dims(x.stride)})" for x in taken])
+        return f"[{carried}], [{sliced}], [{more}], {_tuple(into)}, {forms}"
 
     def _operand(self, a: Arg, position: int, region: Block) -> str:
         """An operand of a region, in the strides for which the region was captured."""
@@ -463,9 +482,9 @@ class _Writer:
         return self._text(a)
 
     def _agreed(self, line: Line) -> list[str]:
-        """Results of arms whose strides differ, in those that were declared."""
+        """Results of arms whose strides differ, in those that were declared; rows lie in what was made for them."""
         out: list[str] = []
-        for i, name in enumerate(line.op.outputs):
+        for i, name in enumerate(line.op.outputs if line.kind != SCAN else line.op.outputs[: line.carried]):
             if name is None or name in self.managed or name in self.results or not self._known(name):
                 continue
             declared = self.value[name].layout

@@ -235,6 +235,33 @@ class Frame:
             turned = True
         return carried if turned else _carried(carried, into, [isinstance(c, torch.Tensor) for c in carried])
 
+    def scan(
+        self,
+        line: int,
+        carried: list[Any],
+        sliced: list[torch.Tensor],
+        more: list[Any],
+        into: Sequence[torch.Tensor | None],
+        forms: Sequence[tuple[tuple[int, ...], tuple[int, ...]]],
+        free: tuple[Any, ...],
+    ) -> list[Any]:
+        """Run a loop over the rows of ``sliced``. ``into``: per carried value the header that it goes to, if any, then the
+        results whose rows the turns give: each is copied into its place as soon as its turn ended, before what is carried
+        is. ``forms``: size and strides in which the body takes what changes from turn to turn."""
+        inner, count, turns = self.inner[line][0], len(carried), sliced[0].size(0)
+        for k in range(turns):
+            given = (*carried, *(x.select(0, k) for x in sliced))
+            args = [self.strided(x, *form) for x, form in zip(given, forms, strict=True)]
+            found = self._run_inner(line, 0, [*args, *more], free)
+            for whole, row in zip(into[count:], found[count:], strict=True):
+                assert whole is not None
+                whole.select(0, k).copy_(row)
+            lent = inner.plan.stays[:count] if inner.built is not None else ()
+            carried = _carried(found[:count], into[:count], lent or (False,) * count)
+        if not turns:
+            carried = _carried(carried, into[:count], (True,) * count)
+        return [*carried, *into[count:]]
+
     def _run_inner(self, line: int, arm: int, args: list[Any], free: tuple[Any, ...]) -> list[Any]:
         frame = self.inner[line][arm]
         if frame.built is not frame.plan.built:

@@ -1,7 +1,7 @@
 """Block + facts -> Lives: which storages are managed, when each needs its bytes, and which share them for sure.
 
 Comes in: a Block, what was measured of its operations, and the sizes of the first run. Goes out: Lives. Promised: managed
-are only results of operations that write into given bytes, and carried values of loops, whose size is known before the line, and
+are only results of operations that write into given bytes, and of loops, whose size is known before the line, and
 that are neither inputs, constants nor results, nor stand on such; a life reaches to the last use of any alias; a branch's or
 loop's own slab is a buffer of the step that runs it. Lifetimes are those of ``memory.lifetime``.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from lowtide.executor.block import CALL, LOOP, NESTED, Block, Line, needed, trusted
+from lowtide.executor.block import CALL, LOOP, NESTED, SCAN, Block, Line, needed, trusted
 from lowtide.executor.groups import LINE, Life
 from lowtide.ir.graph import Graph, Op, Ref, Value, refs_in, specialise
 from lowtide.ir.symbolic import symbols_of
@@ -79,10 +79,11 @@ def _given_away(block: Block) -> frozenset[str]:
 
 
 def staying(block: Block) -> dict[str, tuple[bool, ...]]:
-    """Per loop in a block, by the name of its operation: which carried values end in planned bytes of the block. Says the same
-    before anything was measured as after."""
+    """Per loop in a block, by the name of its operation: which results of a turn are copied as soon as it ended: carried
+    values that end in planned bytes of the block, and rows. Says the same before anything was measured as after."""
     ours = frozenset(managed(block, {}, frozenset()))
-    return {x.op.name: tuple(o in ours for o in x.op.outputs) for x in block.lines if x.kind == LOOP}
+    loops = [x for x in block.lines if x.kind in (LOOP, SCAN)]
+    return {x.op.name: tuple(k >= x.carried or o in ours for k, o in enumerate(x.op.outputs)) for x in loops}
 
 
 def managed_outputs(block: Block, facts: Mapping[str, OpFacts], copied: frozenset[str]) -> tuple[str, ...]:
@@ -122,7 +123,7 @@ def _written(
         values = [block.graph.value[o] for o in line.op.outputs if o is not None]
         sized = [v for v in values if all(known.get(s, i) < i for s in layout_symbols(v))]
         whole = line.op.name not in plain and len(sized) == len(line.op.outputs)
-        if line.kind != LOOP and not (whole and _takes_bytes(line, facts.get(line.op.name))):
+        if line.kind not in (LOOP, SCAN) and not (whole and _takes_bytes(line, facts.get(line.op.name))):
             continue
         out += [v.name for v in sized if v.storage == v.name and v.storage not in taken and v.layout.offset == 0]
     return tuple(out)
@@ -159,7 +160,8 @@ def lives_of(
     given = {name: replace(f, overwrite=None) for name, f in facts.items()}
     found = schedule(static(block, bindings), given)
     pairs = {s.op.name: _always(block.graph, s.op, s.inplace, frozenset(ours)) for s in found.steps}
-    pairs |= {x.op.name: carried_pairs(block.graph, x, frozenset(ours)) for x in block.lines if x.kind == LOOP}
+    loops = [x for x in block.lines if x.kind in (LOOP, SCAN)]
+    pairs |= {x.op.name: carried_pairs(block.graph, x, frozenset(ours)) for x in loops}
     graph = memory_graph(replace(found, steps=tuple(replace(s, inplace=pairs[s.op.name]) for s in found.steps)))
     graph = _with_nested(block, graph)
     wanted = {*ours, *(nested_slab(line) for line in block.lines if line.blocks)}
@@ -202,7 +204,7 @@ def carried_pairs(graph: Graph, line: Line, ours: frozenset[str]) -> tuple[tuple
     again = {value[n].storage for a in op.args[line.carried :] for n in refs_in(a)}
     again |= {value[m].storage for m in op.mutates}
     out: list[tuple[str, str]] = []
-    for a, made in zip(op.args[: line.carried], op.outputs, strict=True):
+    for a, made in zip(op.args[: line.carried], op.outputs[: line.carried], strict=True):
         if isinstance(a, Ref) and made in ours and a.name in ours and a.name not in again:
             out += [(a.name, made)] if value[a.name].layout == value[made].layout else []
     return tuple(out)

@@ -21,7 +21,7 @@ from lowtide.executor.lives import static
 from lowtide.ir.graph import Graph, Op, refs_in
 from lowtide.runtime.calls import empty, overload, python_of
 from lowtide.runtime.probe import probe, signature
-from lowtide.schedule.schedule import OpFacts
+from lowtide.schedule.schedule import OpFacts, kwargs_into
 from lowtide.torch_compat import dispatched, fake_mode, nn_binding
 
 _lock = threading.Lock()
@@ -104,7 +104,8 @@ def _same(graph: Graph, op: Op, found: Callable[..., Any], into: OpFacts | None)
     with torch.inference_mode(False), torch.no_grad(), fake_mode():
         tensors = {name: empty(graph.value[name].layout) for name in op.reads}
         args = [python_of(a, tensors.__getitem__) for a in op.args]
-        kwargs = {k: python_of(a, tensors.__getitem__) for k, a in op.kwargs}
+        named = op.kwargs if into is None else kwargs_into(op)
+        kwargs = {k: python_of(a, tensors.__getitem__) for k, a in named}
         target, short = op.target, dict(kwargs)
         if into is not None:
             target, given = str(into.out), tuple(empty(graph.value[str(o)].layout) for o in op.outputs)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from lowtide.core.reason import Reason
-from lowtide.ir.graph import Graph, Op, Ref, Section, refs_in
+from lowtide.ir.graph import Arg, Graph, Op, Ref, Section, refs_in
 from lowtide.ir.loops import Loop
 from lowtide.memory.graph import Buffer, MemoryGraph, Node
 from lowtide.schedule.inplace import CallForms, call_pairs, call_refusal, loop_pairs, loop_refusal
@@ -167,6 +167,11 @@ def _call_forms(step: Step) -> CallForms:
 CALL = "call:"
 # What a call that makes a tensor of no other is told of it, and its form that writes into a given tensor is not.
 OF_NEW = frozenset(("dtype", "layout", "device", "pin_memory", "memory_format"))
+
+
+def kwargs_into(op: Op) -> tuple[tuple[str, Arg], ...]:
+    """An operation's keyword arguments as its form that writes into given tensors takes them."""
+    return tuple((k, a) for k, a in op.kwargs if op.reads or k not in OF_NEW)
 
 
 # ATen changes a part of a copy of its first argument, and copies all of the storage under it.
