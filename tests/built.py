@@ -1,4 +1,4 @@
-"""Kernels of loops, built and called on arrays. Used by the tests of codegen and lowering."""
+"""A loop that several tests need, and kernels of loops, built and called on arrays. Used by the tests of codegen and lowering."""
 
 from __future__ import annotations
 
@@ -8,8 +8,20 @@ import numpy as np
 
 from lowtide.codegen.cpp import kernel
 from lowtide.codegen.cpp_source import kernel_sources
+from lowtide.ir.build import LoopBuilder
 from lowtide.ir.loops import Loop
 from lowtide.runtime import kernels
+
+
+def sum_over(points: int) -> Loop:
+    """The sum of as many f32 numbers."""
+    b = LoopBuilder()
+    b.inputs, b.outputs = ["f32"], ["f32"]
+    (r,) = b.stage((points,))
+    total = b.reduce("sum", b.load(0, "f32", r))
+    b.stage()
+    b.store(1, 0, total)
+    return b.build()
 
 
 def build(loops: Iterable[Loop], files: int = 1) -> None:

@@ -41,7 +41,8 @@ def test_a_transformer_at_many_lengths_keeps_each_promise(
             if ours:
                 found = lowtide.memory_analysis(lambda x=x: f(x))
                 assert found.measured_peak_bytes == found.promised_peak_bytes
-    assert not ours or len(searches) <= (6 if kernels == "loops" else 4)
+    # 7 comes first; the others need more than four times the bytes of all before, or less than a quarter, or a larger share
+    assert not ours or searches == ({3, 7, 32, 68, 77} if kernels == "loops" else {7, 32, 77})
 
 
 @pytest.mark.spec("PP-28", "PP-30")

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from lowtide.ir.index import simplify
+from lowtide.ir.index import simplify, substitute
 from lowtide.ir.loops import SEVERAL, Instr, Loop, Stage, renumbered, with_buffer
 from lowtide.ir.symbolic import Dim, symbol
 
@@ -52,6 +53,17 @@ class LoopBuilder:
         if x.op == "reduce":
             self._kept[x] = len(self.body) - 1
         return len(self.body) - 1
+
+    def emit_at(self, x: Instr, args: Sequence[int], point: Mapping[str, Dim], at: Mapping[int, int]) -> int:
+        """Append an instruction of another loop, whose variables are ``point`` here and whose instructions the numbers ``at``;
+        ``args`` are numbers here. An index that is now known becomes a constant."""
+        index = x.index
+        if index is not None:
+            names = {**point, **{f"v{old}": symbol(f"v{new}") for old, new in at.items()}}
+            index = substitute(index, names, self.ranges)
+        if x.op == "index" and isinstance(index, int) and not isinstance(x.index, int):
+            return self.const("i64", index)
+        return self.emit(replace(x, args=tuple(args), index=index))
 
     def dtype(self, v: int) -> str:
         """dtype of an instruction's result."""

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 from lowtide.core.errors import VerifyError
-from lowtide.ir.graph import ITEMSIZE
+from lowtide.ir.graph import ITEMSIZE, OBJECT
 from lowtide.ir.symbolic import Dim, Expr, parse_dim, symbols_of
 
 # Functions that no processor has an instruction for.
@@ -49,6 +49,7 @@ SEVERAL: Mapping[str, tuple[str, ...]] = {"welford": ("mean", "squares", "weight
 _PARTS = [f"{family}.{part}" for family, parts in SEVERAL.items() for part in parts]
 REDUCE = frozenset(["sum", "prod", "min", "max", "any", "xor", "argmax", "argmin", *_PARTS])
 SCAN = frozenset(["sum", "prod", "max", "min", "logaddexp"])
+_NUMBERS = ITEMSIZE.keys() - {OBJECT}
 FLOATS = frozenset(["f16", "bf16", "f32", "f64"])
 # What a check is about, an index or the divisor of whole numbers, and its bit in what the kernel returns.
 FAILURES: Mapping[int | str | None, int] = {None: 1, "divisor": 2}
@@ -282,6 +283,9 @@ def _read_dims(text: str) -> tuple[Dim, ...]:
 
 def check_loop(loop: Loop) -> None:
     """Raise VerifyError unless a loop is well formed: ``instruction``, ``scope``, ``dtype``, ``buffer`` or ``index``."""
+    for slot, dtype in enumerate(loop.dtypes):
+        if dtype not in _NUMBERS:
+            raise VerifyError("dtype", f"buffer {slot} has {dtype!r}, which is no dtype of numbers\n{loop}")
     n = 0
     visible: set[int] = set()
     body = loop.body
@@ -311,8 +315,8 @@ def _check_instr(loop: Loop, x: Instr, n: int, k: int) -> None:
 
     if x.op not in OPS:
         raise fail("instruction", f"there is no operation {x.op!r}")
-    if x.dtype not in ITEMSIZE:
-        raise fail("dtype", f"{x.dtype!r} is no dtype")
+    if x.dtype not in _NUMBERS:
+        raise fail("dtype", f"{x.dtype!r} is no dtype of numbers")
     if x.touches:
         if not isinstance(x.attr, int) or not 0 <= x.attr < len(loop.dtypes) or x.index is None:
             raise fail("buffer", f"{x.op} takes the number of a buffer and an index")

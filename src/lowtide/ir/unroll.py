@@ -15,9 +15,8 @@ from collections.abc import Mapping
 
 from lowtide.ir.build import LoopBuilder
 from lowtide.ir.graph import int_of
-from lowtide.ir.index import substitute
-from lowtide.ir.loops import FLOATS, Instr, Loop, Stage
-from lowtide.ir.symbolic import Dim, symbol
+from lowtide.ir.loops import FLOATS, Loop, Stage
+from lowtide.ir.symbolic import Dim
 
 MOST_POINTS = 8  # of a stage that is written out
 _MOST_INSTRUCTIONS = 64  # of the loop that comes of it
@@ -58,19 +57,10 @@ def _written_out(b: LoopBuilder, first: int, stage: Stage, point: Mapping[str, D
         here = dict(point) | {f"r{k}": i for k, i in enumerate(inner)}
         for n, x in enumerate(stage.body, first):
             if x.op != "reduce":
-                at[n] = _emitted(b, x, here, at)
+                at[n] = b.emit_at(x, [at[a] for a in x.args], here, at)
             elif place == 0 and x.attr == "sum" and x.dtype in FLOATS:
                 at[n] = b.op("add", x.dtype, b.const(x.dtype, 0), at[x.args[0]])  # a sum of -0 is 0
             elif place == 0:
                 at[n] = at[x.args[0]]
             else:
                 at[n] = b.op(_COMBINE[str(x.attr)], x.dtype, at[n], at[x.args[0]])
-
-
-def _emitted(b: LoopBuilder, x: Instr, point: Mapping[str, Dim], at: Mapping[int, int]) -> int:
-    index = x.index
-    if index is not None:
-        index = substitute(index, {**point, **{f"v{old}": symbol(f"v{new}") for old, new in at.items()}}, b.ranges)
-    if x.op == "index" and isinstance(index, int) and not isinstance(x.index, int):
-        return b.const("i64", index)
-    return b.emit(Instr(x.op, x.dtype, tuple(at[a] for a in x.args), index, x.attr))

@@ -46,6 +46,7 @@ def is_library(target: str) -> bool:
 
 def lower(graph: Graph, device: str = "cpu", dtypes: Set[str] = DTYPES) -> Lowered:
     """Apply the table's rules to a static graph, as far as its tensors lie on ``device`` and hold ``dtypes``."""
+    ours = dtypes & DTYPES
     values: dict[str, Value] = {v.name: v for v in graph.values}
     loops: dict[str, Loop] = {}
     reasons: list[Reason] = []
@@ -59,7 +60,7 @@ def lower(graph: Graph, device: str = "cpu", dtypes: Set[str] = DTYPES) -> Lower
         ops: list[Op] = []
         for op in s.ops:
             site = Site(graph, op, roots, alone, device)
-            reason = _apply(site, used, dtypes & DTYPES)
+            reason = _apply(site, used, ours)
             if reason is not None or not site.made:
                 ops.append(op)
                 reasons += [reason] if reason is not None else []

@@ -6,13 +6,15 @@ where it reads it. Promised: the same numbers are computed in the same dtypes; n
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from lowtide.ir.build import LoopBuilder, compact
 from lowtide.ir.graph import int_of
 from lowtide.ir.guards import narrowed
 from lowtide.ir.index import add, affine, divisions, mul, substitute, unflatten
 from lowtide.ir.loops import Instr, Loop, renumbered
 from lowtide.ir.normal import normalise
-from lowtide.ir.symbolic import Dim, symbol
+from lowtide.ir.symbolic import Dim
 from lowtide.ir.task import Task
 
 
@@ -109,22 +111,14 @@ class _Inliner:
                     result = at[x.args[0]]
                 continue
             args = tuple(at[a] for a in x.args)
-            index = None if x.index is None else self.index(x.index, point, at)
-            attr = x.attr
+            moved = x
             if x.op == "load":
-                attr = slots[int(str(x.attr))]
+                moved = replace(x, attr=slots[int(str(x.attr))])
                 if guard is not None:
                     args = (b.op("and", "bool", guard, args[0]) if args else guard,)
             elif x.op == "check" and guard is not None:  # where the element is not read, nothing has to hold
                 args = (b.op("or", "bool", b.op("not", "bool", guard), args[0]),)
-            if x.op == "index" and isinstance(index, int) and not isinstance(x.index, int):
-                at[n] = b.const("i64", index)
-                continue
-            at[n] = b.emit(Instr(x.op, x.dtype, args, index, attr))
+            at[n] = b.emit_at(moved, args, point, at)
         if guard is None:
             return result
         return b.op("where", load.dtype, guard, result, b.const(load.dtype, 0))
-
-    def index(self, index: Dim, point: dict[str, Dim], at: dict[int, int]) -> Dim:
-        names = point | {f"v{old}": symbol(f"v{new}") for old, new in at.items()}
-        return substitute(index, names, self.b.ranges)

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "ir"))
 
 from random_loops import FLOATS, INTS, random_loop
 
-from built import build, call, run
+from built import build, call, run, sum_over
 from lowtide.codegen.cpp import kernel
 from lowtide.core import native
 from lowtide.ir.build import LoopBuilder
@@ -72,13 +72,7 @@ def test_nothing_happens_over_no_points():
 def test_a_sum_does_not_depend_on_the_number_of_threads():
     import torch
 
-    b = LoopBuilder()
-    b.inputs, b.outputs = ["f32"], ["f32"]
-    (r,) = b.stage((1_000_003,))
-    s = b.reduce("sum", b.load(0, "f32", r))
-    b.stage()
-    b.store(1, 0, s)
-    loop = b.build()
+    loop = sum_over(1_000_003)
     build([loop])
     x = np.random.default_rng(0).normal(size=1_000_003).astype("f4")
     results = set()

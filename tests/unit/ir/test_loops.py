@@ -23,6 +23,16 @@ from lowtide.ir.symbolic import Dim, evaluate, symbol
 SEEDS = st.integers(0, 2**32)
 
 
+def same_meaning(loop: Loop, other: Loop, buffers: list[np.ndarray]) -> None:
+    """The other is well formed, and both leave the same in these buffers."""
+    check_loop(other)
+    a, b = [x.copy() for x in buffers], [x.copy() for x in buffers]
+    interpret(loop, a)
+    interpret(other, b)
+    for x, y in zip(a, b, strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
 @pytest.mark.spec("IR-03", "IR-09")
 @settings(deadline=None, max_examples=150)
 @given(SEEDS)
@@ -39,12 +49,7 @@ def test_text_reads_back(seed: int):
 def test_normalising_keeps_the_meaning(seed: int):
     loop, buffers = random_loop(seed, INTS)
     other = normalise(loop)
-    check_loop(other)
-    a, b = [x.copy() for x in buffers], [x.copy() for x in buffers]
-    interpret(loop, a)
-    interpret(other, b)
-    for x, y in zip(a, b, strict=True):
-        np.testing.assert_array_equal(x, y)
+    same_meaning(loop, other, buffers)
     assert 1 not in other.outer and not any(1 in s.inner for s in other.stages)
 
 
@@ -132,12 +137,7 @@ def test_any_order_of_loops_computes_the_same_and_touches_the_same(seed: int, di
         inner.append(sizes)
         points.append(names)
     other = reindexed(loop, outer, rows, inner, points)
-    check_loop(other)
-    a, b = [x.copy() for x in buffers], [x.copy() for x in buffers]
-    interpret(loop, a)
-    interpret(other, b)
-    for x, y in zip(a, b, strict=True):
-        np.testing.assert_array_equal(x, y)
+    same_meaning(loop, other, buffers)
     called = [str(k) for k in range(len(buffers))]
     was, now = (accesses_of_loop(x, called, merge=False) for x in (loop, other))
     for old, new in ((was.reads, now.reads), (was.writes, now.writes)):
@@ -178,6 +178,21 @@ BROKEN = {
 def test_what_is_not_well_formed_is_refused(clause: str):
     with pytest.raises(VerifyError, match=clause):
         check_loop(BROKEN[clause])
+
+
+@pytest.mark.spec("IR-31", "IR-72")
+@pytest.mark.parametrize(
+    "loop",
+    [
+        Loop((), (Stage((4,), (Instr("const", "object", attr="1"),)),), (), ()),
+        Loop((), (Stage((4,), ()),), ("object",), ()),
+        Loop((), (Stage((4,), ()),), (), ("object",)),
+    ],
+    ids=["an instruction", "an input", "an output"],
+)
+def test_loops_hold_numbers_and_no_objects(loop: Loop):
+    with pytest.raises(VerifyError, match=r"'object'.* no dtype of numbers"):
+        check_loop(loop)
 
 
 def test_half_types_are_not_computed_in():

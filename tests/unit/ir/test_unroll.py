@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from built import sum_over
 from lowtide.ir.build import LoopBuilder
 from lowtide.ir.index import flatten
 from lowtide.ir.interpret import NUMPY, interpret
@@ -85,11 +86,5 @@ def test_what_stays_a_loop():
     b.store(1, b.rows[0], at)
     loop = b.build()
     assert unrolled(loop) is loop  # positions
-    b = LoopBuilder()
-    b.inputs, b.outputs = ["f32"], ["f32"]
-    (r,) = b.stage((2,))
-    total = b.reduce("sum", b.load(0, "f32", r))
-    b.stage()
-    b.store(1, 0, total)
-    loop = b.build()
+    loop = sum_over(2)
     assert unrolled(loop) is loop  # one result

@@ -18,6 +18,7 @@ from evaluate import lower_call
 from lowtide.core.errors import BugError
 from lowtide.ir.graph import Graph, Layout, Op, Ref, Section, Value
 from lowtide.ir.lowered import LOOP, print_lowered
+from lowtide.ir.text import parse
 from lowtide.lowering.lower import lower
 from lowtide.lowering.rules import RECORDS
 from lowtide.lowering.site import Site
@@ -139,6 +140,28 @@ def test_a_rule_makes_loops_of_what_the_operation_makes_and_nothing_else(
     monkeypatch.setitem(RECORDS, target, Record(target, "pointwise", rule, rule))
     with pytest.raises(BugError, match=says):
         lower(graph)
+
+
+WITHIN = """graph g version 1
+  section inference
+    input %x: f32[4]{1} @cpu
+    input %z: f32[4]{1} @cpu
+    %c: f32[8]{1} @cpu = aten.cat.default([%x, %z])
+    call aten.copy_.default(%CHANGED, %new) mutates %CHANGED as change
+    %d: f32[12]{1} @cpu = aten.cat.default([%c, %z])
+    return %d
+"""
+
+
+@pytest.mark.spec("IR-51", "G6")
+@pytest.mark.parametrize(("changed", "kept"), [("x", True), ("y", False)])
+def test_a_concatenation_within_another_is_made_where_its_parts_change_before_the_other(changed: str, kept: bool):
+    """Else the other would read what came later."""
+    inputs = "    input %y: f32[4]{1} @cpu\n    input %new: f32[4]{1} @cpu\n    %c:"
+    lowered = lower(parse(WITHIN.replace("CHANGED", changed).replace("    %c:", inputs)))
+    assert ("c" in lowered.loops) is kept
+    (op,) = (op for op in lowered.graph.ops if op.name == "d")
+    assert {*op.reads} == ({"c", "z"} if kept else {"x", "z"})
 
 
 @pytest.mark.spec("IR-03")

@@ -11,9 +11,10 @@ from loop_programs import programs
 from lowtide.ir.graph import refs_in
 from lowtide.ir.lowered import Lowered
 from lowtide.ir.text import parse
+from lowtide.memory.lifetime import lifetimes
 from lowtide.schedule.buffers import CALLER, CONSTANT, OURS, OUTPUT, buffers, print_buffers
 from lowtide.schedule.fusion import fuse_loops
-from lowtide.schedule.schedule import schedule
+from lowtide.schedule.schedule import memory_graph, schedule
 from lowtide.schedule.text import print_schedule
 
 # ``x`` is changed three times, ``y`` through a view; ``k`` is a constant; ``s`` is saved for the second section.
@@ -134,3 +135,12 @@ def test_users_are_those_who_touch_it_in_order(lowered: Lowered) -> None:
             for n in refs_in(a)
         }
         assert (OUTPUT in b.users) == (b.name in kept or bool(b.owner != OURS and b.changed_by))
+
+
+@pytest.mark.spec("G3", "SC-59")
+def test_what_is_saved_lives_until_the_next_section_receives_it() -> None:
+    """Also where nothing there reads it: somebody holds it meanwhile, its bytes count, and nothing is written over it."""
+    line = memory_graph(schedule(parse(TEXT.replace("(%s, %z)", "(%z, %z)")), {}))
+    names = [n.name for n in line.nodes]
+    (saved,) = (x for x in lifetimes(line) if x.name == "s")
+    assert (saved.first, saved.end) == (names.index("s"), names.index("call:backward") + 1)

@@ -18,14 +18,15 @@ from lowtide.schedule.inline import inline
 from lowtide.schedule.schedule import memory_graph, schedule
 
 
-def groups(lowered: Lowered, found: Lowered) -> tuple[Graph, Mapping[str, str]]:
-    """The graph of what fusion did not drop, and the operation of the fused one that each operation has become."""
+def groups(lowered: Lowered) -> tuple[Lowered, Graph, Mapping[str, str]]:
+    """What fusion made, the graph of what it did not drop, and the operation of the fused one that each has become."""
+    found = fuse_loops(lowered, schedule(lowered.graph, {}, loops=lowered.loops)).lowered
     left = [op.name for op in found.graph.ops if not op.view]
     into = {m: n for n in left for m in found.members.get(n, (n,))}
     sections = tuple(
         replace(s, ops=tuple(op for op in s.ops if op.view or op.name in into)) for s in lowered.graph.sections
     )
-    return replace(lowered.graph, sections=sections), into
+    return found, replace(lowered.graph, sections=sections), into
 
 
 def touched(graph: Graph, ops: list[Op]) -> tuple[set[str], set[str], set[str]]:
@@ -42,8 +43,7 @@ def touched(graph: Graph, ops: list[Op]) -> tuple[set[str], set[str], set[str]]:
 @given(programs())
 @settings(max_examples=60, deadline=None)
 def test_a_kernel_touches_what_its_members_touch_without_what_stays_inside(lowered: Lowered) -> None:
-    found = fuse_loops(lowered, schedule(lowered.graph, {}, loops=lowered.loops)).lowered
-    before, into = groups(lowered, found)
+    found, before, into = groups(lowered)
     storage = {v.name: v.storage for v in before.values}
     returned = {storage[n] for s in before.sections for a in s.returns for n in refs_in(a)}
     for op in found.graph.ops:
@@ -63,8 +63,7 @@ def test_a_kernel_touches_what_its_members_touch_without_what_stays_inside(lower
 @settings(max_examples=60, deadline=None)
 def test_a_kernel_waits_for_what_its_members_wait_for(lowered: Lowered) -> None:
     """Ancestors of kernels are those of their members, and never the kernel itself."""
-    found = fuse_loops(lowered, schedule(lowered.graph, {}, loops=lowered.loops)).lowered
-    before, into = groups(lowered, found)
+    found, before, into = groups(lowered)
     for old, new in zip(before.sections, found.graph.sections, strict=True):
         was, now = dependencies(before, old), dependencies(found.graph, new)
         want: dict[str, set[str]] = {n: set() for n in now.names}
@@ -98,8 +97,7 @@ def test_an_operation_follows_its_body_when_that_changes(lowered: Lowered) -> No
 @settings(max_examples=40, deadline=None)
 def test_a_schedule_finds_by_name_what_it_was_made_of(lowered: Lowered) -> None:
     """Every operation its step, also one that is inside a kernel by now; every storage its buffer."""
-    found = fuse_loops(lowered, schedule(lowered.graph, {}, loops=lowered.loops)).lowered
-    before, into = groups(lowered, found)
+    found, before, into = groups(lowered)
     made = replace(schedule(found.graph, {}, loops=found.loops), members=found.members)
     assert [s.op for s in made.steps] == [op for op in found.graph.ops if not op.view]
     for op in before.ops:
