@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch.nn import functional
 
+import lowtide
+
 pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("fresh_compiler")]
 
 W, Z = torch.arange(32.0 * 64).view(32, 64), torch.full((32, 64), -1.0)
@@ -56,3 +58,48 @@ def test_what_is_read_is_still_checked() -> None:
     f = torch.compile(lambda i, w, z: torch.cat([functional.embedding(i, w), z], 0), backend="lowtide")
     with torch.no_grad(), pytest.raises(IndexError):
         f(ROWS, W, Z)
+
+
+class Experts(torch.nn.Module):
+    """Several linear layers side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.each = torch.nn.ModuleList(torch.nn.Linear(96, 64) for _ in range(4))
+        self.out = torch.nn.Linear(256, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(torch.cat([f(x) for f in self.each], -1))
+
+
+@pytest.mark.spec("IR-51")
+def test_products_are_written_into_their_slices():
+    """So the peak is the whole alone; copied, it was the whole and all parts."""
+    x, model = torch.randn(8, 512, 96), Experts()
+    with torch.no_grad():
+        f = torch.compile(model, backend="lowtide", options={"verify": True})
+        torch.testing.assert_close(f(x), model(x), rtol=0, atol=0)
+        found = lowtide.memory_analysis(lambda: f(x))
+    (graph,) = found.graphs
+    assert graph.fallback is None and not graph.reasons
+    whole, result = 8 * 512 * 256 * 4, 8 * 512 * 8 * 4
+    assert found.promised_peak_bytes == found.measured_peak_bytes == whole + result
+
+
+@pytest.mark.spec("IR-51")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_gradients_of_slices_that_products_filled(dtype: torch.dtype):
+    """Heads of attention by hand, in training."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 16, 12, dtype=dtype)
+    weights = [torch.randn(12, 4, dtype=dtype, requires_grad=True) for _ in range(9)]
+
+    def heads(x: torch.Tensor, *w: torch.Tensor) -> torch.Tensor:
+        made = [((x @ q) @ (x @ k).mT).softmax(-1) @ (x @ v) for q, k, v in zip(w[:3], w[3:6], w[6:], strict=True)]
+        return torch.cat(made, -1).square().mean()
+
+    wanted = torch.autograd.grad(heads(x, *weights), weights)
+    f = torch.compile(heads, backend="lowtide", options={"verify": True})
+    found = torch.autograd.grad(f(x, *weights), weights)
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b)
