@@ -13,6 +13,7 @@ from lowtide.cli.main import main
 from lowtide.core.errors import OverBudget, VerifyError
 from lowtide.core.observe import Observers
 from lowtide.core.options import Options
+from lowtide.ir.text import parse
 from lowtide.pipeline import PROGRAM, alike, compile_graph, order_steps
 from lowtide.plan import replay as checker
 from lowtide.plan.choose import plan_memory
@@ -135,3 +136,35 @@ def test_notes_of_operations_become_reasons():
     note = Reason("mm", "is slow today")
     compiled = compile_graph(made.graph, lambda _: {"h": OpFacts(note=note)}, Options(), SILENT)
     assert compiled.schedule.reasons == (note,)
+
+
+# ``m`` is a product that much later is the lesser part of ``c``; between them is {BETWEEN}.
+LATE = """graph g version 1
+  section inference
+    input %x: f32[8,64]{64,1} @cpu
+    input %w: f32[64,8]{8,1} @cpu
+    input %k: f32[8,4096]{4096,1} @cpu
+    %m: f32[8,8]{8,1} @cpu = aten.mm.default(%x, %w)
+    %s: f32[8]{1} @cpu = aten.sum.dim_IntList(%m, [1])
+    %v: f32[8,1]{1,1} @cpu in %s = view aten.view.default(%s, [8, 1])
+BETWEEN
+    %p: f32[8,1024]{1024,1} @cpu = aten.mm.default(%q, %k2)
+    %c: f32[8,1032]{1032,1} @cpu = aten.cat.default([%m, %p], 1)
+    return %c
+"""
+LARGE = """    %h: f32[8,4096]{4096,1} @cpu = mine.op.default(%k, %v)
+    %q: f32[8,8]{8,1} @cpu = mine.op.default(%h)"""
+SMALL = "    %q: f32[8,8]{8,1} @cpu = mine.op.default(%v)"
+
+
+@pytest.mark.spec("IR-51")
+@pytest.mark.parametrize(("between", "placed"), [(LARGE, False), (SMALL, True)], ids=["much", "little"])
+def test_parts_are_written_where_they_belong_unless_their_memory_is_in_the_way(between: str, placed: bool):
+    text = LATE.replace("BETWEEN", between).replace("    %m:", "    input %k2: f32[8,1024]{1024,1} @cpu\n    %m:")
+    graph = parse(text)
+    known = {n: OpFacts(out="aten.mm.out") for n in ("m", "p")} | {"c": OpFacts(out="aten.empty.out")}
+    compiled = compile_graph(graph, lambda _: known, Options(verify=True), SILENT)
+    assert ("mm_out(x, w, out=m)" in compiled.program.source) == placed
+    assert any(op.target == "aten.empty.memory_format" for op in compiled.schedule.graph.ops) == placed
+    whole = 8 * 1032 * 4
+    assert compiled.plan.promised_nbytes < (2 * whole if placed else whole + 8 * 4096 * 4)
