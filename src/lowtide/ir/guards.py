@@ -8,10 +8,11 @@ or two such comparisons at once, is not seen.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
+from fractions import Fraction
 
 from lowtide.ir.build import constant_value
-from lowtide.ir.index import Ranges, add, affine
+from lowtide.ir.index import Ranges, add, affine, bounds
 from lowtide.ir.loops import Instr
 from lowtide.ir.symbolic import Dim, symbol
 
@@ -73,3 +74,23 @@ def visited(body: Sequence[Instr], guard: int, ranges: Ranges) -> int:
     """At how many points of the ranges ``guard`` is true at most."""
     there, held, _ = narrowed(body, guard, ranges)
     return math.prod(held[f"{n}_"] if n in there else m for n, m in ranges.items())
+
+
+def share(body: Sequence[Instr], guard: int, ranges: Ranges, names: Set[str]) -> Fraction:
+    """Of the values that indices take, those for which ``guard`` holds, as far as it limits indices of ``names`` alone; of their
+    points too, where every value is taken equally often, as in rows that are counted through."""
+    taken: dict[Dim, tuple[int, int]] = {}
+    held: dict[Dim, tuple[int, int]] = {}
+    for e, m, below in _limits(body, guard):
+        found = affine(e)
+        if found is None or not found[0].keys() <= names:
+            continue
+        moving = add(e, -found[1])
+        low, high = bounds(moving, ranges)
+        if low is None or high is None:
+            continue
+        taken[moving] = low, high + 1
+        least, most = held.get(moving, taken[moving])
+        held[moving] = (least, min(most, m - found[1])) if below else (max(least, m - found[1]), most)
+    parts = (Fraction(max(0, held[e][1] - held[e][0]), most - least) for e, (least, most) in taken.items())
+    return math.prod(parts, start=Fraction(1))

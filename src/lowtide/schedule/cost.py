@@ -1,20 +1,23 @@
 """What a loop costs: bytes that it moves, arithmetic that it does, and the seconds that follow from both.
 
 Comes in: a static Loop, and what a machine does per second (``Machine``; ``runtime.rates`` measures it). Goes out: numbers for
-decisions and for the report. Promised: a buffer counts what the loop touches of it, at most its extent under the index, and
-once for all stages that find it in cache; nothing here is measured, so the same loop costs the same on the same Machine.
+decisions and for the report. Promised: a buffer counts what the loop touches of it, its extent under the index where a guard
+holds, and once for all stages that find it in cache; nothing here is measured, so the same loop costs the same on the same
+Machine.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from lowtide.ir.graph import ITEMSIZE, int_of
+from lowtide.ir.guards import share
 from lowtide.ir.index import Ranges, affine
-from lowtide.ir.loops import Loop
-from lowtide.ir.symbolic import Dim
+from lowtide.ir.loops import Instr, Loop
+from lowtide.ir.symbolic import Dim, symbols_of
 from lowtide.ir.task import HEAVY
 
 _FREE = frozenset(("load", "store", "const", "index", "cast", "bitcast"))
@@ -69,10 +72,13 @@ def loop_cost(loop: Loop, machine: Machine = Machine()) -> Cost:
     for k, s in enumerate(loop.stages):
         ranges = loop.ranges(k)
         operations += math.prod(ranges.values()) * sum(10 if x.op in HEAVY else 1 for x in s.body if x.op not in _FREE)
-        accesses = dict.fromkeys((int(str(x.attr)), x.writes, x.index) for x in s.body if x.touches)
-        for slot, writes, index in accesses:
-            nbytes = elements(index, ranges) * ITEMSIZE[loop.dtypes[slot]]
-            touched.setdefault((slot, writes), []).append(nbytes)
+        parts: dict[tuple[int, bool, Dim | None], dict[tuple[int, ...], int]] = {}
+        for x in s.body:
+            if x.touches:
+                parts.setdefault((int(str(x.attr)), x.writes, x.index), {})[guards(x)] = elements(loop.body, x, ranges)
+        for (slot, writes, index), found in parts.items():
+            count = min(sum(found.values()), _named(index, ranges))  # several guards may hold at one point
+            touched.setdefault((slot, writes), []).append(count * ITEMSIZE[loop.dtypes[slot]])
     cached = not loop.outer or sum(max(n) for n in touched.values()) // max(rows, 1) > machine.cache_nbytes
     total = 0
     for (slot, writes), amounts in touched.items():
@@ -82,7 +88,20 @@ def loop_cost(loop: Loop, machine: Machine = Machine()) -> Cost:
     return Cost(total, operations)
 
 
-def elements(index: Dim | None, ranges: Ranges) -> int:
+def guards(x: Instr) -> tuple[int, ...]:
+    """The instruction without whose truth an access does not happen; none where it always does."""
+    return x.args[x.writes :]
+
+
+def elements(body: Sequence[Instr], x: Instr, ranges: Ranges) -> int:
+    """Elements that an access touches: those that its index names where its guard holds."""
+    count = _named(x.index, ranges)
+    for guard in guards(x):
+        count = math.ceil(count * share(body, guard, ranges, symbols_of(x.index or 0)))
+    return count
+
+
+def _named(index: Dim | None, ranges: Ranges) -> int:
     """Elements that an index names: the points of the variables in it; all points of the ranges where that is unknown."""
     found = None if index is None else affine(index)
     if found is None or any(n[0] == "v" for n in found[0]):

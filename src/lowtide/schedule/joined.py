@@ -84,8 +84,8 @@ def _streams(loop: Loop, rules: Rules) -> int:
     most = 0
     for k, s in enumerate(loop.stages):
         ranges = loop.ranges(k)
-        accesses = dict.fromkeys((x.attr, x.index) for x in s.body if x.touches)
-        most = max(most, len({slot for slot, index in accesses if elements(index, ranges) >= rules.large}))
+        large = {x.attr for x in s.body if x.touches and elements(loop.body, x, ranges) >= rules.large}
+        most = max(most, len(large))
     return most
 
 

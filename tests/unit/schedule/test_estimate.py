@@ -7,7 +7,7 @@ from small_loops import flat
 
 from lowtide.ir.graph import Arg, Graph, Layout, Op, Origin, Ref, Section, Value
 from lowtide.ir.lowered import loop_op
-from lowtide.schedule.cost import Cost, Machine
+from lowtide.schedule.cost import Cost, Machine, loop_cost
 from lowtide.schedule.estimate import estimate
 from lowtide.schedule.schedule import OpFacts, Step
 
@@ -102,3 +102,21 @@ def test_what_fits_a_cache_moves_at_its_rate() -> None:
     machine = Machine(1e9, 1e12, 0.0, in_cache=((1000, 8e9), (2000, 4e9)))
     found = [Cost(n, 0, 0).seconds(machine) for n in (1000, 1001, 2000, 2001)]
     assert found == pytest.approx([1000 / 8e9, 1001 / 4e9, 2000 / 4e9, 2001 / 1e9])
+
+
+@pytest.mark.spec("SC-60")
+@pytest.mark.parametrize(
+    ("inner", "loads", "elements"),
+    [
+        ((4, 10), "n = index r1; c = const 3; k = lt n c; a = load 0 3*r0+r1 k", 12),
+        ((4, 5, 2), "n = index 2*r1+r2; c = const 4; k = lt n c; a = load 0 4*r0+2*r1+r2 k", 16),
+        ((4, 10), "n = index r0; c = const 3; k = lt n c; a = load 0 r1 k", 10),
+        ((4, 10), "n = index r1; c = const 30; k = lt n c; a = load 0 10*r0+r1 k", 40),
+        ((10,), "n = index r0; c = const 2; d = const 3; k = lt n c; l = lt n d; b = load 0 r0 k; a = load 0 r0 l", 5),
+        ((10,), "n = index r0; c = const 8; d = const 9; k = lt n c; l = lt n d; b = load 0 r0 k; a = load 0 r0 l", 10),
+    ],
+    ids=["a part", "counted through by two", "another range", "always", "twice", "twice most of it"],
+)
+def test_a_guarded_load_counts_what_it_reads(inner: tuple[int, ...], loads: str, elements: int) -> None:
+    loop = flat(1, 1, inner, f"{loads}; store 1 0 a")
+    assert loop_cost(loop).nbytes == 8 * (elements + 1)
