@@ -1,6 +1,6 @@
 """The run-time planner beside eager: peaks and step times of programs whose sizes vary, and of convolution networks.
 
-    python -m benchmarks.runtime [--quick] [--part programs|networks]
+    python -m benchmarks.runtime [--quick] [--part programs|networks] [--only detection ...]
 
 Per program: eager, the first planned run and the tenth, at one size, at sizes that change in every step and come again, and
 with arguments drawn anew for every step. Peak is the most bytes that the framework's CPU allocator held over what was there
@@ -90,6 +90,7 @@ def drawn_anew(p: Varying, call: Callable[..., Any], rounds: int) -> float:
 
 
 def row_of(p: Varying, rounds: int, seconds: float) -> Row:
+    torch.manual_seed(0)  # the same arguments whatever ran before
     exported = p.exported()
     args = p.draw(6)
     others = [p.draw(3 + k % 7) for k in range(21)]
@@ -154,7 +155,7 @@ def times(rows: list[Row]) -> str:
     return "\n".join(out)
 
 
-def convolutions(rounds: int, seconds: float, quick: bool) -> str:
+def convolutions(rounds: int, seconds: float, quick: bool, only: list[str]) -> str:
     """Eager networks with all their allocations placed."""
     out = [
         "| network | live bound | peak: eager | placed | placed / bound | caching allocator (model) | step, ms: eager "
@@ -162,6 +163,8 @@ def convolutions(rounds: int, seconds: float, quick: bool) -> str:
         "|-|-|-|-|-|-|-|-|-|",
     ]
     for name, net, x in networks(quick):
+        if only and name not in only:
+            continue
         call = lowtide.place_allocations(net)
         for _ in range(3):
             call(x)
@@ -200,15 +203,17 @@ def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few rounds, small sizes")
     parser.add_argument("--part", choices=("programs", "networks"), help="only one of the two tables")
+    parser.add_argument("--only", nargs="*", default=[], help="names of programs and networks; none: all of them")
     chosen = parser.parse_args(words)
     torch.set_num_threads(2)
     rounds, seconds, scale = (3, 0.02, 1) if chosen.quick else (9, 0.1, 4)
     with torch.no_grad():
         if chosen.part != "networks":
-            rows = [row_of(p, rounds, seconds) for p in programs(scale)]
+            wanted = [p for p in programs(scale) if not chosen.only or p.name in chosen.only]
+            rows = [row_of(p, rounds, seconds) for p in wanted]
             print(f"{peaks(rows)}\n\n{times(rows)}", flush=True)
         if chosen.part != "programs":
-            print(f"\n{convolutions(rounds, seconds, chosen.quick)}", flush=True)
+            print(f"\n{convolutions(rounds, seconds, chosen.quick, chosen.only)}", flush=True)
     return 0
 
 

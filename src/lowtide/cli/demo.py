@@ -81,7 +81,11 @@ def compare(backends: Sequence[str | None], steps: int, **size: int) -> tuple[li
     text, source = importlib.import_module("lowtide.demo.text").corpus()
     with _progress(steps, len(backends)) as told:
         bars = [told(name or "eager") for name in backends]
-        runs, refused = train(backends, text, sizes, steps, lambda k, step, loss: bars[k](step, loss))
+
+        def on_step(k: int, step: int, loss: float) -> None:
+            bars[k](step, loss)
+
+        runs, refused = train(backends, text, sizes, steps, on_step)
     torch.compiler.reset()
     return runs, refused, source
 
