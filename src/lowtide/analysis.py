@@ -19,7 +19,7 @@ from lowtide.core.units import format_bytes
 from lowtide.ir.graph import Ref
 from lowtide.ir.lowered import Coverage
 from lowtide.plan.holders import Holder, holders
-from lowtide.plan.plan import SLAB, MemoryPlan
+from lowtide.plan.plan import SLAB, DeviceFigures, MemoryPlan
 from lowtide.plan.refused import refusals
 from lowtide.runtime.measure import Measured, measure
 from lowtide.runtime.rates import machine
@@ -29,14 +29,34 @@ from lowtide.schedule.schedule import CALL, Schedule, memory_graph
 
 
 @dataclass(frozen=True, slots=True)
-class GraphAnalysis:
-    """One captured graph, all figures in bytes on ``device``.
+class DeviceAnalysis:
+    """What one graph holds on one device, in bytes.
 
     argument_bytes: inputs that stay the caller's (parameters included). output_bytes: returned tensors and gradients.
     saved_bytes: held between forward and backward. temp_bytes: slabs. callee_bytes: results that operations allocate
     themselves, and their workspaces, at the peak. alias_bytes: results that continue in a dying operand's bytes.
     lower_bound_bytes: proved for the operations as they are, over all orders. sum_bytes: all storages, aligned, without
-    sharing. sections: (call, the most bytes held while it runs). fallback: why the graph runs unplanned, or None; sizes
+    sharing.
+    """
+
+    device: str
+    argument_bytes: int = 0
+    output_bytes: int = 0
+    saved_bytes: int = 0
+    temp_bytes: int = 0
+    callee_bytes: int = 0
+    alias_bytes: int = 0
+    lower_bound_bytes: int = 0
+    promised_peak_bytes: int = 0
+    sum_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GraphAnalysis:
+    """One captured graph. ``device`` is the one that most bytes are on; the figures up to ``sum_bytes`` are its own, as
+    ``DeviceAnalysis`` describes them, and those of further devices are in ``others``.
+
+    sections: (call, the most bytes held on ``device`` while it runs). fallback: why the graph runs unplanned, or None; sizes
     of a planned graph that do are listed apart, and named in it.
     moved_bytes, operations, estimated_seconds: of all steps together, by the machine's measured rates.
     reasons: what is not as one would wish, library calls that need not be among it. coverage: how many operations became
@@ -67,13 +87,28 @@ class GraphAnalysis:
     estimated_seconds: float = 0.0
     coverage: Coverage | None = None
     refused: tuple[Reason, ...] = ()
+    others: tuple[DeviceAnalysis, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DevicePeak:
+    """The whole iteration on one device, in bytes: promised, and measured where a step was given (else None), with the number
+    of its allocations; the largest of the graphs' lower bounds, and the sum of their sums."""
+
+    device: str
+    promised_peak_bytes: int
+    measured_peak_bytes: int | None
+    lower_bound_bytes: int
+    sum_bytes: int
+    allocations: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryAnalysis:
-    """All graphs, and the whole iteration: promised, and measured where a step was given (else None).
+    """All graphs, and the whole iteration on the device for which most bytes are promised, as ``DevicePeak`` describes it.
 
-    left_to_python: what Dynamo could not capture in this process, and so nobody plans; one line of its own per reason.
+    devices: the same of each device, that one first. left_to_python: what Dynamo could not capture in this process, and so nobody
+    plans; one line of its own per reason.
     """
 
     graphs: tuple[GraphAnalysis, ...]
@@ -83,6 +118,7 @@ class MemoryAnalysis:
     sum_bytes: int
     allocations: int | None
     left_to_python: tuple[str, ...]
+    devices: tuple[DevicePeak, ...]
 
     def _not_lowered(self) -> list[str]:
         """Why operations that loops are for are library calls, each reason once."""
@@ -104,6 +140,9 @@ class MemoryAnalysis:
             shown = (g.promised_peak_bytes, g.lower_bound_bytes, g.saved_bytes, g.output_bytes, g.sum_bytes)
             tail = f"unplanned: {g.fallback}" if g.fallback else g.layout
             rows.append(f"{g.name:<12}" + "".join(f"{format_bytes(n):>12}" for n in shown) + f"  {tail}")
+            for d in g.others:
+                shown = (d.promised_peak_bytes, d.lower_bound_bytes, d.saved_bytes, d.output_bytes, d.sum_bytes)
+                rows.append(f"{'':<12}" + "".join(f"{format_bytes(n):>12}" for n in shown) + f"  on {d.device}")
         largest = max(self.graphs, key=lambda g: g.promised_peak_bytes, default=None)
         if largest is not None and largest.holders:
             rows.append(f"at the peak of {largest.name}:")
@@ -123,9 +162,11 @@ class MemoryAnalysis:
             for g in self.graphs
             if g.refused
         )
-        measured = "not measured" if self.measured_peak_bytes is None else format_bytes(self.measured_peak_bytes)
         rows.extend(f"not captured by Dynamo, runs in Python: {why}" for why in self.left_to_python)
-        rows.append(f"iteration: promised {format_bytes(self.promised_peak_bytes)}, measured {measured}")
+        for d in self.devices:
+            measured = "not measured" if d.measured_peak_bytes is None else format_bytes(d.measured_peak_bytes)
+            where = f" on {d.device}" if len(self.devices) > 1 else ""
+            rows.append(f"iteration{where}: promised {format_bytes(d.promised_peak_bytes)}, measured {measured}")
         return "\n".join(rows)
 
 
@@ -133,7 +174,8 @@ def memory_analysis(step: Callable[[], Any] | None = None) -> MemoryAnalysis:
     """What the graphs compiled in this process promise; with ``step``, what one iteration really takes.
 
     ``step`` runs once and must leave nothing behind that it does not hold itself (set gradients to None before): the
-    framework allocator's own allocations on this thread are counted. Only graphs that the step ran are then listed, and
+    framework allocators' own allocations are counted: the CPU's on this thread, and those of other devices that graphs are
+    planned for in the whole process, whose statistics are reset. Only graphs that the step ran are then listed, and
     all that is unplanned.
 
     Example: ``print(lowtide.memory_analysis(lambda: model(x).sum().backward()))``
@@ -146,21 +188,40 @@ def memory_analysis(step: Callable[[], Any] | None = None) -> MemoryAnalysis:
     else:
         before = {id(r): runs_so_far(r) for r in records()}
         with Calls() as log:
-            found = measure(step)
+            found = measure(step, {d.device for r in records() for p in r.planned for d in p.plan.devices})
         calls = log.calls
         ran = {id(c.planned) for c in calls}
         listed = [(r, p) for r in records() for p in r.planned if id(p) in ran]
         listed += [(r, None) for r in records() if r.fallback is not None or runs_so_far(r) > before.get(id(r), 0)]
     captured = (_bare(r, f"at {sizes}: {why}") for r in records() for sizes, why in tuple(r.captured.items()))
     graphs = (*(_graph(r, p) for r, p in listed), *captured)
+    plans = [p.plan for _, p in listed if p is not None]
+    names = dict.fromkeys(d.device for plan in plans for d in plan.devices) or {"cpu": None}
+    peaks = [_device_peak(d, plans, calls, found) for d in names]
+    devices = tuple(sorted(peaks, key=lambda d: -d.promised_peak_bytes))
+    most = devices[0]
     return MemoryAnalysis(
         graphs,
-        iteration_peak(calls),
-        found.peak_nbytes if found else None,
-        max((g.lower_bound_bytes for g in graphs), default=0),
-        sum(g.sum_bytes for g in graphs),
-        found.allocations if found else None,
+        most.promised_peak_bytes,
+        most.measured_peak_bytes,
+        most.lower_bound_bytes,
+        most.sum_bytes,
+        most.allocations,
         left_out(),
+        devices,
+    )
+
+
+def _device_peak(device: str, plans: Sequence[MemoryPlan], calls: Sequence[Call], found: Measured | None) -> DevicePeak:
+    here = [plan.on(device) for plan in plans]
+    measured = found.on(device) if found is not None else None
+    return DevicePeak(
+        device,
+        iteration_peak(calls, device),
+        measured.peak_nbytes if measured else None,
+        max((f.lower_bound for f in here), default=0),
+        sum(f.sum_nbytes for f in here),
+        measured.allocations if measured else None,
     )
 
 
@@ -171,14 +232,14 @@ def _one_iteration() -> list[Call]:
     return forward + [Call(p, 1, (), (), ()) for p in reversed(largest) if len(p.schedule.graph.sections) > 1]
 
 
-def iteration_peak(calls: Sequence[Call]) -> int:
-    """Most bytes held over a sequence of calls: each call's own, on top of what earlier calls of other programs still
-    hold: saved tensors until their backward call, and returned tensors until a later call was seen to end them."""
-    return max((nbytes for live in iteration_live(calls) for nbytes in live), default=0)
+def iteration_peak(calls: Sequence[Call], device: str = "cpu") -> int:
+    """Most bytes held on a device over a sequence of calls: each call's own, on top of what earlier calls of other programs
+    still hold: saved tensors until their backward call, and returned tensors until a later call was seen to end them."""
+    return max((nbytes for live in iteration_live(calls, device) for nbytes in live), default=0)
 
 
-def iteration_live(calls: Sequence[Call]) -> list[list[int]]:
-    """For each call the bytes held while each of its steps runs, what earlier calls still hold included."""
+def iteration_live(calls: Sequence[Call], device: str = "cpu") -> list[list[int]]:
+    """For each call the bytes held on a device while each of its steps runs, what earlier calls still hold included."""
     holding: dict[int, int] = {}
     released: dict[int, int] = {}  # of what a program returned, the bytes that ended before its last section
     maker: dict[int, int] = {}
@@ -186,12 +247,13 @@ def iteration_live(calls: Sequence[Call]) -> list[list[int]]:
     for call in calls:
         planned, me = call.planned, id(call.planned)
         lo, hi = _span(planned.schedule, call.section)
-        for address, nbytes in call.gone:
+        for address, nbytes, _ in (h for h in call.gone if h.device == device):
             owner = maker.pop(address, me)
             released[owner] = released.get(owner, 0) + nbytes
             holding[owner] = holding.get(owner, 0) - nbytes
-        live = [n - released.get(me, 0) for n in planned.plan.live[lo:hi]]
-        for position, address, nbytes in call.died:
+        held = planned.plan.on(device).live
+        live = [n - released.get(me, 0) for n in held[lo:hi]]
+        for position, (address, nbytes, _) in (d for d in call.died if d[1].device == device):
             owner = maker.pop(address, me)
             if owner != me:
                 released[owner] = released.get(owner, 0) + nbytes
@@ -200,9 +262,9 @@ def iteration_live(calls: Sequence[Call]) -> list[list[int]]:
                     live[t] += nbytes
         others = sum(n for key, n in holding.items() if key != me)
         out.append([others + n for n in live])
-        after = planned.plan.live[hi] if hi < len(planned.plan.live) else _kept_on(planned.plan)
+        after = held[hi] if hi < len(held) else _kept_on(planned, device)
         holding[me] = after - released.get(me, 0)
-        maker.update((address, me) for address, _ in call.returned)
+        maker.update((h.address, me) for h in call.returned if h.device == device)
     return out
 
 
@@ -216,9 +278,11 @@ def _last_read(schedule: Schedule, section: int, position: int) -> int:
     return max((t for t in range(lo, hi) if storage in nodes[t].reads), default=lo)
 
 
-def _kept_on(plan: MemoryPlan) -> int:
-    """Bytes held after the last section: what the caller gets, and slabs for the next call."""
-    return sum(p.nbytes for p in plan.places if p.escapes) + sum(s.nbytes for s in plan.slabs if s.kept)
+def _kept_on(planned: Planned, device: str) -> int:
+    """Bytes held on a device after the last section: what the caller gets, and slabs for the next call."""
+    plan, value = planned.plan, planned.schedule.graph.value
+    given = sum(p.nbytes for p in plan.places if p.escapes and value[p.storage].layout.device == device)
+    return given + sum(s.nbytes for s in plan.slabs if s.kept and s.device == device)
 
 
 def _span(schedule: Schedule, section: int) -> tuple[int, int]:
@@ -241,29 +305,12 @@ def _graph(record: Record, planned: Planned | None) -> GraphAnalysis:
         return _bare(record, fallback, layout, why)
     plan, schedule = planned.plan, planned.schedule
     graph = schedule.graph
-    at = plan.peak_step
-    nodes = memory_graph(schedule).nodes
-    at_peak = [p for p in plan.places if p.first <= at < p.end and p.slab is None and p.over is None and not p.escapes]
-    saved = {
-        graph.value[a.name].storage
-        for s in graph.sections
-        for i in s.saved
-        if isinstance(a := s.returns[i], Ref)
-    }  # fmt: skip
+    main, *others = (_of_device(schedule, plan, told) for told in plan.devices)
     costs = estimates(schedule, machine()).values()
     spans = [(s.name, *_span(schedule, i)) for i, s in enumerate(graph.sections)]
     return GraphAnalysis(
         name=record.name,
-        device=plan.device,
-        argument_bytes=sum(graph.nbytes[s] for s in sorted(graph.caller_owned)),
-        output_bytes=sum(p.nbytes for p in plan.places if p.escapes),
-        saved_bytes=sum(p.nbytes for p in plan.places if p.storage in saved),
-        temp_bytes=sum(s.nbytes for s in plan.slabs),
-        callee_bytes=sum(p.nbytes for p in at_peak) + (nodes[at].workspace if nodes else 0),
-        alias_bytes=sum(p.nbytes for p in plan.places if p.over is not None),
-        lower_bound_bytes=plan.lower_bound,
-        promised_peak_bytes=plan.promised_nbytes,
-        sum_bytes=plan.sum_nbytes,
+        **asdict(main),
         sections=tuple((name, max(plan.live[lo:hi], default=0)) for name, lo, hi in spans),
         layout=f"{plan.chosen} ({sum(p.how == SLAB for p in plan.places)} of {len(plan.places)} storages in slabs, "
         f"{plan.coverage:.0%} of all bytes)",
@@ -277,4 +324,32 @@ def _graph(record: Record, planned: Planned | None) -> GraphAnalysis:
         estimated_seconds=sum(e.seconds for e in costs),
         coverage=planned.coverage,
         refused=(*planned.apart, *refusals(schedule, plan)),
+        others=tuple(others),
+    )
+
+
+def _of_device(schedule: Schedule, plan: MemoryPlan, told: DeviceFigures) -> DeviceAnalysis:
+    graph, nodes = schedule.graph, memory_graph(schedule).nodes
+    here = [p for p in plan.places if graph.value[p.storage].layout.device == told.device]
+    at = told.peak_step
+    at_peak = [p for p in here if p.first <= at < p.end and p.slab is None and p.over is None and not p.escapes]
+    workspace = nodes[at].workspace if nodes and nodes[at].device == told.device else 0
+    saved = {
+        graph.value[a.name].storage
+        for s in graph.sections
+        for i in s.saved
+        if isinstance(a := s.returns[i], Ref)
+    }  # fmt: skip
+    given = [s for s in sorted(graph.caller_owned) if graph.value[s].layout.device == told.device]
+    return DeviceAnalysis(
+        device=told.device,
+        argument_bytes=sum(graph.nbytes[s] for s in given),
+        output_bytes=sum(p.nbytes for p in here if p.escapes),
+        saved_bytes=sum(p.nbytes for p in here if p.storage in saved),
+        temp_bytes=sum(s.nbytes for s in plan.slabs if s.device == told.device),
+        callee_bytes=sum(p.nbytes for p in at_peak) + workspace,
+        alias_bytes=sum(p.nbytes for p in here if p.over is not None),
+        lower_bound_bytes=told.lower_bound,
+        promised_peak_bytes=told.promised_nbytes,
+        sum_bytes=told.sum_nbytes,
     )

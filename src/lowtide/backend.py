@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from lowtide.codegen.targets import target_of
 from lowtide.core import native
 from lowtide.core.errors import BugError, OptionError, Unsupported, VerifyError
 from lowtide.core.options import Options
@@ -29,6 +30,7 @@ from lowtide.frontend.convolution import channels_last
 from lowtide.frontend.copies import drop_copies, own_storages
 from lowtide.frontend.fx_import import import_graph, origin_of
 from lowtide.frontend.loss import split_cross_entropy
+from lowtide.frontend.moved import made_in_place
 from lowtide.frontend.partition import partition
 from lowtide.ir.graph import Graph
 from lowtide.ir.symbolic import Expr
@@ -181,7 +183,8 @@ def build_planned(
     """
     started = time.perf_counter()
     try:
-        graph, constants = import_graph(record.name, calls, kept=kept)
+        graph, constants = made_in_place(*import_graph(record.name, calls, kept=kept))
+        target_of(graph)
         build = functools.partial(_build, record, options, constants, {})
         later = functools.partial(_build_or_capture, record, options, dict(calls), build, graph)
         first = None if graph.symbols else build(graph)  # where this is wrong, the whole graph is left as it was

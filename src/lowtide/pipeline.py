@@ -34,6 +34,7 @@ from lowtide.lowering.coverage import coverage
 from lowtide.lowering.lower import lower
 from lowtide.lowering.wholes import in_their_places
 from lowtide.memory import json as memory_json
+from lowtide.memory.estimate import lifts_others
 from lowtide.memory.lifetime import lifetimes, timeline
 from lowtide.order.engine import OrderResult, reorder
 from lowtide.plan.choose import main_device, plan_memory
@@ -125,7 +126,7 @@ def compile_graph(
     target: Target | None = None,
 ) -> Compiled:
     """Run the stages on a static graph, watched by ``observers`` (None: as the environment says). ``machine``: what fusion
-    and estimates go by. ``target``: what kernels are generated for, by default that of the graph's device. ``before``: the
+    and estimates go by. ``target``: what kernels are generated for, by default as ``target_of`` says. ``before``: the
     same program at other sizes, whose loops, order and way of slabs are taken over, as far as that holds, fits the budget and
     does not need much more of all bytes at once.
 
@@ -189,7 +190,7 @@ class _Planned:
 def lower_graph(graph: Graph, options: Options, target: Target) -> Lowered:
     """The graph with what ``target`` computes as loops, each operation by itself; without loops where ATen is to compute
     everything, or has to."""
-    if options.kernels == "aten":
+    if options.kernels == "aten" or not target.dtypes:
         return Lowered(graph, {})
     if native.compiler() is None:
         why = Reason("kernels of our own", "there is no C++ compiler, so ATen computes everything", "install g++")
@@ -381,12 +382,14 @@ def _summary(ordered: Schedule, plan: MemoryPlan, covered: Coverage | None) -> s
 
 
 def order_steps(scheduled: Schedule, options: Options) -> tuple[Schedule, OrderResult | None]:
-    """The schedule in an order of least peak; as it is, where program order is no worse or ``options.reorder`` is off."""
+    """The schedule in an order of least peak on the device that most bytes are on; as it is, where program order is no worse,
+    where another device would need more, or ``options.reorder`` is off."""
     if not options.reorder:
         return scheduled, None
     graph = memory_graph(scheduled)
-    found = reorder(graph, device=main_device(lifetimes(graph)))
-    if found.peak >= found.candidates[PROGRAM]:
+    device = main_device(lifetimes(graph))
+    found = reorder(graph, device=device)
+    if found.peak >= found.candidates[PROGRAM] or lifts_others(graph, found.order, device):
         return scheduled, found
     return reordered(scheduled, found.order), found
 

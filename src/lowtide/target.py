@@ -1,6 +1,6 @@
-"""What a target answers: the list of questions that lowering, fusion and code generation ask of a device.
+"""What a target answers: the list of questions that lowering, fusion and code generation ask of a kind of device.
 
-Comes in: nothing. Goes out: ``Target``, of which ``codegen.targets`` has one per device and the pipeline hands on the answers.
+Comes in: nothing. Goes out: ``Target``, of which ``codegen.targets`` has one per kind and the pipeline hands on the answers.
 Promised: no question has a usual answer, so a target that leaves one out cannot be made: ``TypeError`` names what is missing.
 """
 
@@ -26,10 +26,11 @@ class Kernel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """A device that kernels are generated for.
+    """A kind of device that programs are planned for.
 
-    device: where the tensors lie that its kernels compute. dtypes: of the elements that they hold; operations on others stay
-    library calls. rules: what may become one kernel, and which pairs are tried first. kernel: the function of a loop.
+    device: the kind, as torch names it (``cuda``, of which ``cuda:0`` is one). dtypes: of the elements that its kernels hold;
+    operations on others stay library calls, all of them where there are none: then no kernel is asked for. rules: what may
+    become one kernel, and which pairs are tried first. kernel: the function of a loop.
     sources: kernels as at most so many sources, to be built side by side.
     """
 

@@ -26,7 +26,7 @@ from torch._library.fake_class_registry import FakeScriptObject
 from torch._ops import OpOverload
 from torch._prims.rng_prims import run_and_save_rng_state as draw_and_note
 from torch._prims.rng_prims import run_with_rng_state as draw_from
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_flatten, tree_unflatten
@@ -55,6 +55,7 @@ __all__ = [
     "nn_binding",
     "opaque_nbytes",
     "profiling",
+    "real_tensors",
     "recomputable_by_default",
     "resizes_storage",
     "scan_operator",
@@ -270,6 +271,11 @@ def mark_event(text: str) -> None:
 def fake_mode() -> Any:
     """A context in which tensors have layouts and no bytes."""
     return FakeTensorMode()
+
+
+def real_tensors() -> Any:
+    """A context in which operations compute, though fake tensors were asked for outside of it."""
+    return unset_fake_temporarily()
 
 
 def nn_binding(name: str) -> Callable[..., Any] | None:

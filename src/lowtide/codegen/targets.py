@@ -1,34 +1,59 @@
-"""The targets that there are: one per device.
+"""The targets that there are: one per kind of device.
 
-Comes in: a graph. Goes out: the target that computes it. Promised: a device that has none is refused with its name.
+Comes in: a graph. Goes out: the target whose kernels it gets. Promised: a value on a device of which there is no target is
+refused with its name and the user's line; nothing else says which devices are planned.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from lowtide.codegen.cpp import kernel
 from lowtide.codegen.cpp_ops import BUFFER
 from lowtide.codegen.cpp_source import kernel_sources
-from lowtide.core.errors import Unsupported
+from lowtide.core.errors import BugError, Unsupported, UserError
 from lowtide.core.reason import Reason
 from lowtide.ir.graph import Graph
+from lowtide.ir.loops import Loop
 from lowtide.schedule.rules import CACHED
-from lowtide.target import Target
+from lowtide.target import Kernel, Target
 
 CPU = Target(device="cpu", dtypes=frozenset(BUFFER), rules=CACHED, kernel=kernel, sources=kernel_sources)
-TARGETS: Mapping[str, Target] = {t.device: t for t in (CPU,)}
+TARGETS: dict[str, Target] = {CPU.device: CPU}
+
+
+def libraries_only(device: str) -> Target:
+    """A target without kernels of its own: its device computes by library calls alone, in planned memory."""
+
+    def none(loop: Loop) -> Kernel:
+        raise BugError(f"a kernel for {device} is asked for, where there are none: {loop}")
+
+    return Target(device=device, dtypes=frozenset(), rules=CACHED, kernel=none, sources=lambda kernels, parts: ())
+
+
+def add_target(target: Target) -> None:
+    """Have programs planned whose values lie on a further kind of device.
+
+    Raises:
+        UserError: there is a target for that kind already, or it has kernels: a program gets those of one target.
+    """
+    if target.device in TARGETS:
+        raise UserError(f"there is a target for {target.device} already")
+    if target.dtypes:
+        raise UserError(f"kernels are generated for {CPU.device} alone so far, so that {target.device} can have none")
+    TARGETS[target.device] = target
 
 
 def target_of(graph: Graph) -> Target:
-    """The target of the device on which the first value of a graph lies; the CPU's, where there is none.
+    """The target whose kernels a graph gets: of those on whose devices its values lie the first that has any, else the first;
+    the CPU's, where there is no value.
 
     Raises:
         Unsupported: a value lies where no target computes.
     """
-    devices = [v.layout.device for v in graph.values] or [CPU.device]
-    odd = next((d for d in devices if d not in TARGETS), None)
-    if odd is not None:
-        known = ", ".join(TARGETS)
-        raise Unsupported(Reason(f"graph {graph.name}", f"no target computes on {odd}, only on {known}"))
-    return TARGETS[devices[0]]
+    found: dict[str, Target] = {}
+    for v in graph.values:
+        kind = v.layout.device.partition(":")[0]
+        if kind not in TARGETS:
+            known, line = ", ".join(TARGETS), f" ({v.origin})" if str(v.origin) else ""
+            raise Unsupported(Reason(f"%{v.name}", f"no target computes on {v.layout.device}, only on {known}{line}"))
+        found[kind] = TARGETS[kind]
+    return next((t for t in found.values() if t.dtypes), next(iter(found.values()), CPU))

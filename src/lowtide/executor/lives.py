@@ -116,7 +116,8 @@ def foldable(block: Block) -> frozenset[str]:
 def _written(
     block: Block, facts: Mapping[str, OpFacts], copied: frozenset[str], taken: frozenset[str]
 ) -> tuple[str, ...]:
-    """Storages that lines could write into bytes given to them, in order, without those ``taken`` by others."""
+    """Storages that lines could write into bytes given to them, in order, without those ``taken`` by others. Only the CPU's:
+    what lies elsewhere is left to the allocator of its device, which knows when the work of each stream is done."""
     known, plain = block.known_at, copied | foldable(block)
     out: list[str] = []
     for i, line in enumerate(block.lines):
@@ -125,7 +126,8 @@ def _written(
         whole = line.op.name not in plain and len(sized) == len(line.op.outputs)
         if line.kind not in (LOOP, SCAN) and not (whole and _takes_bytes(line, facts.get(line.op.name))):
             continue
-        out += [v.name for v in sized if v.storage == v.name and v.storage not in taken and v.layout.offset == 0]
+        ours = [v for v in sized if v.storage == v.name and v.storage not in taken and v.layout.device == "cpu"]
+        out += [v.name for v in ours if v.layout.offset == 0]
     return tuple(out)
 
 

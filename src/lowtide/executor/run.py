@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from lowtide.codegen.targets import target_of
 from lowtide.core.units import format_bytes
 from lowtide.executor.block import Block
 from lowtide.executor.frame import Frame
@@ -67,9 +68,15 @@ _all: weakref.WeakSet[Executor] = weakref.WeakSet()
 
 
 class Executor:
-    """One program, any number of calls."""
+    """One program, any number of calls.
+
+    Raises:
+        Unsupported: a value lies where no target computes.
+    """
 
     def __init__(self, block: Block, constants: Mapping[str, torch.Tensor], policy: Policy) -> None:
+        for inside in block.nested():
+            target_of(inside.graph)
         self.plan, self.policy = BlockPlan(block, policy, constants), policy
         self.idle: list[Frame] = []  # taken and given back without the lock: both are one step of the interpreter
         self.frames: weakref.WeakSet[Frame] = weakref.WeakSet()

@@ -34,8 +34,6 @@ DTYPES = {
 # Views by their schema that are more than a layout on the same bytes: computed instead.
 _COMPUTED = {"aten._conj.default": "aten._conj_physical.default", "aten._neg_view.default": "aten.neg.default"}
 
-PLANNED_DEVICES = ("cpu",)
-
 _LONGEST = 60  # characters of a tag: it stands in every message
 
 # Views by what they do, though their schema declares a new tensor.
@@ -106,10 +104,6 @@ class Importer:
         if type(val).__name__ != "FakeTensor" or val.layout is not torch.strided or val.is_quantized:
             what = type(val).__name__ if val.layout is torch.strided else str(val.layout)
             raise Unsupported(Reason(f"{node}", f"{what} values are not planned", origin_of(node).file or None))
-        if val.device.type not in PLANNED_DEVICES:
-            raise Unsupported(
-                Reason(f"{node}", f"lies on {val.device}; only {', '.join(PLANNED_DEVICES)} is planned so far")
-            )
         if not self.unbacked and unbacked(val):
             raise Unsupported(Reason(f"{node.target}", f"the size of its result depends on data ({origin_of(node)})"))
         kind = val.dtype if dtype is None else dtype
@@ -200,9 +194,13 @@ class Importer:
         for i, a in enumerate(schema.arguments):
             if a.name in node.kwargs and not a.kwarg_only:
                 placed = i + 1
-        args = tuple(self._arg(a, node) for a in arguments[:placed])
-        named = {a.name for a in schema.arguments[placed:]}
-        kwargs = tuple((k, self._arg(a, node)) for k, a in sorted(node.kwargs.items()) if k in named)
+        # A copy between devices that nobody waits for would still read or write when planned bytes are another's already.
+        now = [False if a.name == "non_blocking" else x for a, x in zip(schema.arguments, arguments, strict=True)]
+        args = tuple(self._arg(a, node) for a in now[:placed])
+        given = {
+            a.name: x for a, x in zip(schema.arguments[placed:], now[placed:], strict=True) if a.name in node.kwargs
+        }
+        kwargs = tuple((k, self._arg(a, node)) for k, a in sorted(given.items()))
         views = schema_views(target)
         called = _COMPUTED.get(str(target), str(target))
         if called != str(target):

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from lowtide.memory.graph import MemoryGraph
+from lowtide.memory.graph import MemoryGraph, may_share
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ def flatten(graph: MemoryGraph, *, device: str | None = None) -> Flat:
             r, w = number.get(graph.storage[read]), number.get(graph.storage[written])
             if r is None or w is None or r == w or r not in held[i] or i not in makers[w]:
                 continue
-            same = graph.buffer[graph.storage[read]].device == graph.buffer[graph.storage[written]].device
+            same = may_share(graph.buffer[graph.storage[read]], graph.buffer[graph.storage[written]])
             if same and size[r] >= size[w] and not outlives[r]:
                 kept.add((r, w))
         pairs.append(sorted(kept))

@@ -31,7 +31,9 @@ from functools import cached_property
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """Named bytes. ``nbytes`` is the storage's extent; an alias's own ``nbytes`` is not counted."""
+    """Named bytes. ``nbytes`` is the storage's extent; an alias's own ``nbytes`` is not counted. ``allocator``: who must give
+    them (for communication, say), where that is not the device's usual one: they are then shared only with others of that
+    allocator, and neither taken over in place nor put where another buffer dies."""
 
     name: str
     nbytes: int
@@ -40,6 +42,12 @@ class Buffer:
     freeable: bool = False
     output: bool = False
     alias_of: str | None = None
+    allocator: str = ""
+
+
+def may_share(dying: Buffer, born: Buffer) -> bool:
+    """Whether one storage may continue in the bytes of another at all: on one device, and of its usual allocator."""
+    return dying.device == born.device and not dying.allocator and not born.allocator
 
 
 @dataclass(frozen=True, slots=True)

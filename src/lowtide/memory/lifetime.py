@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lowtide.memory.graph import MemoryGraph
+from lowtide.memory.graph import MemoryGraph, may_share
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +18,7 @@ class Lifetime:
 
     ``escapes``: still alive after the last step (an output; ``end`` is then the number of steps).
     ``takes_over``: the storage whose bytes it continues in place; during step ``first`` it lies inside that one.
+    ``allocator``: as the buffer's.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Lifetime:
     device: str = "cpu"
     escapes: bool = False
     takes_over: str | None = None
+    allocator: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,9 @@ def lifetimes(graph: MemoryGraph, order: Sequence[int] | None = None) -> tuple[L
         if counted:
             escapes = b.name in outputs
             end = steps if escapes else last[b.name] + 1
-            out.append(Lifetime(b.name, b.nbytes, first[b.name], end, b.device, escapes, taken.get(b.name)))
+            out.append(
+                Lifetime(b.name, b.nbytes, first[b.name], end, b.device, escapes, taken.get(b.name), b.allocator)
+            )
     return tuple(out)
 
 
@@ -92,7 +96,7 @@ def _taken_over(
         for read, written in pairs:
             r, w = storage[read], storage[written]
             ours = (not buffer[r].input or buffer[r].freeable) and r not in outputs
-            fits = buffer[r].nbytes >= buffer[w].nbytes and buffer[r].device == buffer[w].device
+            fits = buffer[r].nbytes >= buffer[w].nbytes and may_share(buffer[r], buffer[w])
             if r != w and ours and fits and not buffer[w].input and last[r] == t and first[w] == t:
                 options.setdefault(w, []).append(r)
         for choice in options.values():

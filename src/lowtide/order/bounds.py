@@ -18,6 +18,7 @@ from lowtide.memory.flat import Flat
 from lowtide.order.compiled import being_built, compiled
 
 _BEFORE, _BEHIND = 1, 2
+_STEPS = 20_000  # of the search for a bound where no order is searched for
 _LOOKS = 8  # of a flow, to a step
 _MEANWHILE = 50_000  # steps in Python, about 0.3 s, while the library is being built
 
@@ -26,6 +27,13 @@ def end_bound(flat: Flat) -> tuple[int, str]:
     """The larger of what is alive at the start and at the end."""
     end = sum(nbytes for nbytes, outlives in zip(flat.size, flat.outlives, strict=True) if outlives)
     return (flat.base, "start") if flat.base >= end else (end, "outputs")
+
+
+def proved_peak(flat: Flat, order: Sequence[int], live: Sequence[int]) -> int:
+    """Bytes that no order stays below, where none is searched for; looked for at the steps of ``order``, during which ``live``
+    bytes are alive."""
+    bound, _ = end_bound(flat)
+    return max(bound, cut_bound(flat, order, live, bound, _STEPS, [-1] * flat.n)[0])
 
 
 def holders_of(flat: Flat) -> list[list[int]]:

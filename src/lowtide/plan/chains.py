@@ -31,7 +31,7 @@ class Chain:
     ``[first, end)``, of ``nbytes`` at first.
 
     eligible: may lie in a slab. free: members (by name) that need not continue where the one before them lies, since
-    their operation can write into any given memory.
+    their operation can write into any given memory. allocator: of its bytes, as ``memory.graph.Buffer`` says.
     """
 
     members: tuple[Lifetime, ...]
@@ -40,6 +40,7 @@ class Chain:
     end: int
     eligible: bool
     free: frozenset[str]
+    allocator: str = ""
 
 
 def chains_of(schedule: Schedule, graph: MemoryGraph, alive: Sequence[Lifetime]) -> tuple[Chain, ...]:
@@ -59,7 +60,8 @@ def chains_of(schedule: Schedule, graph: MemoryGraph, alive: Sequence[Lifetime])
         ours = name in writes and not graph.buffer[name].input
         ours = ours and members[0].nbytes > 0 and not any(m.name in apart for m in members)
         free = frozenset(m.name for m in members[1:] if m.name in writes)
-        return Chain(tuple(members), members[0].nbytes, members[0].first, max(m.end for m in members), ours, free)
+        end = max(m.end for m in members)
+        return Chain(tuple(members), members[0].nbytes, members[0].first, end, ours, free, members[0].allocator)
 
     out: list[Chain] = []
     for members in chains.values():
@@ -154,7 +156,7 @@ def fill_holes(
     for i in sorted(waiting, key=lambda i: (-chains[i].nbytes, i)):
         c = chains[i]
         for k, slab in enumerate(slabs):
-            if not (slab.first <= c.first and c.end <= slab.end):
+            if not (slab.first <= c.first and c.end <= slab.end) or slab.allocator != c.allocator:
                 continue
             at = 0
             for lo, hi in sorted((lo, hi) for first, end, lo, hi in rows[k] if first < c.end and c.first < end):

@@ -5,24 +5,29 @@ itself (``none``), one arena for the whole program (``one``), one slab per windo
 (``windows k``), and one per pair of windows for what is born in the one and dies in the other (``phases k``), so that saved
 tensors lie in slabs that backward gives up one after the other. Promised: never above ``none``, unless the caller forces
 ``one``; ties go to the fewest allocations per call, which spare the page faults of fresh memory. A storage may lie in a slab
-if the operation that makes it writes into given memory and the caller does not get to keep it.
+if the operation that makes it writes into given memory and the caller does not get to keep it. Each device is laid out by
+itself, and what has an allocator of its own lies in slabs of that one alone.
 """
 
 from __future__ import annotations
 
 import itertools
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from lowtide.core.errors import Unsupported
 from lowtide.core.options import Options
+from lowtide.core.reason import Reason
 from lowtide.core.units import align_up
+from lowtide.memory.flat import flatten, live_bytes
+from lowtide.memory.graph import MemoryGraph
 from lowtide.memory.lifetime import Lifetime, lifetimes, timeline
+from lowtide.order.bounds import proved_peak
 from lowtide.plan.chains import Chain, chains_of, fill_holes, pack_chains
-from lowtide.plan.plan import FRESH, OVER, SLAB, MemoryPlan, Place, Slab
+from lowtide.plan.plan import FRESH, OVER, SLAB, DeviceFigures, MemoryPlan, Place, Slab, alignment_of
 from lowtide.schedule.schedule import CALL, Schedule, memory_graph
 
-ALIGNMENT = {"cpu": 64, "cuda": 512}
 WINDOWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
 
 
@@ -45,30 +50,63 @@ class _Layout:
 def plan_memory(
     schedule: Schedule, options: Options, lower_bound: int | None = None, way: str | None = None
 ) -> MemoryPlan:
-    """The plan with the least promised peak. ``lower_bound`` in bytes, if the order engine proved one. ``way``: the only one
-    that is considered beside ``none``."""
+    """The plan with the least promised peak on each device. Of the one that most bytes are on: ``lower_bound`` in bytes, if the
+    order engine proved one; ``way``: the only one that is considered beside ``none``.
+
+    Raises:
+        Unsupported: what must come from an allocator of its own would be allocated by a library, or given to the caller.
+    """
     graph = memory_graph(schedule)
     alive = lifetimes(graph)
-    device = main_device(alive)
-    chains = chains_of(schedule, graph, [x for x in alive if x.device == device])
+    main = main_device(alive)
+    best, figures = _on_device(schedule, alive, main, options, way)
+    if lower_bound is not None:
+        figures = replace(figures, lower_bound=lower_bound)
+    places, slabs = best.places, best.slabs
+    others: list[DeviceFigures] = []
+    for device in _further(graph, alive, main):
+        left = options.retain - sum(s.nbytes for s in slabs if s.kept)
+        best, found = _on_device(schedule, alive, device, replace(options, retain=left), None)
+        if options.reorder:
+            flat = flatten(graph, device=device)
+            order = range(flat.n)
+            found = replace(found, lower_bound=proved_peak(flat, order, live_bytes(flat, order)))
+        others.append(found)
+        behind = {
+            p.storage: p if p.slab is None else replace(p, slab=len(slabs) + p.slab) for p in best.places.values()
+        }
+        places, slabs = places | behind, slabs + best.slabs
+    return MemoryPlan(
+        main, tuple(places[a.name] for a in alive), slabs, figures.live, figures.lower_bound, figures.sum_nbytes,
+        figures.chosen, figures.candidates, tuple(others),
+    )  # fmt: skip
+
+
+def _on_device(
+    schedule: Schedule, alive: Sequence[Lifetime], device: str, options: Options, way: str | None
+) -> tuple[_Layout, DeviceFigures]:
+    """How what lies on one device is laid out. The bound is the peak of this order without slabs."""
+    graph = memory_graph(schedule)
+    here = [a for a in alive if a.device == device]
+    chains = chains_of(schedule, graph, here)
+    for c in chains:
+        if c.allocator and not c.eligible:
+            what, who = f"%{c.members[0].name}", f"allocator {c.allocator}"
+            raise Unsupported(Reason(what, f"must come from {who}, and a library allocates it or the caller keeps it"))
     base = timeline(graph, device=device, alive=alive).live
     cuts = [i for i, n in enumerate(graph.nodes) if n.name.startswith(CALL)]
     ways = _groupings([0, *cuts, len(graph.nodes)], chains, options)
     if way is not None:
         ways = [w for w in ways if w[0] in ("none", way)]
     best, considered = _best(chains, ways, _Setting(device, base, tuple(cuts), options))
-    alignment = ALIGNMENT[device.split(":")[0]]
     workspace = max((n.workspace for n in graph.nodes if n.device == device), default=0)
-    size = {a.name: a.nbytes for a in alive}
-    others = {a.name: _fresh(a, size) for a in alive if a.device != device}
-    ordered = tuple((best.places | others)[a.name] for a in alive)
-    return MemoryPlan(
-        device, ordered, best.slabs, best.live,
-        max(base, default=0) if lower_bound is None else lower_bound,
-        sum(align_up(a.nbytes, alignment) for a in alive if a.device == device) + workspace,
-        best.name,
-        considered,
-    )  # fmt: skip
+    total = sum(align_up(a.nbytes, alignment_of(device)) for a in here) + workspace
+    return best, DeviceFigures(device, best.live, max(base, default=0), total, best.name, considered)
+
+
+def _further(graph: MemoryGraph, alive: Sequence[Lifetime], main: str) -> list[str]:
+    """The devices beside ``main`` on which something is allocated."""
+    return sorted(({a.device for a in alive} | {n.device for n in graph.nodes if n.workspace}) - {main})
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +121,7 @@ class _Setting:
     @property
     def alignment(self) -> int:
         """Of slabs, in bytes."""
-        return ALIGNMENT[self.device.split(":")[0]]
+        return alignment_of(self.device)
 
 
 def _best(
@@ -118,9 +156,14 @@ def main_device(alive: Sequence[Lifetime]) -> str:
 
 def _groupings(cuts: Sequence[int], chains: Sequence[Chain], options: Options) -> list[tuple[str, list[list[int]]]]:
     """Ways to group chains (by index) into slabs; ``cuts`` are the borders of the sections, first and last included."""
-    able = [i for i, c in enumerate(chains) if c.eligible]
-    none: tuple[str, list[list[int]]] = ("none", [])
-    one: tuple[str, list[list[int]]] = ("one", _arenas(cuts, chains, able))
+    able = [i for i, c in enumerate(chains) if c.eligible and not c.allocator]
+    apart = [
+        group
+        for name in sorted({c.allocator for c in chains if c.allocator})
+        for group in _arenas(cuts, chains, [i for i, c in enumerate(chains) if c.allocator == name])
+    ]  # whatever the way, since nothing else may lie there
+    none: tuple[str, list[list[int]]] = ("none", apart)
+    one: tuple[str, list[list[int]]] = ("one", [*_arenas(cuts, chains, able), *apart])
     if options.slabs == "none":
         return [none]
     if options.slabs == "one":
@@ -132,12 +175,12 @@ def _groupings(cuts: Sequence[int], chains: Sequence[Chain], options: Options) -
         groups = [
             [i for i in able if lo <= chains[i].first and chains[i].end <= hi] for lo, hi in itertools.pairwise(edges)
         ]
-        ways.append((f"windows {k}", [g for g in groups if len(g) > 1]))
+        ways.append((f"windows {k}", [*(g for g in groups if len(g) > 1), *apart]))
         pairs: dict[tuple[int, int], list[int]] = {}
         for i in able:
             pair = bisect_right(edges, chains[i].first), bisect_right(edges, chains[i].end - 1)
             pairs.setdefault(pair, []).append(i)
-        ways.append((f"phases {k}", [g for _, g in sorted(pairs.items()) if len(g) > 1]))
+        ways.append((f"phases {k}", [*(g for _, g in sorted(pairs.items()) if len(g) > 1), *apart]))
     return ways
 
 
@@ -164,7 +207,8 @@ def _lay_out(
         members = [chains[i] for i in group]
         offsets, height = pack_chains(members, at.alignment, packed=packed)
         where.update((m.name, (len(slabs), offsets.get(m.name, 0))) for c in members for m in c.members)
-        slabs.append(Slab(height, at.device, min(c.first for c in members), max(c.end for c in members)))
+        first, end = min(c.first for c in members), max(c.end for c in members)
+        slabs.append(Slab(height, at.device, first, end, allocator=members[0].allocator))
     if packed and slabs:
         for i, slab, offset in fill_holes(chains, slabs, where, at.alignment):
             inside[slab].append(i)
@@ -186,11 +230,6 @@ def _lay_out(
         held[m.first] += m.nbytes
     kept, live = _keep(tuple(slabs), held, at)
     return _Layout(name, places, kept, live)
-
-
-def _fresh(a: Lifetime, size: Mapping[str, int]) -> Place:
-    over = a.takes_over if a.takes_over is not None and size[a.takes_over] == a.nbytes else None
-    return Place(a.name, a.nbytes, a.first, a.end, FRESH if over is None else OVER, over, escapes=a.escapes)
 
 
 def _held(

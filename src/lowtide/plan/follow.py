@@ -13,15 +13,14 @@ from dataclasses import replace
 
 from lowtide.core.errors import VerifyError
 from lowtide.core.options import Options
+from lowtide.memory.estimate import lifts_others
 from lowtide.memory.flat import flatten, live_bytes
 from lowtide.memory.lifetime import lifetimes, timeline
-from lowtide.order.bounds import cut_bound, end_bound
+from lowtide.order.bounds import proved_peak
 from lowtide.order.check import check_order
 from lowtide.plan.choose import main_device, plan_memory
 from lowtide.plan.plan import MemoryPlan
 from lowtide.schedule.schedule import Schedule, memory_graph
-
-_STEPS = 20_000  # of the search for the lower bound
 
 
 def follow(scheduled: Schedule, before: Schedule, chosen: str, options: Options) -> tuple[Schedule, MemoryPlan] | None:
@@ -35,11 +34,9 @@ def follow(scheduled: Schedule, before: Schedule, chosen: str, options: Options)
     flat = flatten(graph, device=device)
     order = _positions(scheduled, kept)
     live = live_bytes(flat, order)
-    lower = max(live, default=0) <= timeline(graph, device=device).peak
-    bound, _ = end_bound(flat)
-    bound = max(bound, cut_bound(flat, order, live, bound, _STEPS, [-1] * flat.n)[0])
+    lower = max(live, default=0) <= timeline(graph, device=device).peak and not lifts_others(graph, order, device)
     ordered = kept if lower else scheduled
-    return ordered, plan_memory(ordered, options, bound, chosen)
+    return ordered, plan_memory(ordered, options, proved_peak(flat, order, live), chosen)
 
 
 def in_order(scheduled: Schedule, names: Sequence[str]) -> Schedule | None:

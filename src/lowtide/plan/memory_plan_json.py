@@ -8,10 +8,10 @@ schedule is for ``plan.replay`` to say.
 from __future__ import annotations
 
 from lowtide.core.codec import Cursor, loads
-from lowtide.plan.plan import FRESH, OVER, SLAB, MemoryPlan, Place, Slab
+from lowtide.plan.plan import FRESH, OVER, SLAB, DeviceFigures, MemoryPlan, Place, Slab
 
 _PLACE = ("storage", "nbytes", "first", "end", "how", "over", "slab", "offset", "escapes")
-_FIELDS = ("version", "device", "promised_nbytes", "lower_bound", "sum_nbytes", "chosen", "candidates", "live")
+_FIGURES = ("device", "promised_nbytes", "lower_bound", "sum_nbytes", "chosen", "candidates", "live")
 
 
 def load(text: str, file: str = "<text>") -> MemoryPlan:
@@ -21,28 +21,41 @@ def load(text: str, file: str = "<text>") -> MemoryPlan:
 
 def read_memory_plan(at: Cursor) -> MemoryPlan:
     """The plan of a JSON object. Raises FileError with the place of the first fault."""
-    f = at.fields((*_FIELDS, "slabs", "places"))
+    f = at.fields(("version", *_FIGURES, "others", "slabs", "places"))
     f["version"].version()
     slabs = tuple(_slab(c) for c in f["slabs"].items())
-    plan = MemoryPlan(
-        device=f["device"].text(),
+    main = _figures(f)
+    return MemoryPlan(
+        device=main.device,
         places=tuple(_place(c, len(slabs)) for c in f["places"].items()),
         slabs=slabs,
-        live=tuple(c.whole() for c in f["live"].items()),
-        lower_bound=f["lower_bound"].whole(),
-        sum_nbytes=f["sum_nbytes"].whole(),
-        chosen=f["chosen"].text(),
-        candidates=tuple((name, c.whole()) for name, c in f["candidates"].members()),
+        live=main.live,
+        lower_bound=main.lower_bound,
+        sum_nbytes=main.sum_nbytes,
+        chosen=main.chosen,
+        candidates=main.candidates,
+        others=tuple(_figures(c.fields(_FIGURES)) for c in f["others"].items()),
     )
-    if f["promised_nbytes"].whole() != plan.promised_nbytes:
-        f["promised_nbytes"].fail(f"the most of 'live' is {plan.promised_nbytes}")
-    return plan
+
+
+def _figures(f: dict[str, Cursor]) -> DeviceFigures:
+    found = DeviceFigures(
+        f["device"].text(),
+        tuple(c.whole() for c in f["live"].items()),
+        f["lower_bound"].whole(),
+        f["sum_nbytes"].whole(),
+        f["chosen"].text(),
+        tuple((name, c.whole()) for name, c in f["candidates"].members()),
+    )
+    if f["promised_nbytes"].whole() != found.promised_nbytes:
+        f["promised_nbytes"].fail(f"the most of 'live' is {found.promised_nbytes}")
+    return found
 
 
 def _slab(at: Cursor) -> Slab:
-    f = at.fields(("nbytes", "device", "first", "end", "kept"))
+    f = at.fields(("nbytes", "device", "first", "end", "kept", "allocator"))
     first, end = _span(f)
-    return Slab(f["nbytes"].whole(), f["device"].text(), first, end, f["kept"].flag())
+    return Slab(f["nbytes"].whole(), f["device"].text(), first, end, f["kept"].flag(), f["allocator"].text())
 
 
 def _place(at: Cursor, slabs: int) -> Place:

@@ -14,6 +14,15 @@ from functools import cached_property
 from lowtide.core.codec import VERSION
 
 FRESH, OVER, SLAB = "fresh", "over", "slab"
+_ON_THE_HOST, _ELSEWHERE = (
+    64,
+    512,
+)  # what allocators align to: malloc for vectors, CUDA's for all; no device asks for more
+
+
+def alignment_of(device: str) -> int:
+    """Bytes of which slabs on a device, and offsets in them, are multiples."""
+    return _ON_THE_HOST if device == "cpu" else _ELSEWHERE
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +48,8 @@ class Place:
 class Slab:
     """One allocation that several storages share, held in steps ``[first, end)``.
 
-    kept: not freed after the call but held for the next one; its bytes then count at every step.
+    kept: not freed after the call but held for the next one; its bytes then count at every step. allocator: whose memory it
+        is, as ``memory.graph.Buffer`` says; empty: the device's usual one.
     """
 
     nbytes: int
@@ -47,15 +57,42 @@ class Slab:
     first: int
     end: int
     kept: bool = False
+    allocator: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceFigures:
+    """What a plan holds on one device.
+
+    live: bytes held during each step. lower_bound: proved, over all orders (over this one, where no other was allowed).
+    sum_nbytes: all storages side by side, aligned, and the largest workspace. candidates: (name, promised bytes) of every
+    way to form slabs that was considered; ``chosen`` is the name of the one that was taken.
+    """
+
+    device: str
+    live: tuple[int, ...]
+    lower_bound: int
+    sum_nbytes: int
+    chosen: str
+    candidates: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def promised_nbytes(self) -> int:
+        """The promised peak."""
+        return max(self.live, default=0)
+
+    @property
+    def peak_step(self) -> int:
+        """First step at which the promised peak is held."""
+        return self.live.index(max(self.live)) if self.live else 0
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
     """Places, slabs, and the bytes held while each step runs.
 
-    live: bytes held during each step, of the device that the plan is for. lower_bound: proved, over all orders (over
-        this one, where no other was allowed). sum_nbytes: all storages side by side, aligned, and the largest workspace.
-    candidates: (name, promised bytes) of every way that was considered; ``chosen`` is the name of this one.
+    device: the one that most bytes are on; ``live``, ``lower_bound``, ``sum_nbytes``, ``chosen`` and ``candidates`` are its
+        figures, as ``DeviceFigures`` describes them. others: those of further devices.
     """
 
     device: str
@@ -66,6 +103,20 @@ class MemoryPlan:
     sum_nbytes: int
     chosen: str
     candidates: tuple[tuple[str, int], ...] = ()
+    others: tuple[DeviceFigures, ...] = ()
+
+    @property
+    def devices(self) -> tuple[DeviceFigures, ...]:
+        """The figures of every device, those of ``device`` first."""
+        main = DeviceFigures(
+            self.device, self.live, self.lower_bound, self.sum_nbytes, self.chosen, self.candidates
+        )  # fmt: skip
+        return (main, *self.others)
+
+    def on(self, device: str) -> DeviceFigures:
+        """The figures of one device; zeros where the plan allocates nothing there."""
+        nothing = DeviceFigures(device, (0,) * len(self.live), 0, 0, "none")
+        return next((f for f in self.devices if f.device == device), nothing)
 
     @property
     def promised_nbytes(self) -> int:
@@ -99,8 +150,18 @@ class MemoryPlan:
             "chosen": self.chosen,
             "candidates": dict(self.candidates),
             "live": list(self.live),
+            "others": [
+                {
+                    "device": f.device, "promised_nbytes": f.promised_nbytes, "lower_bound": f.lower_bound,
+                    "sum_nbytes": f.sum_nbytes, "chosen": f.chosen, "candidates": dict(f.candidates), "live": list(f.live),
+                }
+                for f in self.others
+            ],
             "slabs": [
-                {"nbytes": s.nbytes, "device": s.device, "first": s.first, "end": s.end, "kept": s.kept}
+                {
+                    "nbytes": s.nbytes, "device": s.device, "first": s.first, "end": s.end, "kept": s.kept,
+                    "allocator": s.allocator,
+                }
                 for s in self.slabs
             ],
             "places": [

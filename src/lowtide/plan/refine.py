@@ -1,8 +1,8 @@
 """The order engine asked again, with packed bytes as the objective instead of live bytes.
 
 Comes in: a schedule in the order of least live peak and its plan. Goes out: a schedule and a plan, the same ones unless
-others promise fewer bytes. Promised: never a higher peak; nothing is done where the promise already is the live peak of the
-order, since no order of the same operations that the engine knows of is below that one.
+others promise fewer bytes. Promised: never a higher peak, on any device; nothing is done where the promise already is the
+live peak of the order, since no order of the same operations that the engine knows of is below that one.
 """
 
 from __future__ import annotations
@@ -38,4 +38,8 @@ def refine(
     if nbytes >= plan.promised_nbytes:
         return schedule, plan
     better = reordered(schedule, order)
-    return better, plan_memory(better, options, lower_bound)
+    found = plan_memory(better, options, lower_bound)
+    most = {f.device: f.promised_nbytes for f in plan.others}
+    if any(f.promised_nbytes > most.get(f.device, 0) for f in found.others):
+        return schedule, plan
+    return better, found

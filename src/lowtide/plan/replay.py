@@ -21,7 +21,7 @@ from lowtide.core.errors import VerifyError
 from lowtide.ir.graph import ITEMSIZE, Graph, Layout, Op, Ref
 from lowtide.ir.index import affine
 from lowtide.ir.loops import Instr, Loop, Stage
-from lowtide.plan.plan import MemoryPlan, Place
+from lowtide.plan.plan import DeviceFigures, MemoryPlan, Place
 from lowtide.schedule.schedule import Schedule, Step, copied_whole
 
 
@@ -32,8 +32,8 @@ class _Moment:
     step: Step | None
 
 
-def replay(schedule: Schedule, plan: MemoryPlan, *, alignment: int = 64) -> None:
-    """Raise VerifyError unless ``plan`` is right for ``schedule``. ``alignment`` of slab offsets in bytes."""
+def replay(schedule: Schedule, plan: MemoryPlan) -> None:
+    """Raise VerifyError unless ``plan`` is right for ``schedule``."""
     graph = schedule.graph
     _check_order(schedule)
     moments = _moments(schedule)
@@ -61,12 +61,17 @@ def replay(schedule: Schedule, plan: MemoryPlan, *, alignment: int = 64) -> None
             place = plan.place.get(storage)
             if place is None:
                 raise VerifyError("missing", f"%{storage}, made by {op.name}, has no place")
-            _check_write(graph, plan, moment.step, place, t, owner, container_of, gone, last_read, alignment)
+            _check_write(graph, plan, moment.step, place, t, owner, container_of, gone, last_read)
     for section in schedule.graph.sections:
         for i, arg in enumerate(section.returns):
             if isinstance(arg, Ref) and i not in section.saved:
                 _check_returned(graph, plan, graph.value[arg.name].storage, owner, gone, len(moments))
-    _check_promise(schedule, plan, moments, container_of)
+    for figures in plan.devices:
+        _check_promise(schedule, plan, figures, moments, container_of)
+    counted = {f.device for f in plan.devices}
+    for p in plan.places:
+        if graph.value[p.storage].layout.device not in counted:
+            raise VerifyError("promise", f"no figure counts %{p.storage} on {graph.value[p.storage].layout.device}")
 
 
 def _moments(schedule: Schedule) -> list[_Moment]:
@@ -150,7 +155,7 @@ def _check_read(
 
 def _check_write(
     graph: Graph, plan: MemoryPlan, step: Step, place: Place, t: int, owner: dict[str, tuple[object, int, int]],
-    container_of: dict[str, object], gone: dict[str, str], last_read: dict[str, int], alignment: int,
+    container_of: dict[str, object], gone: dict[str, str], last_read: dict[str, int],
 ) -> None:  # fmt: skip
     storage = place.storage
     if storage in graph.caller_owned:
@@ -179,8 +184,8 @@ def _check_write(
         slab = plan.slabs[container]
         if place.slab != container or place.offset != low or low < 0 or high > slab.nbytes:
             raise VerifyError("bounds", f"%{storage} at {low}..{high} of a slab of {slab.nbytes} bytes")
-        if low % alignment:
-            raise VerifyError("misaligned", f"%{storage} at {low}, which is no multiple of {alignment}")
+        if low % (64 if slab.device == "cpu" else 512):
+            raise VerifyError("misaligned", f"%{storage} at {low} of a slab on {slab.device}")
         if slab.device != graph.value[storage].layout.device:
             raise VerifyError("device", f"%{storage} is on {graph.value[storage].layout.device}, its slab not")
         if not slab.first <= place.first < place.end <= slab.end:
@@ -315,28 +320,30 @@ def _check_order(schedule: Schedule) -> None:
 
 
 def _check_promise(
-    schedule: Schedule, plan: MemoryPlan, moments: list[_Moment], container_of: dict[str, object]
+    schedule: Schedule, plan: MemoryPlan, told: DeviceFigures, moments: list[_Moment], container_of: dict[str, object]
 ) -> None:
-    if len(plan.live) != len(moments):
-        raise VerifyError("promise", f"the plan has {len(plan.live)} steps, the schedule {len(moments)}")
-    if not plan.lower_bound <= plan.promised_nbytes <= plan.sum_nbytes:
-        bounds = f"{plan.lower_bound} <= {plan.promised_nbytes} <= {plan.sum_nbytes}"
+    if len(told.live) != len(moments):
+        raise VerifyError("promise", f"the plan has {len(told.live)} steps, the schedule {len(moments)}")
+    if not told.lower_bound <= told.promised_nbytes <= told.sum_nbytes:
+        bounds = f"{told.lower_bound} <= {told.promised_nbytes} <= {told.sum_nbytes} on {told.device}"
         raise VerifyError("promise", f"lower bound, promise and sum of sizes are out of order: {bounds}")
     held = [0] * len(moments)
-    on_device = {p.storage for p in plan.places if schedule.graph.value[p.storage].layout.device == plan.device}
+    on_device = {p.storage for p in plan.places if schedule.graph.value[p.storage].layout.device == told.device}
     spans: dict[object, tuple[int, int, int]] = {}
     for p in plan.places:
         container = container_of.get(p.storage)
         if p.storage in on_device and container is not None and not isinstance(container, int):
             first, end, nbytes = spans.get(container, (p.first, p.end, 0))
             spans[container] = min(first, p.first), max(end, p.end), max(nbytes, p.nbytes)
-    for slab in plan.slabs:
+    for slab in (s for s in plan.slabs if s.device == told.device):
         spans[object()] = (0, len(moments), slab.nbytes) if slab.kept else (slab.first, slab.end, slab.nbytes)
     for first, end, nbytes in spans.values():
         for t in range(first, end):
             held[t] += nbytes
     for t, moment in enumerate(moments):
-        if moment.step is not None and _runs_on(schedule.graph, moment.step.op) == plan.device:
+        if moment.step is not None and _runs_on(schedule.graph, moment.step.op) == told.device:
             held[t] += max(moment.step.facts.workspace, moment.step.facts.out_workspace)
-        if held[t] != plan.live[t]:
-            raise VerifyError("promise", f"step {t} holds {held[t]} bytes, the plan says {plan.live[t]}")
+        if held[t] != told.live[t]:
+            raise VerifyError(
+                "promise", f"step {t} holds {held[t]} bytes of {told.device}, the plan says {told.live[t]}"
+            )

@@ -2,7 +2,8 @@
 
 Comes in: a Program and its constants. Goes out: one callable per section, which takes its arguments as a list that it
 empties. Promised: slabs that the plan keeps are held for the next call up to the process's limit, everything else is
-freed where the plan says; a call that raises gives nothing back and leaks nothing; calls may run side by side.
+freed where the plan says; a call that raises gives nothing back and leaks nothing; calls may run side by side, and on devices
+that work in streams a slab is taken again only on the stream that used it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -32,9 +33,20 @@ from lowtide.torch_compat import held_by
 
 Watch = Callable[[list[Any]], Callable[[Sequence[Any]], None] | None]
 Headers = tuple[torch.Tensor, ...]
-Idle = Headers | torch.UntypedStorage  # headers over a slab, or the slab itself where it is lent
+Bytes = Headers | torch.UntypedStorage  # headers over a slab, or the slab itself where it is lent
 _TRIMMED_EVERY = 16  # takes; slabs that lay idle through all of them are freed
 _numbers = itertools.count()
+
+
+class Idle(NamedTuple):
+    """A slab between two calls. ``stream``: the one whose work may still touch it; on the CPU there is none."""
+
+    held: Bytes
+    stream: torch.Stream | None
+
+
+def _stream(device: str) -> torch.Stream | None:
+    return None if device == "cpu" else torch.accelerator.current_stream(device)
 
 
 class _Retained:
@@ -109,7 +121,7 @@ class Slabs:
         use = self.uses[index]
         if found is not None:
             return _headers(found.untyped_storage(), use)
-        held = self._idle(index, use.nbytes)
+        held = self._idle(index, use)
         if isinstance(held, tuple):
             storage, headers = held[0].untyped_storage(), held
         else:
@@ -125,15 +137,18 @@ class Slabs:
             )
             headers = _headers(lent, use)
         if self.poison:
-            storage.fill_(0xFF)
+            _poison(storage)
         return headers
 
-    def _idle(self, index: int, nbytes: int) -> Idle | None:
-        """What is held for this call. Of the others, those that were not needed for a while end."""
+    def _idle(self, index: int, use: SlabUse) -> Bytes | None:
+        """What is held for this call: of slabs that an earlier call left on the stream of this one, so that its work comes
+        first. Of the others, those that were not needed for a while end."""
+        nbytes, stream = use.nbytes, _stream(use.device)
         with _retained.lock:
             _retained.settle()
             idle = self.idle[index]
-            held = idle.pop() if idle else None
+            at = next((i for i in reversed(range(len(idle))) if idle[i].stream == stream), None)
+            held = idle.pop(at).held if at is not None else None
             if held is not None:
                 _retained.nbytes -= nbytes
             self.spare[index] = min(self.spare[index], len(idle))
@@ -152,12 +167,17 @@ class Slabs:
                 _retained.settle()
                 self.keep(index, headers)
 
-    def keep(self, index: int, held: Idle) -> None:
+    def keep(self, index: int, held: Bytes) -> None:
         """Hold a slab for the next call, as far as the limit allows. With the lock of what is retained."""
         nbytes = self.uses[index].nbytes
         if _retained.nbytes + nbytes <= self.retain:
-            self.idle[index].append(held)
+            self.idle[index].append(Idle(held, _stream(self.uses[index].device)))
             _retained.nbytes += nbytes
+
+
+def _poison(storage: torch.UntypedStorage) -> None:
+    whole = torch.empty(0, dtype=torch.uint8, device=storage.device)
+    whole.set_(storage).fill_(0xFF)  # type: ignore[call-overload]
 
 
 def _headers(storage: torch.UntypedStorage, use: SlabUse) -> Headers:

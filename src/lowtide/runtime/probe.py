@@ -1,7 +1,7 @@
 """What an operation really does on its actual layouts: measured once, before the first step, and cached.
 
 Comes in: a static Graph. Goes out: ``OpFacts`` by operation name. Each distinct (operator, layouts, arguments, threads)
-is run once on tensors of its own under the framework allocator's counter: how many bytes it allocates beyond its
+is run once on tensors of its own under the counter of its device's allocator: how many bytes it allocates beyond its
 results, whether its ``out=`` form truly writes into given memory, whether its results have the strides that the graph
 expects and memory of their own. Promised: the caller's tensors and random state are untouched; an operation that cannot
 be tried alone keeps safe facts and a Reason.
@@ -27,8 +27,8 @@ from lowtide.ir.graph import Atom, Graph, Layout, Op, Ref
 from lowtide.ir.lowered import LOOP
 from lowtide.ir.strides import same_places
 from lowtide.runtime.calls import REFUSALS, Trial, empty, overload, trial
-from lowtide.schedule.schedule import OF_NEW, OpFacts
-from lowtide.torch_compat import memory_events
+from lowtide.runtime.measure import peak_of
+from lowtide.schedule.schedule import OF_NEW, OpFacts, runs_on
 
 
 def probe(graph: Graph) -> dict[str, OpFacts]:
@@ -84,12 +84,15 @@ class _Known:
         self.path = cache_folder() / f"facts-5-{machine.replace(' ', '_')}.jsonl"
         self.stored = _read(self.path)
         self.fresh: dict[str, dict[str, Any]] = {}
+        self.elsewhere: dict[str, dict[str, Any]] = {}  # of other devices, of which the file's name says nothing
 
     def of(self, graph: Graph, op: Op) -> OpFacts:
         key = signature(graph, op)
-        record = self.stored.get(key) or self.fresh.get(key)
+        record = self.stored.get(key) or self.fresh.get(key) or self.elsewhere.get(key)
         if record is None:
-            record = self.fresh[key] = _try(graph, op)
+            record = _try(graph, op)
+            known = self.fresh if runs_on(graph, op) == "cpu" else self.elsewhere
+            known[key] = record
         return _facts(op, record)
 
     def store(self) -> None:
@@ -192,35 +195,31 @@ def _facts(op: Op, record: Mapping[str, Any]) -> OpFacts:
     )
 
 
-def _peak(events: list[int]) -> int:
-    live = peak = 0
-    for e in events:
-        live += e
-        peak = max(peak, live)
-    return peak
-
-
 def _try(graph: Graph, op: Op) -> dict[str, Any]:
     record: dict[str, Any] = dict(_UNKNOWN, restride=[])
     alone = trial(graph, op)
     if alone is None:
         record["note"] = "an operator from outside torch is not tried alone; its workspace is taken as 0 bytes"
         return record
+    device = runs_on(graph, op)
+    if device != "cpu" and op.effect == "random":
+        record["note"] = f"it would draw random numbers of {device} to be tried; its workspace is taken as 0 bytes"
+        return record
     record["pointwise"] = torch.Tag.pointwise in alone.call.tags or _row_by_row(graph, op)
     try:
-        results, events = memory_events(alone)
+        results, peak = peak_of(alone, device)
     except REFUSALS as e:
         record["note"] = f"could not be tried alone ({str(e).splitlines()[0][:120]}); its workspace is taken as 0 bytes"
         return record
     if op.mutates or op.returns == "none":
-        record["workspace"] = _peak(events)
+        record["workspace"] = peak
         return record
     flat = [results] if op.returns == "one" else list(results)
     used = [(i, graph.value[o].layout, flat[i]) for i, o in enumerate(op.outputs) if o is not None]
     record["restride"] = [i for i, layout, t in used if not _as_expected(layout, t, alone.tensors.values())]
     nbytes = sum(layout.extent for _, layout, _ in used)
     again = sum(layout.extent for i, layout, _ in used if i in record["restride"])
-    record["workspace"] = max(0, _peak(events) - nbytes) + again
+    record["workspace"] = max(0, peak - nbytes) + again
     del results, flat, used
     _try_out(graph, op, record, alone)
     return record
@@ -255,7 +254,8 @@ def _try_out(graph: Graph, op: Op, record: dict[str, Any], alone: Trial) -> None
     """Find the overload that writes into given tensors, and keep it if it allocates no more than the plain call."""
     if record["restride"] or any(o is None for o in op.outputs):
         return
-    record["overwrite"] = _overwriting(op, alone)
+    device = runs_on(graph, op)
+    record["overwrite"] = _overwriting(op, alone, device)
     found = _out_overload(op)
     if found is None:
         return
@@ -264,15 +264,14 @@ def _try_out(graph: Graph, op: Op, record: dict[str, Any], alone: Trial) -> None
     told = alone.kwargs if op.reads else {k: a for k, a in alone.kwargs.items() if k not in OF_NEW}
     written = replace(alone, call=overload(target), kwargs=told | dict(zip(names, into, strict=True)))
     try:
-        _, events = memory_events(written)
+        _, peak = peak_of(written, device)
     except REFUSALS:
         return
-    peak = _peak(events)
     if peak <= record["workspace"]:
         record.update(out=target, out_name=names[0], out_workspace=peak)
 
 
-def _overwriting(op: Op, alone: Trial) -> str | None:
+def _overwriting(op: Op, alone: Trial, device: str) -> str | None:
     """Name of the overload that overwrites its first argument (``relu_`` for ``relu``), if it does so without memory."""
     namespace, name, which = op.target.split(".", 2)
     packet = getattr(getattr(torch.ops, namespace), f"{name}_", None)
@@ -281,10 +280,10 @@ def _overwriting(op: Op, alone: Trial) -> str | None:
         return None
     target = f"{namespace}.{name}_.{which}"
     try:
-        _, events = memory_events(lambda: overload(target)(args[0].clone(), *args[1:], **kwargs))
+        _, peak = peak_of(lambda: overload(target)(args[0].clone(), *args[1:], **kwargs), device)
     except REFUSALS:
         return None
-    return target if _peak(events) <= args[0].nbytes + 64 else None
+    return target if peak <= args[0].nbytes + 64 else None
 
 
 def _out_overload(op: Op) -> tuple[str, list[str]] | None:

@@ -9,7 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -34,19 +34,27 @@ class Planned:
     apart: tuple[Reason, ...] = ()
 
 
+class Held(NamedTuple):
+    """A storage that somebody holds, or held: where it begins, how long it is, and on which device it lies."""
+
+    address: int
+    nbytes: int
+    device: str
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One call of a section, with the storages of results of earlier calls whose end was seen.
 
-    gone: (address, bytes) of those that nobody held any more when the call began. died: (input position, address, bytes)
-    of those that ended during the call. returned: (address, bytes) of its own results.
+    gone: those that nobody held any more when the call began. died: (input position, storage) of those that ended during
+    the call. returned: of its own results.
     """
 
     planned: Planned
     section: int
-    gone: tuple[tuple[int, int], ...]
-    died: tuple[tuple[int, int, int], ...]
-    returned: tuple[tuple[int, int], ...]
+    gone: tuple[Held, ...]
+    died: tuple[tuple[int, Held], ...]
+    returned: tuple[Held, ...]
 
 
 class Calls:
@@ -54,7 +62,7 @@ class Calls:
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
-        self.held: list[tuple[StorageWeakRef, int, int]] = []
+        self.held: list[tuple[StorageWeakRef, Held]] = []
 
     def __enter__(self) -> Calls:
         _logs.append(self)
@@ -63,9 +71,9 @@ class Calls:
     def __exit__(self, *_: object) -> None:
         _logs.remove(self)
 
-    def ended(self) -> tuple[tuple[int, int], ...]:
-        """(address, bytes) of returned storages that ended since this was last asked."""
-        gone = tuple((at, nbytes) for ref, at, nbytes in self.held if ref.expired())
+    def ended(self) -> tuple[Held, ...]:
+        """Returned storages that ended since this was last asked."""
+        gone = tuple(held for ref, held in self.held if ref.expired())
         self.held = [h for h in self.held if not h[0].expired()]
         return gone
 
@@ -79,18 +87,22 @@ def watch(planned: Planned, section: int, args: list[Any]) -> Callable[[Sequence
         return None
     gone = [log.ended() for log in _logs]
     tensors = [(i, t.untyped_storage()) for i, t in enumerate(args) if isinstance(t, torch.Tensor)]
-    seen = [(i, StorageWeakRef(s), s.data_ptr(), s.nbytes()) for i, s in tensors]
+    seen = [(i, StorageWeakRef(s), _held(s)) for i, s in tensors]
     del tensors
 
     def ended(results: Sequence[Any]) -> None:
-        died = tuple((i, at, nbytes) for i, ref, at, nbytes in seen if ref.expired())
+        died = tuple((i, held) for i, ref, held in seen if ref.expired())
         made = [t.untyped_storage() for t in results if isinstance(t, torch.Tensor)]
-        returned = tuple((s.data_ptr(), s.nbytes()) for s in made)
+        returned = tuple(map(_held, made))
         for log, before in zip(_logs, gone, strict=True):
             log.calls.append(Call(planned, section, before, died, returned))
-            log.held.extend((StorageWeakRef(s), s.data_ptr(), s.nbytes()) for s in made)
+            log.held.extend((StorageWeakRef(s), _held(s)) for s in made)
 
     return ended
+
+
+def _held(storage: torch.UntypedStorage) -> Held:
+    return Held(storage.data_ptr(), storage.nbytes(), str(storage.device))
 
 
 class Runs(Protocol):

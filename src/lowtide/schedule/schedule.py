@@ -301,9 +301,14 @@ def _node(graph: Graph, step: Step, hazards: _Hazards) -> Node:
         dict.fromkeys(graph.value[o].storage for o in op.outputs if o and graph.value[o].storage not in reads)
     )
     workspace = max(step.facts.workspace, step.facts.out_workspace)
-    made = [*writes, *op.mutates]
-    device = graph.value[made[0]].layout.device if made else "cpu"
-    return Node(op.name, tuple(reads), writes, hazards.before(op), workspace, step.inplace, device)
+    return Node(op.name, tuple(reads), writes, hazards.before(op), workspace, step.inplace, runs_on(graph, op))
+
+
+def runs_on(graph: Graph, op: Op) -> str:
+    """The device whose bytes an operation takes beside its results: that of its first result, else of what it changes (the
+    CPU, where it has neither)."""
+    made = next((n for n in (*op.outputs, *op.mutates) if n is not None), None)
+    return graph.value[made].layout.device if made is not None else "cpu"
 
 
 def reordered(given: Schedule, order: Sequence[int]) -> Schedule:

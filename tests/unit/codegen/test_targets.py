@@ -7,9 +7,9 @@ from dataclasses import fields, replace
 
 import pytest
 
-from lowtide.codegen.targets import CPU, TARGETS, target_of
+from lowtide.codegen.targets import CPU, TARGETS, add_target, libraries_only, target_of
 from lowtide.core import native
-from lowtide.core.errors import Unsupported
+from lowtide.core.errors import BugError, Unsupported, UserError
 from lowtide.core.observe import Observers
 from lowtide.core.options import Options
 from lowtide.ir.loops import Loop
@@ -62,11 +62,40 @@ def test_every_stage_asks_the_target() -> None:
     assert found.program.kernels == ()
 
 
-@pytest.mark.spec("SC-69")
-def test_each_device_has_one_target_and_others_are_refused_by_name() -> None:
+@pytest.mark.spec("SC-69", "IR-58")
+def test_each_kind_of_device_has_one_target_and_others_are_refused_by_name() -> None:
     assert [t.device for t in TARGETS.values()] == list(TARGETS)
     assert target_of(parse(TEXT)) is CPU
-    with pytest.raises(Unsupported, match="no target computes on cuda:0, only on cpu"):
+    with pytest.raises(Unsupported, match="%x: no target computes on cuda:0, only on cpu"):
         target_of(parse(TEXT.replace("@cpu", "@cuda:0")))
     with pytest.raises(Unsupported, match="no target computes on cuda:0"):
         compile_graph(parse(TEXT.replace("f64[8]{1} @cpu", "f64[8]{1} @cuda:0")), lambda g: {}, Options(), Observers())
+
+
+@pytest.mark.spec("SC-69", "SC-12")
+def test_a_graph_on_two_kinds_of_devices_gets_the_kernels_of_the_one_that_has_any(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(TARGETS, "cuda", cuda := libraries_only("cuda"))
+    assert target_of(parse(TEXT.replace("@cpu", "@cuda:1"))) is cuda
+    mixed = parse(
+        TEXT.replace("f32[64,48]{48,1} @cpu", "f32[64,48]{48,1} @cuda:0").replace(
+            "f32[64]{1} @cpu", "f32[64]{1} @cuda:0"
+        )
+    )
+    assert target_of(mixed) is CPU
+    steps = compile_graph(mixed, lambda g: {}, Options(), Observers()).schedule.steps
+    assert [s.op.target for s in steps if s.loop is None] == ["aten.exp.default", "aten.sum.dim_IntList"]
+    alone = compile_graph(parse(TEXT.replace("@cpu", "@cuda:1")), lambda g: {}, Options(), Observers())
+    assert not any(s.loop for s in alone.schedule.steps) and alone.coverage is None
+    with pytest.raises(BugError, match="a kernel for cuda"):
+        cuda.kernel(Loop((), (), (), ()))
+
+
+@pytest.mark.spec("SC-69")
+def test_a_target_that_cannot_be_added_is_refused() -> None:
+    with pytest.raises(UserError, match="a target for cpu already"):
+        add_target(libraries_only("cpu"))
+    with pytest.raises(UserError, match="kernels are generated for cpu alone"):
+        add_target(replace(CPU, device="other"))
+    assert "other" not in TARGETS

@@ -240,12 +240,11 @@ def with_val(value: Any) -> Any:
     ("make", "says"),
     [
         (lambda m: m.from_tensor(torch.eye(3).to_sparse()), "torch.sparse_coo values are not planned"),
-        (lambda m: m.from_tensor(torch.zeros(3, device="meta")), "lies on meta"),
         (lambda m: m.from_tensor(torch.zeros(3).to(torch.float8_e5m2fnuz)), "float8_e5m2fnuz"),
         (lambda m: 1.5, "is a float"),
         (lambda m: "text", "is a str"),
     ],
-    ids=["sparse", "meta", "dtype", "float", "str"],
+    ids=["sparse", "dtype", "float", "str"],
 )
 def test_inputs_that_cannot_be_expressed(make: Callable[[Any], Any], says: str):
     with torch._subclasses.FakeTensorMode() as mode:

@@ -51,9 +51,9 @@ def test_a_kept_slab_serves_the_next_call():
     run, x = section(), torch.ones(4, 4)
     assert torch.equal(run([x])[0], 3 * x)
     assert retained_nbytes() == KIB
-    first = run.slabs.idle[0][0][0].data_ptr()
+    first = run.slabs.idle[0][0].held[0].data_ptr()
     run([x])
-    assert run.slabs.idle[0][0][0].data_ptr() == first
+    assert run.slabs.idle[0][0].held[0].data_ptr() == first
     assert retained_nbytes() == KIB
     assert release_retained() == KIB
     assert retained_nbytes() == 0 == release_retained()

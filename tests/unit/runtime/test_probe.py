@@ -127,7 +127,7 @@ def test_facts_are_cached_privately(cache: Path, monkeypatch: pytest.MonkeyPatch
     (file,) = cache.iterdir()
     assert stat.S_IMODE(cache.stat().st_mode) == 0o700
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    monkeypatch.setattr("lowtide.runtime.probe.memory_events", lambda run: pytest.fail("measured again"))
+    monkeypatch.setattr("lowtide.runtime.probe.peak_of", lambda run, device: pytest.fail("measured again"))
     assert facts("aten.mm.default", (X, Z)) == first
 
 

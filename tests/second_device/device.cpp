@@ -1,0 +1,363 @@
+// A second device for the tests, without hardware: torch's PrivateUse1 over ordinary memory.
+//
+// What would show a mistake on real hardware shows here. A device address is the host's plus a distance that no host address
+// can have, so that whoever reads it as one is stopped. Memory comes filled with 0xFF and is filled so again when it ends. All
+// that is allocated while the device computes, by the host's kernels that serve as its library, counts as the device's and not
+// as the host's. Copies that are not to be waited for stay in the queue of their stream until something on that stream runs,
+// or somebody waits for it.
+#include <ATen/EmptyTensor.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/detail/PrivateUse1HooksInterface.h>
+#include <ATen/ops/_reshape_alias_native.h>
+#include <ATen/ops/as_strided_native.h>
+#include <ATen/ops/resize_native.h>
+#include <ATen/ops/set_native.h>
+#include <ATen/ops/view_native.h>
+#include <ATen/record_function.h>
+#include <c10/core/CPUAllocator.h>
+#include <c10/core/CachingDeviceAllocator.h>
+#include <c10/core/impl/DeviceGuardImplInterface.h>
+#include <c10/util/ThreadLocalDebugInfo.h>
+#include <torch/library.h>
+
+#include <cstring>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <unordered_map>
+#include <vector>
+
+namespace {
+
+using at::Tensor;
+using c10::DispatchKey;
+using c10::DispatchKeySet;
+
+constexpr auto kDevice = c10::DeviceType::PrivateUse1;
+constexpr uintptr_t kFar = uintptr_t{1} << 62;
+
+void* far(void* host) { return host ? reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(host) + kFar) : nullptr; }
+void* near(void* device) { return device ? reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(device) - kFar) : nullptr; }
+
+// -- memory ------------------------------------------------------------------------------------------------------------
+
+struct Counts {
+  std::mutex lock;
+  int64_t now = 0, peak = 0, allocations = 0;
+};
+
+Counts& counts() {
+  static Counts* found = new Counts;
+  return *found;
+}
+
+// Takes the place of whoever counts the host's allocations on this thread.
+struct Counter : c10::MemoryReportingInfoBase {
+  void reportMemoryUsage(void*, int64_t nbytes, size_t, size_t, c10::Device) override {
+    Counts& c = counts();
+    std::lock_guard<std::mutex> hold(c.lock);
+    c.now += nbytes;
+    c.allocations += nbytes > 0;
+    c.peak = std::max(c.peak, c.now);
+  }
+  bool memoryProfilingEnabled() const override { return true; }
+};
+
+struct Ours {  // whoever watches operators takes who watches memory for itself, so it is told of none meanwhile
+  static std::shared_ptr<c10::DebugInfoBase> counter() {
+    static auto* found = new std::shared_ptr<c10::DebugInfoBase>(std::make_shared<Counter>());
+    return *found;
+  }
+  at::DisableRecordFunctionGuard untold;
+  c10::DebugInfoGuard guard{c10::DebugInfoKind::PROFILER_STATE, counter()};
+};
+
+struct Block {
+  c10::DataPtr host;
+  size_t nbytes;
+};
+
+void end_block(void* context) {
+  Ours ours;
+  auto* block = static_cast<Block*>(context);
+  std::memset(block->host.get(), 0xFF, block->nbytes);
+  delete block;
+}
+
+// Host memory, counted as the device's already, as memory of the device.
+c10::DataPtr on_device(c10::DataPtr host, size_t nbytes) {
+  void* at = host.get();
+  if (at == nullptr) return {nullptr, c10::Device(kDevice, 0)};
+  return {far(at), new Block{std::move(host), nbytes}, &end_block, c10::Device(kDevice, 0)};
+}
+
+struct Memory : c10::DeviceAllocator {
+  c10::DataPtr allocate(size_t nbytes) override {
+    Ours ours;
+    auto host = c10::GetCPUAllocator()->allocate(nbytes);
+    if (host.get() != nullptr) std::memset(host.get(), 0xFF, nbytes);
+    return on_device(std::move(host), nbytes);
+  }
+  void copy_data(void* to, const void* from, size_t nbytes) const override {
+    std::memcpy(near(to), near(const_cast<void*>(from)), nbytes);
+  }
+  bool initialized() override { return true; }
+  void emptyCache(c10::MempoolId_t) override {}
+  void recordStream(const c10::DataPtr&, c10::Stream) override {}
+  c10::CachingDeviceAllocator::DeviceStats getDeviceStats(c10::DeviceIndex) override {
+    Counts& c = counts();
+    std::lock_guard<std::mutex> hold(c.lock);
+    c10::CachingDeviceAllocator::DeviceStats found;
+    found.allocated_bytes[0].current = c.now;
+    found.allocated_bytes[0].peak = c.peak;
+    found.allocation[0].allocated = c.allocations;
+    return found;
+  }
+  void resetAccumulatedStats(c10::DeviceIndex) override {
+    std::lock_guard<std::mutex> hold(counts().lock);
+    counts().allocations = 0;
+  }
+  void resetPeakStats(c10::DeviceIndex) override {
+    std::lock_guard<std::mutex> hold(counts().lock);
+    counts().peak = counts().now;
+  }
+};
+
+Memory memory;
+
+// -- streams -----------------------------------------------------------------------------------------------------------
+
+struct Queues {
+  std::recursive_mutex lock;
+  std::map<c10::StreamId, std::vector<std::function<void()>>> waiting;
+  c10::StreamId last = 0;
+};
+
+Queues& queues() {
+  static Queues* found = new Queues;
+  return *found;
+}
+
+thread_local c10::StreamId current = 0;
+
+void finish(c10::StreamId stream) {
+  std::lock_guard<std::recursive_mutex> hold(queues().lock);
+  std::vector<std::function<void()>> work;
+  std::swap(work, queues().waiting[stream]);
+  for (auto& run : work) run();
+}
+
+void finish_all() {
+  std::lock_guard<std::recursive_mutex> hold(queues().lock);
+  for (auto& [stream, work] : queues().waiting) finish(stream);
+}
+
+struct Guard : c10::impl::DeviceGuardImplInterface {
+  static c10::Stream stream(c10::StreamId id) {
+    return c10::Stream(c10::Stream::UNSAFE, c10::Device(kDevice, 0), id);
+  }
+  c10::DeviceType type() const override { return kDevice; }
+  c10::Device exchangeDevice(c10::Device) const override { return {kDevice, 0}; }
+  c10::Device getDevice() const override { return {kDevice, 0}; }
+  void setDevice(c10::Device) const override {}
+  void uncheckedSetDevice(c10::Device) const noexcept override {}
+  c10::DeviceIndex deviceCount() const noexcept override { return 1; }
+  c10::Stream getStream(c10::Device) const override { return stream(current); }
+  c10::Stream getDefaultStream(c10::Device) const override { return stream(0); }
+  c10::Stream getStreamFromGlobalPool(c10::Device d, bool) const override { return getNewStream(d, 0); }
+  c10::Stream getNewStream(c10::Device, int) const override {
+    std::lock_guard<std::recursive_mutex> hold(queues().lock);
+    return stream(++queues().last);
+  }
+  c10::Stream exchangeStream(c10::Stream next) const override {
+    auto before = stream(current);
+    current = next.id();
+    return before;
+  }
+  bool queryStream(const c10::Stream& s) const override {
+    std::lock_guard<std::recursive_mutex> hold(queues().lock);
+    return queues().waiting[s.id()].empty();
+  }
+  void synchronizeStream(const c10::Stream& s) const override { finish(s.id()); }
+  void synchronizeDevice(c10::DeviceIndex) const override { finish_all(); }
+  // An event is the stream that it was recorded on: running its work early keeps every order that was asked for.
+  void record(void** event, const c10::Stream& s, c10::DeviceIndex, c10::EventFlag) const override {
+    *event = reinterpret_cast<void*>(s.id() + 1);
+  }
+  void block(void* event, const c10::Stream&) const override { synchronizeEvent(event); }
+  bool queryEvent(void*) const override { return true; }
+  void synchronizeEvent(void* event) const override {
+    if (event != nullptr) finish(reinterpret_cast<c10::StreamId>(event) - 1);
+  }
+};
+
+C10_REGISTER_GUARD_IMPL(PrivateUse1, Guard);
+
+struct Hooks : at::PrivateUse1HooksInterface {
+  bool isBuilt() const override { return true; }
+  bool isAvailable() const override { return true; }
+  bool hasPrimaryContext(c10::DeviceIndex) const override { return true; }
+  c10::DeviceIndex deviceCount() const override { return 1; }
+  c10::DeviceIndex getCurrentDevice() const override { return 0; }
+  void setCurrentDevice(c10::DeviceIndex) const override {}
+  c10::DeviceIndex exchangeDevice(c10::DeviceIndex) const override { return 0; }
+  c10::DeviceIndex maybeExchangeDevice(c10::DeviceIndex) const override { return 0; }
+};
+
+// -- operators ---------------------------------------------------------------------------------------------------------
+
+// One call of a host kernel on the device's bytes: its tensors stand in for the device's, under the same bytes.
+struct Call {
+  std::unordered_map<c10::StorageImpl*, c10::Storage> host_of, device_of;
+  std::unordered_map<c10::TensorImpl*, Tensor> original;
+  std::vector<std::pair<Tensor, Tensor>> pairs;
+
+  static Tensor header(c10::Storage storage, DispatchKey key, const Tensor& like) {
+    auto made = at::detail::make_tensor<c10::TensorImpl>(std::move(storage), DispatchKeySet(key), like.dtype());
+    made.unsafeGetTensorImpl()->set_sizes_and_strides(like.sizes(), like.strides(), like.storage_offset());
+    return made;
+  }
+
+  Tensor to_host(const Tensor& t) {
+    if (!t.defined() || t.device().type() != kDevice) return t;
+    const c10::Storage& ours = t.storage();
+    auto [at, fresh] = host_of.try_emplace(ours.unsafeGetStorageImpl());
+    if (fresh) {
+      c10::DataPtr bytes(near(ours.data_ptr().get()), c10::Device(c10::kCPU));
+      at->second = c10::Storage(c10::Storage::use_byte_size_t(), ours.nbytes(), std::move(bytes), c10::GetCPUAllocator(), true);
+      device_of.emplace(at->second.unsafeGetStorageImpl(), ours);
+    }
+    Tensor made = header(at->second, DispatchKey::CPU, t);
+    original.emplace(made.unsafeGetTensorImpl(), t);
+    pairs.emplace_back(made, t);
+    return made;
+  }
+
+  Tensor to_device(const Tensor& t) {
+    if (!t.defined()) return t;
+    if (auto same = original.find(t.unsafeGetTensorImpl()); same != original.end()) return same->second;
+    auto [at, fresh] = device_of.try_emplace(t.storage().unsafeGetStorageImpl());
+    if (fresh) {
+      auto* theirs = t.storage().unsafeGetStorageImpl();
+      auto bytes = on_device(theirs->set_data_ptr(c10::DataPtr(nullptr, c10::Device(c10::kCPU))), theirs->nbytes());
+      at->second = c10::Storage(c10::Storage::use_byte_size_t(), theirs->nbytes(), std::move(bytes), &memory, true);
+    }
+    return header(at->second, DispatchKey::PrivateUse1, t);
+  }
+
+  // A kernel may give a result more room, or other sizes.
+  void settle() {
+    for (auto& [host, ours] : pairs) {
+      auto* theirs = host.storage().unsafeGetStorageImpl();
+      auto* mine = ours.storage().unsafeGetStorageImpl();
+      if (far(theirs->mutable_data()) != mine->mutable_data()) {
+        auto nbytes = theirs->nbytes();
+        mine->set_data_ptr_noswap(on_device(theirs->set_data_ptr(c10::DataPtr(nullptr, c10::Device(c10::kCPU))), nbytes));
+        mine->set_nbytes(nbytes);
+      }
+      if (host.sizes() != ours.sizes() || host.strides() != ours.strides())
+        ours.unsafeGetTensorImpl()->set_sizes_and_strides(host.sizes(), host.strides(), host.storage_offset());
+    }
+  }
+};
+
+template <class Translate>
+c10::IValue translated(const c10::IValue& v, const Translate& one) {
+  if (v.isTensor()) return one(v.toTensor());
+  if (v.isTensorList()) {
+    c10::List<Tensor> out;
+    for (const Tensor& t : v.toTensorVector()) out.push_back(one(t));
+    return out;
+  }
+  if (v.isOptionalTensorList()) {
+    c10::List<std::optional<Tensor>> out;
+    for (const std::optional<Tensor>& t : v.toOptionalTensorVector())
+      out.push_back(t ? std::optional<Tensor>(one(*t)) : std::nullopt);
+    return out;
+  }
+  return v.isDevice() ? c10::IValue(c10::Device(c10::kCPU)) : v;
+}
+
+void by_host_kernel(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
+  finish(current);
+  Ours ours;
+  Call call;
+  for (size_t i = stack->size() - op.schema().arguments().size(); i < stack->size(); ++i)
+    (*stack)[i] = translated((*stack)[i], [&](const Tensor& t) { return call.to_host(t); });
+  op.redispatchBoxed(DispatchKeySet(DispatchKey::CPU), stack);
+  call.settle();
+  for (size_t i = stack->size() - op.schema().returns().size(); i < stack->size(); ++i)
+    (*stack)[i] = translated((*stack)[i], [&](const Tensor& t) { return call.to_device(t); });
+}
+
+Tensor empty(c10::IntArrayRef size, std::optional<at::ScalarType> dtype, std::optional<at::Layout>,
+             std::optional<at::Device>, std::optional<bool>, std::optional<at::MemoryFormat> format) {
+  return at::detail::empty_generic(size, &memory, DispatchKeySet(DispatchKey::PrivateUse1),
+                                   c10::dtype_or_default(dtype), format);
+}
+
+Tensor empty_strided(c10::IntArrayRef size, c10::IntArrayRef stride, std::optional<at::ScalarType> dtype,
+                     std::optional<at::Layout>, std::optional<at::Device>, std::optional<bool>) {
+  return at::detail::empty_strided_generic(size, stride, &memory, DispatchKeySet(DispatchKey::PrivateUse1),
+                                           c10::dtype_or_default(dtype));
+}
+
+void copy_now(const Tensor& from, const Tensor& to) {
+  Ours ours;
+  Call call;
+  at::AutoDispatchBelowADInplaceOrView below;
+  call.to_host(to).copy_(call.to_host(from));
+}
+
+Tensor copy_from(const Tensor& from, const Tensor& to, bool non_blocking) {
+  if (non_blocking && from.device() != to.device()) {
+    std::lock_guard<std::recursive_mutex> hold(queues().lock);
+    queues().waiting[current].push_back([from, to] { copy_now(from, to); });
+    return to;
+  }
+  finish(current);
+  copy_now(from, to);
+  return to;
+}
+
+Tensor copy_from_and_resize(const Tensor& from, const Tensor& to) {
+  to.resize_(from.sizes());
+  return copy_from(from, to, false);
+}
+
+at::Scalar number(const Tensor& t) {
+  finish(current);
+  Call call;
+  return call.to_host(t).item();
+}
+
+Tensor& set_storage(Tensor& t, at::Storage source, int64_t offset, c10::IntArrayRef size, c10::IntArrayRef stride) {
+  return at::native::set_storage_cpu_(t, std::move(source), offset, size, stride);
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(_, PrivateUse1, m) { m.fallback(torch::CppFunction::makeFromBoxedFunction<&by_host_kernel>()); }
+
+TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
+  m.impl("empty.memory_format", &empty);
+  m.impl("empty_strided", &empty_strided);
+  m.impl("as_strided", &at::native::as_strided_tensorimpl);
+  m.impl("view", &at::native::view);
+  m.impl("_reshape_alias", &at::native::_reshape_alias);
+  m.impl("resize_", [](const Tensor& t, c10::SymIntArrayRef size, std::optional<at::MemoryFormat> format) -> const Tensor& {
+    return at::native::resize_(t, C10_AS_INTARRAYREF_SLOW(size), format);
+  });
+  m.impl("set_.source_Storage_storage_offset", &set_storage);
+  m.impl("set_.source_Storage", static_cast<Tensor& (*)(Tensor&, at::Storage)>(&at::native::set_));
+  m.impl("_copy_from", &copy_from);
+  m.impl("_copy_from_and_resize", &copy_from_and_resize);
+  m.impl("_local_scalar_dense", &number);
+}
+
+// To be called once, before the first tensor.
+extern "C" void lowtide_test_begin() {
+  c10::SetAllocator(kDevice, &memory);
+  at::RegisterPrivateUse1HooksInterface(new Hooks);
+}

@@ -1,0 +1,214 @@
+"""Programs whose values lie on two devices: eager's numbers with poisoned memory, and what was promised on each of them.
+
+A host that reads device memory as its own ends in a crash here, and a host that does not wait for a copy reads 0xFF.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from checks import as_promised, check, compiled, planned  # noqa: E402
+
+from lowtide.codegen.targets import TARGETS, target_of  # noqa: E402
+from lowtide.runtime.records import records  # noqa: E402
+
+pytestmark = pytest.mark.torch
+
+
+def there_and_back(device: str) -> Callable[..., tuple[torch.Tensor, ...]]:
+    """Work on the CPU, on the device, and on the CPU again, with more bytes there than here."""
+
+    def f(x: torch.Tensor, w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        d = (x * 2 + 1).relu().to(device)
+        for _ in range(4):
+            d = ((d @ w).relu() @ w + d).tanh()
+        c = d.cpu()
+        return (c.sin() @ c.t()).cos().sum(1), (d @ w).sum()
+
+    return f
+
+
+@pytest.mark.spec("IR-58", "G9", "SC-12", "SC-67", "RT-32")
+@pytest.mark.parametrize("slabs", ["auto", "one", "none"])
+def test_there_and_back(device: str, slabs: str) -> None:
+    f, x, w = there_and_back(device), torch.randn(64, 48), (torch.randn(48, 48) / 7).to(device)
+    found = check(f, (x, w), slabs=slabs)
+    plan, graph = found.plan, found.schedule.graph
+    assert [d.device for d in plan.devices] == [f"{device}:0", "cpu"]
+    in_slabs = {graph.value[p.storage].layout.device for p in plan.places if p.slab is not None}
+    assert in_slabs == ({s.device for s in plan.slabs} if slabs != "none" else set())
+    assert slabs != "one" or in_slabs == {f"{device}:0", "cpu"}
+    loops = {graph.value[o].layout.device for s in found.schedule.steps if s.loop for o in s.op.outputs if o}
+    assert loops <= {"cpu"} and loops, "kernels of ours run on the host alone"
+    call = compiled(f, slabs=slabs)
+    told = as_promised(lambda: call(x, w))
+    assert {d.device for d in told.devices} == {f"{device}:0", "cpu"}
+    shown = str(told)
+    assert "on cpu" in shown and f"iteration on {device}:0: promised" in shown
+    (other,) = told.to_json()["graphs"][0]["others"]  # type: ignore[index]
+    assert other["device"] == "cpu" and other["promised_peak_bytes"] == plan.others[0].promised_nbytes
+
+
+@pytest.mark.spec("IR-58")
+def test_what_is_copied_does_not_change_with_its_source(device: str) -> None:
+    def f(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        before = x.to(device)
+        x.add_(1)
+        after = x.to(device)
+        x.mul_(2)
+        return before.cpu(), after, before + after
+
+    x = torch.arange(6.0)
+    call = compiled(f)
+    a, b = x.clone(), x.clone()
+    for _ in range(3):
+        for got, wanted in zip(call(a), f(b), strict=True):
+            assert torch.equal(got.cpu(), wanted.cpu())
+        assert torch.equal(a, b)
+    planned()
+
+
+@pytest.mark.spec("IR-58")
+def test_what_the_device_changes_comes_back_to_an_input_of_the_host(device: str) -> None:
+    def f(x: torch.Tensor, d: torch.Tensor) -> tuple[torch.Tensor]:
+        d.mul_(2)
+        x.copy_(d + 1)
+        return (d.sum(),)
+
+    given = [(torch.zeros(5), torch.arange(5.0).to(device)) for _ in range(2)]
+    call = compiled(f)
+    for _ in range(3):
+        assert torch.equal(call(*given[0])[0].cpu(), f(*given[1])[0].cpu())
+        for got, wanted in zip(*given, strict=True):
+            assert torch.equal(got.cpu(), wanted.cpu())
+    planned()
+
+
+@pytest.mark.spec("IR-58")
+def test_a_copy_keeps_its_strides(device: str) -> None:
+    def f(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        d = (x + 1).t().to(device)
+        part = (x * 3)[:, ::2].to(device)
+        wide = x[0].expand(4, -1).to(device)
+        return d, part, wide, d.cpu()
+
+    check(f, (torch.randn(6, 8),))
+
+
+@pytest.mark.spec("SC-12")
+def test_a_number_of_the_host_goes_to_the_device_by_value(device: str) -> None:
+    def f(x: torch.Tensor, s: torch.Tensor, d: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        scale = (s * 2).sin()
+        y = d * scale + s
+        s = s + 1
+        return y, (d * s).cpu() + x, scale
+
+    found = check(f, (torch.randn(5, 7), torch.tensor(0.75), torch.randn(5, 7).to(device)))
+    copies = [s.op.target for s in found.schedule.steps if "_to_copy" in s.op.target]
+    assert len(copies) == 1, "only the result is copied; the numbers are not"
+
+
+@pytest.mark.spec("IR-58")
+def test_the_host_waits_for_a_copy_that_nobody_was_to_wait_for(device: str) -> None:
+    """In eager one has to wait oneself; of a captured graph nobody can see where."""
+
+    def f(x: torch.Tensor, into: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        d = (x * 2).to(device, non_blocking=True)
+        y = (x + 5).relu()  # may lie where x * 2 lay
+        back = (d + 1).to("cpu", non_blocking=True)
+        into.copy_(d, non_blocking=True)
+        return back + y, into * 1
+
+    x, into = torch.randn(64, 64), torch.zeros(64, 64)
+    call = compiled(f, slabs="one")
+    for _ in range(3):
+        back, same = call(x, into)
+        assert torch.equal(back, (x * 2 + 1) + (x + 5).relu()) and torch.equal(same, x * 2) and torch.equal(into, x * 2)
+    planned()
+
+
+@pytest.mark.spec("IR-56", "IR-58")
+def test_a_constant_lies_on_each_device_that_reads_it(device: str) -> None:
+    table = torch.arange(12.0).reshape(3, 4)
+
+    def f(x: torch.Tensor, d: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        held = torch.tensor([1.0, 2.0, 3.0, 4.0])
+        return x + held, d * held.to(device) + held.to(device).sin()
+
+    found = check(f, (table, table.to(device)))
+    graph = found.schedule.graph
+    assert sorted(graph.value[c].layout.device for c in graph.constants) == ["cpu", f"{device}:0"]
+    assert not any("copy" in s.op.target for s in found.schedule.steps)
+
+
+@pytest.mark.spec("IR-58", "IR-29")
+def test_what_is_made_of_numbers_alone_is_made_where_it_is_needed(device: str) -> None:
+    def f(d: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        ramp = torch.arange(8, dtype=torch.float32)
+        return d + ramp.to(device), d * torch.full((8,), 2.5).to(device), ramp.to(device)
+
+    found = check(f, (torch.randn(3, 8).to(device),))
+    graph = found.schedule.graph
+    here = [s.op.target for s in found.schedule.steps if graph.value[s.op.outputs[0] or ""].layout.device == "cpu"]
+    copies = [s.op.target for s in found.schedule.steps if "copy" in s.op.target]
+    assert len(here) == len(copies) == 1, "the caller keeps the one, which stays a copy"
+
+
+@pytest.mark.spec("IR-56")
+def test_a_constant_that_the_caller_keeps_or_changes_is_copied_each_time(device: str) -> None:
+    def f(d: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        kept = torch.tensor([1.0, 2.0]).to(device)
+        return (kept, d + kept)
+
+    call, d = compiled(f), torch.ones(2).to(device)
+    for _ in range(3):
+        kept, total = call(d)
+        assert kept.cpu().tolist() == [1.0, 2.0] and total.cpu().tolist() == [2.0, 3.0]
+        kept.zero_()
+
+
+@pytest.mark.spec("RT-32", "IR-58")
+def test_sizes_that_depend_on_data_are_planned_as_they_run(device: str) -> None:
+    def f(x: torch.Tensor, w: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        rows = x[x[:, 0] > 0]
+        d = (rows * 2).to(device)
+        e = (d @ w).relu() + 1
+        return e.cpu().sin() @ rows, e
+
+    call = torch.compile(f, backend="lowtide", dynamic=True, options={"verify": True})
+    w = torch.randn(32, 32).to(device)
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        for n in (40, 40, 64, 40, 64):
+            x = torch.randn(n, 32)
+            x[:32, 0] = x[:32, 0].abs()
+            rows = x[x[:, 0] > 0]
+            x = torch.cat([rows, rows, rows])[:32] if len(rows) >= 32 else x
+            for got, wanted in zip(call(x, w), f(x, w), strict=True):
+                torch.testing.assert_close(got.cpu(), wanted.cpu())
+    (record,) = records()
+    assert record.fallback is None and record.at_run_time
+
+
+@pytest.mark.spec("SC-69")
+def test_without_a_target_a_device_is_left_to_torch(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(TARGETS, device)
+
+    def f(x: torch.Tensor) -> torch.Tensor:
+        return (x.to(device) * 2).cpu()
+
+    assert torch.equal(torch.compile(f, backend="lowtide")(torch.ones(3)), torch.full((3,), 2.0))
+    (record,) = records()
+    assert record.fallback is not None and f"no target computes on {device}:0" in str(record.fallback)
+    assert "test_programs.py" in str(record.fallback)
+
+
+def test_the_target_says_that_there_are_no_kernels(device: str) -> None:
+    assert TARGETS[device].dtypes == frozenset()
+    call = compiled(lambda d: (d * 2).relu())
+    call(torch.ones(3).to(device))
+    assert target_of(planned().schedule.graph) is TARGETS[device]
+    assert not planned().program.kernels
