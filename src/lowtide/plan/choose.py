@@ -4,9 +4,10 @@ Comes in: a schedule in its final order. Goes out: the MemoryPlan with the least
 itself (``none``), one arena for the whole program (``one``), one slab per window of steps for what lives within the window
 (``windows k``), and one per pair of windows for what is born in the one and dies in the other (``phases k``), so that saved
 tensors lie in slabs that backward gives up one after the other. Promised: never above ``none``, unless the caller forces
-``one``; ties go to the fewest allocations per call, which spare the page faults of fresh memory. A storage may lie in a slab
-if the operation that makes it writes into given memory and the caller does not get to keep it. Each device is laid out by
-itself, and what has an allocator of its own lies in slabs of that one alone.
+``one``; ties go to what holds least between two sections, where other programs may run beside ours, and then to the fewest
+allocations per call, which spare the page faults of fresh memory. A storage may lie in a slab if the operation that makes it
+writes into given memory and the caller does not get to keep it. Each device is laid out by itself, and what has an allocator
+of its own lies in slabs of that one alone.
 """
 
 from __future__ import annotations
@@ -33,18 +34,20 @@ WINDOWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """One way to lay everything out: ``live`` bytes per step, and what a call allocates."""
+    """One way to lay everything out: ``live`` bytes per step, and what a call allocates. ``between``: most bytes by which it
+    holds more than ``none`` at a border between sections; what is kept for the next call, which can be given back, apart."""
 
     name: str
     places: dict[str, Place]
     slabs: tuple[Slab, ...]
     live: tuple[int, ...]
+    between: int
 
     @property
-    def cost(self) -> tuple[int, int]:
-        """What is compared: the peak in bytes, then how often a call allocates."""
+    def cost(self) -> tuple[int, int, int]:
+        """What is compared: the peak in bytes, then ``between``, then how often a call allocates."""
         fresh = sum(p.how == FRESH for p in self.places.values())
-        return max(self.live, default=0), fresh + sum(not s.kept for s in self.slabs)
+        return max(self.live, default=0), self.between, fresh + sum(not s.kept for s in self.slabs)
 
 
 def plan_memory(
@@ -95,7 +98,7 @@ def _on_device(
             raise Unsupported(Reason(what, f"must come from {who}, and a library allocates it or the caller keeps it"))
     base = timeline(graph, device=device, alive=alive).live
     cuts = [i for i, n in enumerate(graph.nodes) if n.name.startswith(CALL)]
-    ways = _groupings([0, *cuts, len(graph.nodes)], chains, options)
+    ways = _groupings([0, *cuts, len(graph.nodes)], chains, options, alignment_of(device))
     if way is not None:
         ways = [w for w in ways if w[0] in ("none", way)]
     best, considered = _best(chains, ways, _Setting(device, base, tuple(cuts), options))
@@ -154,8 +157,11 @@ def main_device(alive: Sequence[Lifetime]) -> str:
     return max(totals, key=lambda d: totals[d], default="cpu")
 
 
-def _groupings(cuts: Sequence[int], chains: Sequence[Chain], options: Options) -> list[tuple[str, list[list[int]]]]:
-    """Ways to group chains (by index) into slabs; ``cuts`` are the borders of the sections, first and last included."""
+def _groupings(
+    cuts: Sequence[int], chains: Sequence[Chain], options: Options, alignment: int
+) -> list[tuple[str, list[list[int]]]]:
+    """Ways to group chains (by index) into slabs; ``cuts`` are the borders of the sections, first and last included. What
+    would have to be padded in a slab, and is held across a border, is left out of phases."""
     able = [i for i, c in enumerate(chains) if c.eligible and not c.allocator]
     apart = [
         group
@@ -178,6 +184,8 @@ def _groupings(cuts: Sequence[int], chains: Sequence[Chain], options: Options) -
         ways.append((f"windows {k}", [*(g for g in groups if len(g) > 1), *apart]))
         pairs: dict[tuple[int, int], list[int]] = {}
         for i in able:
+            if chains[i].nbytes % alignment and any(chains[i].first < cut < chains[i].end for cut in cuts):
+                continue
             pair = bisect_right(edges, chains[i].first), bisect_right(edges, chains[i].end - 1)
             pairs.setdefault(pair, []).append(i)
         ways.append((f"phases {k}", [*(g for _, g in sorted(pairs.items()) if len(g) > 1), *apart]))
@@ -228,8 +236,9 @@ def _lay_out(
     held = _held(at.base, chains, inside, slabs)
     for m in apart:
         held[m.first] += m.nbytes
+    between = max((held[cut] - at.base[cut] for cut in at.cuts), default=0)
     kept, live = _keep(tuple(slabs), held, at)
-    return _Layout(name, places, kept, live)
+    return _Layout(name, places, kept, live, max(between, 0))
 
 
 def _held(

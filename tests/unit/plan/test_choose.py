@@ -14,7 +14,7 @@ from lowtide.memory.lifetime import lifetimes, timeline
 from lowtide.order.engine import reorder
 from lowtide.plan import choose
 from lowtide.plan.choose import main_device, plan_memory
-from lowtide.plan.plan import FRESH, OVER, SLAB
+from lowtide.plan.plan import FRESH, OVER, SLAB, MemoryPlan
 from lowtide.plan.replay import replay
 from lowtide.schedule.schedule import OpFacts, Schedule, memory_graph, reordered, schedule
 from plans import plans_of, schedules
@@ -81,6 +81,39 @@ def test_nothing_returned_lies_in_a_slab_and_nothing_on_a_gpu_is_kept_across_sec
             assert not (p.escapes and p.slab is not None)
         for s in plan.slabs:
             assert not (s.kept and s.device != "cpu" and any(s.first < t < s.end for t in borders))
+
+
+def between(made: Schedule, plan: MemoryPlan) -> list[int]:
+    """Bytes more than without slabs at every border between sections, without what can be given back there."""
+    base = timeline(memory_graph(made)).live
+    borders = [t for t, n in enumerate(memory_graph(made).nodes) if n.name.startswith("call:")]
+    idle = [sum(s.nbytes for s in plan.slabs if s.kept and not s.first <= t < s.end) for t in borders]
+    return [plan.live[t] - n - base[t] for t, n in zip(borders, idle, strict=True)]
+
+
+@pytest.mark.spec("PP-30")
+@given(RANDOM)
+def test_no_more_is_held_between_sections_than_without_slabs(made: Schedule):
+    """Other programs may run there, and the peak of all of them together lie there."""
+    assert max(between(made, plans_of(made)["auto"]), default=0) <= 0
+
+
+@pytest.mark.spec("PP-30")
+def test_a_saved_tensor_that_would_be_padded_is_left_out_of_phases():
+    """Three are saved from one window for another; the smallest is no multiple of the alignment."""
+    names = {"x": 512, "a": 512, "b": 320, "c": 4, "y": 64, "g": 64, "d": 512}
+    values = tuple(Value(n, Layout("u8", "cpu", (k,), (1,)), n) for n, k in names.items())
+
+    def op(name: str, *reads: str) -> Op:
+        return Op(name, "aten.relu.default", tuple(map(Ref, reads)), outputs=(name,))
+
+    made_forward = (op("a", "x"), op("b", "a"), op("c", "b"), op("y", "c"))
+    forward = Section("forward", (Ref("x"),), made_forward, tuple(map(Ref, "yabc")), (1, 2, 3))
+    backward = Section("backward", tuple(map(Ref, "abcg")), (op("d", *"abcg"),), (Ref("d"),))
+    made = schedule(Graph("g", values, (forward, backward)), dict.fromkeys(names, WRITES))
+    phases = plan_memory(made, Options(), way="phases 1")
+    assert phases.chosen == "phases 1" and between(made, phases) == [0]
+    assert {n: phases.place[n].how for n in "abc"} == {"a": SLAB, "b": SLAB, "c": FRESH}
 
 
 @given(RANDOM)
