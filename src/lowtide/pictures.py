@@ -13,7 +13,7 @@ from lowtide.report.steps import page
 from lowtide.runtime.rates import machine
 from lowtide.runtime.records import records
 from lowtide.runtime.timing import call_seconds
-from lowtide.schedule.estimate import estimates
+from lowtide.schedule.estimate import estimates, refuse_unknown
 
 
 def write_pictures(
@@ -26,13 +26,17 @@ def write_pictures(
     estimated. seconds: of operations, by name, as somebody knows them; they go before both.
 
     Raises:
-        FileError: the folder cannot be made or written to.
+        FileError: the folder cannot be made or written to. UserError: ``seconds`` names what is no step of any of the graphs.
     """
+    given = dict(seconds or {})
+    refuse_unknown(given, {s.op.name for r in records() for p in r.planned for s in p.schedule.steps})
     out: list[Path] = []
     for record in records():
         for k, planned in enumerate(record.planned, 1):
             path = Path(folder) / (f"{record.name}.html" if k == 1 else f"{record.name}.{k}.html")
-            known = (call_seconds(planned.schedule) if measured else {}) | dict(seconds or {})
+            steps = {s.op.name for s in planned.schedule.steps}
+            known = call_seconds(planned.schedule) if measured else {}
+            known |= {n: t for n, t in given.items() if n in steps}
             text = page(planned.schedule, planned.plan, estimates(planned.schedule, machine(), known))
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)

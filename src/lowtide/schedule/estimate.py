@@ -1,16 +1,19 @@
 """What each step of a schedule moves, computes and takes: bytes, arithmetic operations, seconds.
 
-Comes in: a Schedule with static sizes, and a ``Machine``. Goes out: a ``NodeEstimate`` per operation. Promised: it never raises;
-of a kernel only what it reads and writes outside itself counts; a library call counts what its operands and results reach,
-and the multiplications and additions of products, convolutions and attention (0 of what is unknown); nothing counts twice.
+Comes in: a Schedule with static sizes, and a ``Machine``. Goes out: a ``NodeEstimate`` per operation. Promised: it raises for
+nothing but names that somebody gave and no step has; of a kernel only what it reads and writes outside itself counts; a
+library call counts what its operands and results reach, and the multiplications and additions of products, convolutions and
+attention (0 of what is unknown); nothing counts twice.
 """
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from lowtide.core.errors import UserError
 from lowtide.core.units import format_bytes
 from lowtide.ir.graph import ITEMSIZE, Graph, Layout, Op, Ref, int_of
 from lowtide.schedule.cost import Machine, loop_cost
@@ -38,9 +41,23 @@ def estimates(
     known: Mapping[str, float] | None = None,
 ) -> Mapping[str, NodeEstimate]:
     """By name of the operation, in order of the steps. ``known``: seconds of operations, by name, which stand for what would
-    be estimated: measured (``runtime.timing``) or given by hand."""
+    be estimated: measured (``runtime.timing``) or given by hand.
+
+    Raises:
+        UserError: ``known`` names what is no step.
+    """
     found = {s.op.name: estimate(schedule.graph, s, machine) for s in schedule.steps}
-    return found | {n: replace(found[n], seconds=t, known=True) for n, t in (known or {}).items() if n in found}
+    given = known or {}
+    refuse_unknown(given, found.keys())
+    return found | {n: replace(found[n], seconds=t, known=True) for n, t in given.items()}
+
+
+def refuse_unknown(given: Iterable[str], steps: Collection[str]) -> None:
+    """Raise UserError for the first name that is none of the ``steps``, with the nearest one that is."""
+    for name in given:
+        if name not in steps:
+            near = difflib.get_close_matches(name, steps, 1)
+            raise UserError(f"no step is named {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
 
 
 def estimate(graph: Graph, step: Step, machine: Machine) -> NodeEstimate:

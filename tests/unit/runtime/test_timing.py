@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import lowtide
+from lowtide.core.errors import UserError
 from lowtide.ir.graph import Graph
 from lowtide.ir.text import parse
 from lowtide.runtime import calls
@@ -61,11 +62,13 @@ def test_each_distinct_call_is_timed_once_and_what_cannot_be_tried_is_left_out(m
 @pytest.mark.spec("SC-62")
 def test_what_is_known_of_an_operation_stands_for_its_estimate() -> None:
     made = schedule(products(11), {})
-    plain, told = estimates(made), estimates(made, known={"c": 0.25, "elsewhere": 1.0})
+    plain, told = estimates(made), estimates(made, known={"c": 0.25})
     assert told["c"].seconds == 0.25 and str(told["c"]).endswith("µs as given")
     assert told.keys() == plain.keys()
     assert {n for n in plain if told[n] != plain[n]} == {"c"}
     assert (told["c"].nbytes, told["c"].operations) == (plain["c"].nbytes, plain["c"].operations)
+    with pytest.raises(UserError, match="no step is named 'elsewhere'"):
+        estimates(made, known={"c": 0.25, "elsewhere": 1.0})
 
 
 @pytest.mark.spec("SC-62", "SC-72")
@@ -81,5 +84,7 @@ def test_pictures_show_what_was_measured_and_what_somebody_knows(tmp_path: Path)
 
     assert shown()[0] == 0
     assert shown(measured=True)[0] == 2
+    with pytest.raises(UserError, match="no step is named 'mm_2'; did you mean 'mm"):
+        shown(seconds={"mm_2": 0.125})
     count, text = shown(seconds={"mm": 0.125})
     assert count == 1 and "1.25e+05 µs as given" in text
