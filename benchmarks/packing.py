@@ -2,7 +2,7 @@
 
     python benchmarks/packing.py instances [--seconds 40] [--only DJ] [--competitors 10]
     python benchmarks/packing.py families [--seconds 10]
-    python benchmarks/packing.py shapes [--counts 1000] [--lives mixed]
+    python benchmarks/packing.py shapes [--counts 1000] [--lives mixed] [--seed 8]
 
 Prints Markdown tables. Times are CPU seconds of this process unless a column says wall. Every placement is checked before
 it is counted (above 20,000 buffers by a sweep over time instead of the quadratic checker). CP-SAT comes from OR-tools,
@@ -237,7 +237,7 @@ def lives(kind: str, n: int, draw: random.Random) -> list[tuple[int, int]]:
 LIVES = ("short", "mixed", "training", "uniform")
 
 
-def shapes(n: int, count: int, kinds: Sequence[str]) -> None:
+def shapes(n: int, count: int, kinds: Sequence[str], seed: int) -> None:
     """The allocation tree (offsets are expressions) and planning anew, at the hint and at other shapes."""
     forms = [parse_dim(t) for t in ("(s0*s1*16)", "(s0*s1*64)", "(s0*4096)", "(s1*4096)", "(s0*1024)")]
     print(f"\n### {n} buffers planned at (16, 16), height / bound there and at {count} shapes; CPU ms per shape\n")
@@ -247,7 +247,7 @@ def shapes(n: int, count: int, kinds: Sequence[str]) -> None:
     )
     print("|-|-|-:|-:|-:|-:|-:|-:|-:|-:|-:|-:|-:|")
     for kind in kinds:
-        draw = random.Random(7)
+        draw = random.Random(seed)
         dims, spans = [draw.choice(forms) for _ in range(n)], lives(kind, n, draw)
         hint = {"s0": 16, "s1": 16}
         rows = [
@@ -305,6 +305,7 @@ def main() -> None:
     words.add_argument("--competitors", type=float, default=0.0, help="seconds for each rival; 0 leaves them out")
     words.add_argument("--counts", type=int, nargs="+", help="buffers; of random families and of shapes")
     words.add_argument("--lives", choices=LIVES, nargs="+", default=LIVES, help="of shapes")
+    words.add_argument("--seed", type=int, default=7, help="of shapes: another draws other lives, sizes and shapes")
     given = words.parse_args()
     print(
         f"Python {platform.python_version()}, {platform.machine()}, compiled search: {compiled.library() is not None}"
@@ -316,7 +317,7 @@ def main() -> None:
         families(given.seconds, given.counts or [1000, 20_000, 100_000])
     else:
         for n in given.counts or (300, 1000):
-            shapes(n, 100, given.lives)
+            shapes(n, 100, given.lives, given.seed)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,11 @@ from __future__ import annotations
 import ctypes
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from itertools import chain
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from lowtide.core import native
 from lowtide.core.errors import UserError
@@ -22,7 +23,9 @@ from lowtide.plan import search as twin
 from lowtide.plan.flat import Flat
 from lowtide.plan.sections import Sections
 
-SEARCH = native.Library("plan", "lowtide.plan", ("greedy.cpp", "search.cpp", "repair.cpp"), native.QUICK_FLAGS)
+SEARCH = native.Library(
+    "plan", "lowtide.plan", ("greedy.cpp", "search.cpp", "repair.cpp", "replan.cpp"), native.QUICK_FLAGS
+)
 LONG_SEARCH = SEARCH._replace(flags=native.FLAGS)
 _NUMBERS = ctypes.POINTER(ctypes.c_int64)
 _ARRAYS = ("size", "alignment", "fixed", "segment_of", "first", "end", "low", "high", "excluded_of", "excluded")
@@ -159,38 +162,51 @@ class _Layers(ctypes.Structure):
     _fields_ = [(name, _NUMBERS) for name in ("order", "below_of", "below")]
 
 
-class Replan(Protocol):
-    """A library, sizes in bytes and a limit of nodes -> offsets, (height, lower bound, number of the packer, layers used)."""
-
-    def __call__(self, library: ctypes.CDLL, sizes: Sequence[int], nodes: int) -> tuple[list[int], list[int]]:
-        """Place the buffers of a problem for these sizes."""
-        ...
+Layers: TypeAlias = "tuple[array[int], array[int], array[int]]"  # the fields of ``_Layers``
 
 
-def replanner(flat: Flat, owner: Sequence[int], known: int) -> Replan:
-    """The compiled part of ``replan``: ``flat`` with one size for another; ``owner``: the buffer of every segment.
-    ``known``: how many layers of earlier placements are kept; those used last come first."""
-    kept = {name: array("q", getattr(flat, name)) for name in _ARRAYS}
-    grain, simple = ctypes.c_int64(flat.grain), flat.single
-    out, found = array("q", bytes(8 * flat.count)), array("q", bytes(32))
-    layers: list[tuple[array[int], ...]] = []
-    room = flat.count, flat.count + 1, 4 * len(flat.first)
+@dataclass(frozen=True, slots=True)
+class Replanner:
+    """The compiled part of ``replan`` for one problem. ``owner``: the buffer of every segment; ``arrays``: of the problem,
+    whose sizes are given with every call."""
 
-    def replan(library: ctypes.CDLL, sizes: Sequence[int], nodes: int) -> tuple[list[int], list[int]]:
-        size = array("q", sizes)
-        given = kept | {"size": size, "high": size if simple else array("q", [sizes[i] for i in owner])}
-        struct = _Flat(flat.count, *map(_pointer, given.values()))
-        rows = (_Layers * len(layers))(*(_Layers(*map(_pointer, x)) for x in layers))
+    flat: Flat
+    owner: Sequence[int]
+    arrays: Mapping[str, array[int]]
+
+    def place(
+        self, library: ctypes.CDLL, sizes: Sequence[int], nodes: int, pairs: int, tried: Sequence[Layers]
+    ) -> tuple[list[int], int, int, int, int]:
+        """Offsets, height and lower bound in bytes, number of the packer, and which of ``tried`` served or -1."""
+        out, found = array("q", bytes(8 * self.flat.count)), array("q", bytes(8 * 4))
+        rows = (_Layers * len(tried))(*(_Layers(*map(_pointer, x)) for x in tried))
+        given = self._sized(sizes)
         library.lowtide_replan(
-            ctypes.byref(struct), grain, ctypes.c_int64(nodes), rows, ctypes.c_int64(len(layers)), _pointer(out), _pointer(found)
+            ctypes.byref(self._struct(given)), ctypes.c_int64(self.flat.grain), ctypes.c_int64(nodes),
+            ctypes.c_int64(pairs), rows, ctypes.c_int64(len(tried)), _pointer(out), _pointer(found),
         )  # fmt: skip
-        if found[3] >= 0:
-            layers.insert(0, layers.pop(found[3]))
-        elif known:
-            fresh = tuple(array("q", bytes(8 * many)) for many in room)
-            library.lowtide_layers(ctypes.byref(struct), _pointer(out), *map(_pointer, fresh))
-            layers.insert(0, (*fresh[:2], fresh[2][: fresh[1][-1]]))
-            del layers[known:]
-        return out.tolist(), found.tolist()
+        height, bound, packer, used = found
+        return out.tolist(), height, bound, packer, used
 
-    return replan
+    def layers(self, library: ctypes.CDLL, sizes: Sequence[int], offsets: Sequence[int]) -> Layers:
+        """As ``layers.layers``."""
+        count, segments = self.flat.count, len(self.flat.first)
+        order, below_of, below = (array("q", bytes(8 * many)) for many in (count, count + 1, 4 * segments))
+        given, placed = self._sized(sizes), array("q", offsets)
+        library.lowtide_layers(
+            ctypes.byref(self._struct(given)), _pointer(placed), *map(_pointer, (order, below_of, below))
+        )
+        return order, below_of, below[: below_of[-1]]
+
+    def _sized(self, sizes: Sequence[int]) -> Mapping[str, array[int]]:
+        size = array("q", sizes)
+        high = size if self.flat.single else array("q", [sizes[i] for i in self.owner])
+        return {**self.arrays, "size": size, "high": high}
+
+    def _struct(self, given: Mapping[str, array[int]]) -> _Flat:
+        return _Flat(self.flat.count, *(_pointer(given[name]) for name in _ARRAYS))
+
+
+def replanner(flat: Flat, owner: Sequence[int]) -> Replanner:
+    """The compiled part of ``replan`` for ``flat`` with other sizes; ``owner``: the buffer of every segment."""
+    return Replanner(flat, owner, {name: array("q", getattr(flat, name)) for name in _ARRAYS})

@@ -8,6 +8,7 @@ stays tight as long as the sizes keep their proportions roughly. ``repair.cpp`` 
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
 from lowtide.plan.flat import Flat
@@ -19,14 +20,17 @@ Layers = tuple[tuple[int, tuple[int, ...]], ...]
 def layers(flat: Flat, offsets: Sequence[int]) -> Layers:
     """The layers of a placement (bytes): a skyline over time, from the lowest offset up."""
     ground = flat.count
-    skyline = [ground] * flat.moments
+    begins, tops = [0], [ground]  # the skyline: from which moment on which buffer is on top
     out: list[tuple[int, tuple[int, ...]]] = []
     for i in sorted(range(flat.count), key=offsets.__getitem__):
         below = {ground}
         for s in range(flat.segment_of[i], flat.segment_of[i + 1]):
-            a, z = flat.first[s], flat.end[s]
-            below.update(skyline[a:z])
-            skyline[a:z] = [i] * (z - a)
+            first, end = flat.first[s], flat.end[s]
+            a, z = bisect_right(begins, first) - 1, bisect_left(begins, end)
+            below.update(tops[a:z])
+            a += begins[a] < first  # what begins before stays, up to here
+            rest = () if z < len(begins) and begins[z] == end else (end,)
+            begins[a:z], tops[a:z] = (first, *rest), (i, *(tops[z - 1] for _ in rest))
         out.append((i, tuple(below)))
     return tuple(out)
 

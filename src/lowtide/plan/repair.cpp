@@ -1,6 +1,6 @@
-// Sections of a plain problem, repair in windows of time, and placement anew for other sizes: the driver functions that are
-// too slow in Python where milliseconds count. Compiled after greedy.cpp and search.cpp, in one piece with them. Twins in
-// Python: plan/sections.py, plan/windows.py, plan/replan.py; tests compare them offset for offset.
+// Sections of a plain problem, descents, and repair in windows of time: driver functions that are too slow in Python where
+// milliseconds count. Compiled after greedy.cpp and search.cpp, in one piece with them. Twins in Python: plan/sections.py,
+// plan/descent.py, plan/windows.py; tests compare them offset for offset.
 
 #include <array>
 #include <map>
@@ -8,22 +8,62 @@
 
 namespace {
 
-// Rule and ranking: sections.ORDERS for the repair, replan._TRIES and _DENSE for placement anew.
+// Rule and ranking: sections.ORDERS.
 constexpr const char *kOrders[] = {"0TOL", "1AS", "1FWS", "0HSO", "1THA", "0HLF", "0TWA", "2TS", "3HT"};
-constexpr const char *kTries[] = {"0TWA", "0TOL", "0THA", "2FWS", "0HLF", "2WS"};
-constexpr const char *kDense[] = {"0HOL", "0TOL", "0TFL", "0TWA", "0THA", "0HLF"};
-static_assert(std::size(kTries) == std::size(kDense));
-constexpr i64 kMostRows = 600, kNodesPerRow = 60, kRounds = 6;  // as in windows.py
-constexpr i64 kGreedy = 2, kClose = 200, kMeet = 60'000, kMany = 600'000, kBelow = 9, kAbove = 10, kPatience = 48, kNear = 100;  // as in replan.py
+constexpr i64 kMostRows = 600, kNodesPerRow = 60, kRounds = 6;                                     // as in windows.py
+constexpr i64 kDescents = 32, kWork = 100'000'000, kLeftOver = 10, kStuck = 5;  // as in descent.py
 
 i64 gcd_of(i64 a, i64 b) { return std::gcd(a, b); }
 
-// The most in v[from, to), which is not empty; a loop that becomes one of vectors, unlike std::max_element.
-i64 most_in(const std::vector<i64> &v, i64 from, i64 to) {
-    i64 most = v[from];
+// Loops over vectors that make up nearly all of a descent, without branches and over plain pointers, so that they become loops of
+// vectors; also in the build that is made quickly.
+#pragma GCC push_options
+#pragma GCC optimize("O3")
+
+template <class T>
+constexpr T kPlaced = std::numeric_limits<T>::max();
+
+// The most in v[from, to), which is not empty.
+template <class T>
+T most_in(const T *v, i64 from, i64 to) {
+    T most = v[from];
     for (i64 k = from + 1; k < to; ++k) most = v[k] > most ? v[k] : most;
     return most;
 }
+
+template <class T>
+T least_in(const T *v, i64 n) {
+    T least = kPlaced<T>;
+    for (i64 k = 0; k < n; ++k) least = v[k] < least ? v[k] : least;
+    return least;
+}
+
+// The first rank among the rows whose least offset is `at`.
+template <class T>
+T first_at(const T *__restrict least, const T *__restrict rank, i64 n, T at) {
+    T first = kPlaced<T>;
+    for (i64 k = 0; k < n; ++k) {
+        const T mine = least[k] == at ? rank[k] : kPlaced<T>;
+        first = mine < first ? mine : first;
+    }
+    return first;
+}
+
+template <class T>
+void lower(T *v, i64 from, i64 to, T by) {
+    for (i64 k = from; k < to; ++k) v[k] -= by;
+}
+
+// Of the rows [from, to) that end after `lo`, none lies below `top`.
+template <class T>
+void lift(T *__restrict least, const T *__restrict ends, i64 from, i64 to, T lo, T top) {
+    for (i64 q = from; q < to; ++q) {
+        const T lifted = least[q] < top ? top : least[q];
+        least[q] = ends[q] > lo ? lifted : least[q];
+    }
+}
+
+#pragma GCC pop_options
 
 // A problem with one interval per buffer, as vectors; what Flat points to.
 struct Rows {
@@ -90,40 +130,25 @@ class Cliques {
         return answer;
     }
 
-    // Lowest offsets first, in one of the orders: what the exact search does until it has to go back. True where all end
-    // within a capacity in bytes; no obstacles.
-    bool descend(i64 order, i64 capacity, std::vector<i64> &offsets) {
-        if (births_.empty()) by_birth();
-        make(order);
-        const i64 n = buffers.size(), room = align_up(capacity, grain_) / unit;
-        constexpr i64 kRun = 32, kPlaced = std::numeric_limits<i64>::max();
-        std::vector<i64> least(n), rank(n), left(sections_), first(n / kRun + 1, 0), at(n / kRun + 1, -1);
-        for (i64 k = 0; k < n; ++k) rank[k] = rank_[order * n + births_[k]];
-        for (i64 i = 0; i < n; ++i)
-            for (i64 s = lo_[i]; s < hi_[i]; ++s) left[s] += size_[i];
-        auto lower = [&](i64 a, i64 b) { return least[a] != least[b] ? least[a] < least[b] : rank[a] < rank[b]; };
-        offsets.assign(n, 0);
-        for (i64 placed = 0; placed < n; ++placed) {
-            i64 k = 0;
-            for (i64 run = 0; run * kRun < n; ++run) {
-                if (at[run] != least[first[run]] || placed == 0) {  // offsets only rise: the first stays first until it moves
-                    first[run] = run * kRun;
-                    for (i64 q = run * kRun + 1; q < std::min(n, (run + 1) * kRun); ++q)
-                        if (lower(q, first[run])) first[run] = q;
-                    at[run] = least[first[run]];
-                }
-                if (lower(first[run], k)) k = first[run];
-            }
-            const i64 i = births_[k], lo = lo_[i], top = least[k] + size_[i];
-            // What is placed before it from now on would lift it by all that it takes out of the way.
-            if (least[k] > room - most_in(left, lo, hi_[i]) || least[k] * unit + real_[i] > capacity) return false;
-            offsets[i] = least[k] * unit, least[k] = kPlaced;
-            for (i64 s = lo; s < hi_[i]; ++s) left[s] -= size_[i];
-            lift(lo, top, meets_from_[k], meets_to_[k], ends_.data(), least.data());
-            for (i64 q = meets_from_[k]; uneven_ && q < meets_to_[k]; ++q)
-                if (least[q] == top) least[q] = align_up(top, alignment_[births_[q]]);
+    // plan.descent.descend, in the first order. True where all end within a capacity in bytes; no obstacles.
+    bool descend(i64 capacity, std::vector<i64> &offsets) {
+        by_birth(), make(0);
+        const i64 n = buffers.size();
+        std::vector<i64> forward(n), order(n), rank(rank_.begin(), rank_.begin() + n);
+        std::iota(order.begin(), order.end(), 0);
+        i64 highest = align_up(capacity, grain_) / unit;  // twice this is above any offset of a descent
+        for (const i64 a : alignment_) highest = std::max(highest, a);
+        for (i64 k = 0; k < std::min(kDescents, std::max<i64>(kWork / (n * n), 1)); ++k) {
+            const bool small = highest < (i64(1) << 30);
+            if (small ? descent<std::int32_t>(rank, capacity, offsets, forward) : descent<i64>(rank, capacity, offsets, forward))
+                return true;
+            std::sort(order.begin(), order.end(), [&](i64 a, i64 b) {
+                const i64 x = rank_[a] - forward[a], y = rank_[b] - forward[b];
+                return x != y ? x < y : rank_[a] < rank_[b];
+            });
+            for (i64 place = 0; place < n; ++place) rank[order[place]] = place;
         }
-        return true;
+        return false;
     }
 
   private:
@@ -137,12 +162,41 @@ class Cliques {
     std::vector<i64> births_, ends_, meets_from_, meets_to_;
     bool uneven_ = false;  // some alignment is not the unit
 
-    // What begins in births_[from, to) and ends after `lo` to `top` at least. No branch, so that compilers make vectors of it.
-    static void lift(i64 lo, i64 top, i64 from, i64 to, const i64 *__restrict ends, i64 *__restrict least) {
-        for (i64 q = from; q < to; ++q) least[q] = (ends[q] > lo) & (least[q] < top) ? top : least[q];
+    // One descent; if it fails, what could not be placed goes `forward`, and so does what is left over with it. T holds any
+    // offset times two.
+    template <class T>
+    bool descent(const std::vector<i64> &rank_of, i64 capacity, std::vector<i64> &offsets, std::vector<i64> &forward) const {
+        const i64 n = buffers.size();
+        const T room = align_up(capacity, grain_) / unit;
+        std::vector<T> least(n), rank(n), left(sections_), ends(ends_.begin(), ends_.end());
+        std::vector<i64> row_of(n);
+        for (i64 k = 0; k < n; ++k) rank[k] = rank_of[births_[k]], row_of[rank[k]] = k;
+        for (i64 s = 0; s < sections_; ++s) left[s] = total_[s] / unit;
+        offsets.assign(n, 0);
+        for (i64 placed = 0; placed < n; ++placed) {
+            const T at = least_in(least.data(), n);
+            const i64 k = row_of[first_at(least.data(), rank.data(), n, at)], i = births_[k], lo = lo_[i], hi = hi_[i];
+            const T size = size_[i], top = at + size, most = most_in(left.data(), lo, hi);
+            // What is placed before it from now on would lift it by all that it takes out of the way.
+            if (at > room - most || at * unit + real_[i] > capacity) {
+                const i64 section = std::find(left.begin() + lo, left.begin() + hi, most) - left.begin();
+                for (i64 q = 0; q < n; ++q)
+                    if (const i64 j = births_[q]; least[q] != kPlaced<T> && lo_[j] <= section && section < hi_[j])
+                        forward[j] += n / kLeftOver;
+                forward[i] += n / kStuck;
+                return false;
+            }
+            offsets[i] = at * unit, least[k] = kPlaced<T>;
+            lower(left.data(), lo, hi, size);
+            lift(least.data(), ends.data(), meets_from_[k], meets_to_[k], (T)lo, top);
+            for (i64 q = meets_from_[k]; uneven_ && q < meets_to_[k]; ++q)
+                if (least[q] == top) least[q] = align_up(top, alignment_[births_[q]]);
+        }
+        return true;
     }
 
     void by_birth() {
+        if (!births_.empty()) return;
         births_.resize(buffers.size());
         std::iota(births_.begin(), births_.end(), 0);
         std::stable_sort(births_.begin(), births_.end(), [&](i64 a, i64 b) { return lo_[a] < lo_[b]; });
@@ -213,7 +267,7 @@ class Cliques {
             case 'W': return b - a;
             case 'A': return (b - a) * size_[i];
             case 'S': return size_[i];
-            case 'T': return most_in(total_, a, b);
+            case 'T': return most_in(total_.data(), a, b);
             case 'O': return below(begins_, b) - below(ended_, a + 1);
             case 'F': return -a;
             case 'L': return b;
@@ -349,195 +403,10 @@ class Repair {
 
 extern "C" {
 
-// plan.layers.Layers: buffers from the lowest up, and per place in that order what lies below (the ground left out).
-struct Layers {
-    const std::int64_t *order, *below_of, *below;
-};
-
-}  // extern "C"
-
-namespace {
-
-// plan.layers.layers; `below` has room for four entries per segment: every buffer touches what it hides from above, which
-// happens to at most two parts of the skyline per segment placed, and two more parts at its ends.
-void layers_of(const Flat &flat, const i64 *offsets, i64 *order, i64 *below_of, i64 *below) {
-    i64 last = 0;
-    for (i64 s = 0; s < flat.segment_of[flat.count]; ++s) last = std::max(last, flat.end[s]);
-    std::vector<i64> skyline(last, -1), seen(flat.count, -1);
-    std::iota(order, order + flat.count, 0);
-    std::stable_sort(order, order + flat.count, [&](i64 a, i64 b) { return offsets[a] < offsets[b]; });
-    i64 many = below_of[0] = 0;
-    for (i64 k = 0; k < flat.count; ++k) {
-        const i64 i = order[k];
-        for (i64 s = flat.segment_of[i]; s < flat.segment_of[i + 1]; ++s)
-            for (i64 t = flat.first[s]; t < flat.end[s]; ++t) {
-                const i64 j = skyline[t];
-                skyline[t] = i;
-                if (j < 0 || seen[j] == i) continue;
-                seen[j] = i, below[many++] = j;
-            }
-        below_of[k + 1] = many;
-    }
-}
-
-// plan.layers.settle.
-bool settle(const Flat &flat, const Layers &known, i64 limit, i64 *offsets) {
-    for (i64 k = 0; k < flat.count; ++k) {
-        const i64 i = known.order[k];
-        i64 at = 0;
-        for (i64 q = known.below_of[k]; q < known.below_of[k + 1]; ++q)
-            at = std::max(at, offsets[known.below[q]] + flat.size[known.below[q]]);
-        offsets[i] = at = align_up(at, flat.alignment[i]);
-        if (flat.size[i] && at + flat.size[i] > limit) return false;
-    }
-    return true;
-}
-
-// plan.replan: layers of earlier shapes, greedy orders, descents, then the exact search, a little above the bound.
-class Replan {
-  public:
-    Replan(const Flat &flat, i64 grain) : flat_(flat), grain_(grain), offsets_(flat.count), best_(flat.count) {
-        i64 last = 0;
-        for (i64 s = 0; s < flat.segment_of[flat.count]; ++s) last = std::max(last, flat.end[s]);
-        std::vector<i64> padded(last + 1);
-        alive_.resize(last + 1);
-        i64 most = 0;
-        for (i64 s = 0; s < flat.segment_of[flat.count]; ++s) {
-            const i64 nbytes = flat.high[s], whole = align_up(nbytes, grain);
-            alive_[flat.first[s]] += nbytes, alive_[flat.end[s]] -= nbytes;
-            padded[flat.first[s]] += whole, padded[flat.end[s]] -= whole;
-            most = std::max(most, whole - nbytes);
-        }
-        std::partial_sum(alive_.begin(), alive_.end(), alive_.begin());
-        std::partial_sum(padded.begin(), padded.end(), padded.begin());
-        for (const i64 x : alive_) bound = std::max(bound, x);
-        for (const i64 x : padded) bound = std::max(bound, x - most);
-    }
-
-    i64 bound = 0, height = -1, packer = 0, used = -1;
-
-    // Whether some of `many` layerings is near the bound at these sizes; `used` then says which.
-    bool again(const Layers *known, i64 many, i64 *offsets) {
-        for (i64 k = 0; k < many && (height < 0 || height > close()); ++k) {
-            if (!settle(flat_, known[k], height < 0 ? bound + bound / kNear : height - 1, offsets_.data())) continue;
-            offer(kGreedy + 2);
-            used = k;
-        }
-        if (used >= 0) std::copy(best_.begin(), best_.end(), offsets);
-        return used >= 0;
-    }
-
-    void run(i64 budget, i64 *offsets) {
-        Greedy greedy(flat_);
-        const bool single = flat_.segment_of[flat_.count] == flat_.count, able = single && budget > 0;
-        const i64 met = able ? meetings() : 0;
-        const bool searched = able && met <= kMeet;
-        for (i64 name = 0; name < (searched ? 1 : kGreedy) && (height < 0 || height > close()); ++name) {
-            greedy.place(order(name).data(), flat_.count, name == 1, offsets_.data());
-            offer(name);
-        }
-        if (single && height > close()) {
-            Cliques cliques(rows(), grain_, searched ? kTries : kDense, std::size(kTries));
-            descend(cliques, searched ? 1 : 0, searched ? 2 : 3);  // replan._BEFORE, _BEFORE_DENSE
-            if (able && met <= kMany && height > aim(kAbove)) dive(cliques, budget);
-        }
-        std::copy(best_.begin(), best_.end(), offsets);
-    }
-
-  private:
-    const Flat &flat_;
-    i64 grain_;
-    std::vector<i64> offsets_, best_, alive_;
-
-    i64 close() const { return bound + bound / kClose; }
-
-    // Pairs of buffers alive at once; steps of the search are dear where there are many.
-    i64 meetings() const {
-        std::vector<i64> born(alive_.size() + 1), died(alive_.size() + 1);
-        for (i64 i = 0; i < flat_.count; ++i) ++born[flat_.first[i]], ++died[flat_.end[i]];
-        i64 alive = 0, met = 0;
-        for (std::size_t t = 0; t < born.size(); ++t) {
-            alive -= died[t];
-            met += born[t] * alive + born[t] * (born[t] - 1) / 2;
-            alive += born[t];
-        }
-        return met;
-    }
-
-    Rows rows() const {
-        Rows out;
-        for (i64 i = 0; i < flat_.count; ++i)
-            out.add(flat_.size[i], flat_.alignment[i], -1, flat_.first[flat_.segment_of[i]], flat_.end[flat_.segment_of[i]]);
-        return out;
-    }
-
-    i64 aim(i64 above) const { return std::max(align_up(bound, grain_), bound * (1000 + above) / 1000); }
-
-    void take(const Cliques &cliques, const std::vector<i64> &found, i64 name) {
-        std::fill(offsets_.begin(), offsets_.end(), 0);
-        for (std::size_t k = 0; k < found.size(); ++k) offsets_[cliques.buffers[k]] = found[k];
-        offer(name);
-    }
-
-    // The orders from one on, until one comes near the bound.
-    void descend(Cliques &cliques, i64 order, i64 end) {
-        std::vector<i64> found;
-        for (; order < end && height > aim(kBelow); ++order)
-            if (cliques.descend(order, aim(kBelow), found)) take(cliques, found, kGreedy);
-    }
-
-    void dive(Cliques &cliques, i64 budget) {
-        std::vector<i64> found;
-        i64 nodes = 0;
-        if (cliques.decide(aim(kAbove), budget, now() + 3600, &nodes, found, kPatience) == 1) take(cliques, found, kGreedy + 1);
-    }
-
-    void offer(i64 name) {
-        i64 top = 0;
-        for (i64 i = 0; i < flat_.count; ++i)
-            if (flat_.size[i]) top = std::max(top, offsets_[i] + flat_.size[i]);
-        if (height >= 0 && top >= height) return;
-        height = top, packer = name, best_ = offsets_;
-    }
-
-    // greedy.order_by, by number: size, breadth.
-    std::vector<i64> order(i64 name) const {
-        std::vector<std::pair<i64, i64>> key(flat_.count);
-        for (i64 i = 0; i < flat_.count; ++i) {
-            const i64 a = flat_.segment_of[i], z = flat_.segment_of[i + 1], size = flat_.size[i];
-            const i64 first = a < z ? flat_.first[a] : 0, end = a < z ? flat_.end[z - 1] : 0, life = end - first;
-            if (name == 0) key[i] = {-size, -life};
-            if (name == 1) key[i] = {a < z ? -most_in(alive_, first, end) : 0, -size};
-        }
-        std::vector<i64> out(flat_.count);
-        std::iota(out.begin(), out.end(), 0);
-        std::stable_sort(out.begin(), out.end(), [&](i64 a, i64 b) { return key[a] < key[b]; });
-        return out;
-    }
-};
-
-}  // namespace
-
-extern "C" {
-
 // Changes `offsets` (a correct placement) for a lower one; returns the nodes spent.
 std::int64_t lowtide_repair(const Flat *flat, std::int64_t grain, std::int64_t target, std::int64_t budget, double seconds,
                             std::int64_t *offsets) {
     return Repair(*flat, grain, offsets).run(target, budget, now() + seconds);
-}
-
-// A plain problem with nothing fixed. `known`: layers of earlier placements. `found`: height, lower bound, number of the
-// packer, which layers were used or -1.
-void lowtide_replan(const Flat *flat, std::int64_t grain, std::int64_t budget, const Layers *known, std::int64_t many,
-                    std::int64_t *offsets, std::int64_t *found) {
-    Replan work(*flat, grain);
-    if (!work.again(known, many, offsets)) work.run(budget, offsets);
-    found[0] = work.height, found[1] = work.bound, found[2] = work.packer, found[3] = work.used;
-}
-
-void lowtide_layers(const Flat *flat, const std::int64_t *offsets, std::int64_t *order, std::int64_t *below_of,
-                    std::int64_t *below) {
-    layers_of(*flat, offsets, order, below_of, below);
 }
 
 }  // extern "C"
