@@ -1,8 +1,8 @@
 """What is known of loop variables where a guard holds: an element of a concatenation is read only within its part.
 
-Comes in: instructions, the number of a truth value among them, ranges. Goes out: bounds of indices. Promised: what is said
-holds at every point at which the truth value does; what a guard says in other ways than comparing an index with a number,
-or two such comparisons at once, is not seen.
+Comes in: instructions, the number of a truth value among them, ranges. Goes out: bounds of indices, and the share of their
+values that is left. Promised: what is said holds at every point at which the truth value does; what a guard says in other
+ways than comparing an index with a number, or two such comparisons at once, is not seen.
 """
 
 from __future__ import annotations

@@ -208,7 +208,7 @@ def merge(loop: Loop) -> Loop:
     """Neighbouring ranges that every index walks as one become one."""
     outer, rows = _merged(_plain(loop.outer), "i", loop.stages)
     done = [
-        ((*_plain(s.inner),), dict[str, Dim]())
+        (_plain(s.inner), dict[str, Dim]())
         if any(x.op == "scan" for x in s.body)
         else _merged(_plain(s.inner), "r", [s])
         for s in loop.stages

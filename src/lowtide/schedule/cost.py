@@ -75,7 +75,7 @@ def loop_cost(loop: Loop, machine: Machine = Machine()) -> Cost:
         parts: dict[tuple[int, bool, Dim | None], dict[tuple[int, ...], int]] = {}
         for x in s.body:
             if x.touches:
-                parts.setdefault((int(str(x.attr)), x.writes, x.index), {})[guards(x)] = elements(loop.body, x, ranges)
+                parts.setdefault((int(str(x.attr)), x.writes, x.index), {})[_guards(x)] = elements(loop.body, x, ranges)
         for (slot, writes, index), found in parts.items():
             count = min(sum(found.values()), _named(index, ranges))  # several guards may hold at one point
             touched.setdefault((slot, writes), []).append(count * ITEMSIZE[loop.dtypes[slot]])
@@ -88,7 +88,7 @@ def loop_cost(loop: Loop, machine: Machine = Machine()) -> Cost:
     return Cost(total, operations)
 
 
-def guards(x: Instr) -> tuple[int, ...]:
+def _guards(x: Instr) -> tuple[int, ...]:
     """The instruction without whose truth an access does not happen; none where it always does."""
     return x.args[x.writes :]
 
@@ -96,7 +96,7 @@ def guards(x: Instr) -> tuple[int, ...]:
 def elements(body: Sequence[Instr], x: Instr, ranges: Ranges) -> int:
     """Elements that an access touches: those that its index names where its guard holds."""
     count = _named(x.index, ranges)
-    for guard in guards(x):
+    for guard in _guards(x):
         count = math.ceil(count * share(body, guard, ranges, symbols_of(x.index or 0)))
     return count
 

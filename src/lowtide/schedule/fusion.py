@@ -255,10 +255,11 @@ class _Work:
             else:
                 n = self.node[name] if name else node
                 total += sum(self.nbytes[s] for s in n.makes)
-                for s in n.touches:
+                held = [s for s in n.touches if self.nbytes[s]]
+                for s in held:
                     if s not in last:
                         last[s] = self.last_place(s, place, node, (a, b), hi)
-                ends = [s for s in n.touches if self.nbytes[s] and last[s] == k]
+                ends = [s for s in held if last[s] == k]
                 live.append(total + n.workspace - self.saved(n, ends))
                 total -= sum(self.nbytes[s] for s in ends)
             after.append(total)
