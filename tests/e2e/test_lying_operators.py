@@ -22,6 +22,10 @@ OPERATORS = {
     "honest(Tensor x) -> Tensor": lambda x: x * 3,
     "honest_write(Tensor(a!) x) -> ()": lambda x: (x.add_(1), None)[1],
     "other_strides(Tensor x) -> Tensor": lambda x: (x * 3).t().contiguous().t(),
+    "between_elements(Tensor x) -> Tensor": lambda x: torch.frombuffer(
+        bytearray(b"-" + (x * 3).numpy().tobytes()), dtype=x.dtype, offset=1
+    ).view(x.shape),
+    "other_size(Tensor x) -> Tensor": lambda x: x[:, 1:] * 3,
 }
 FAKES = {
     "part": lambda x: x.new_empty(x.shape[0] - 1, *x.shape[1:]),
@@ -141,10 +145,24 @@ def test_what_keeps_its_word_is_not_copied(run: Callable[..., list[Any]], caplog
 
 
 @pytest.mark.spec("IR-47")
-def test_other_strides_than_were_said(run: Callable[..., list[Any]]):
+@pytest.mark.parametrize("name", ["other_strides", "between_elements"])
+def test_results_that_lie_otherwise_than_was_said(
+    name: str, run: Callable[..., list[Any]], caplog: pytest.LogCaptureFixture
+):
+    """Kernels read by address, so that they would take another element, or load across two."""
+
     def f(x: Tensor) -> Tensor:
-        return lies.other_strides(x.sin()) + 1
+        return getattr(lies, name)(x.sin()) + x
 
     x = torch.randn(4, 300)
-    for found in run(f, x):
-        torch.testing.assert_close(found, x.sin() * 3 + 1)
+    with caplog.at_level(logging.WARNING, "lowtide"):
+        for found in run(f, x):
+            torch.testing.assert_close(found, x.sin() * 3 + x)
+    assert all("the result is copied" in r.getMessage() for r in caplog.records if name in r.getMessage())
+    assert any(name in r.getMessage() for r in caplog.records)
+
+
+@pytest.mark.spec("IR-47")
+def test_a_result_of_another_size_is_an_error_that_names_the_operator(run: Callable[..., list[Any]]):
+    with pytest.raises(RuntimeError, match=r"lowtide_lies\.other_size.* gives a result of size \(4, 299\)"):
+        run(lambda x: lies.other_size(x.sin()) + x, torch.randn(4, 300))

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 
 from lowtide.codegen import cpp
 from lowtide.core.errors import BugError
-from lowtide.ir.graph import ITEMSIZE, OBJECT, Arg, Atom, Expr, Graph, Op, Ref, Section, Value, int_of, refs_in
+from lowtide.ir.graph import ITEMSIZE, OBJECT, TRUSTED, Arg, Atom, Expr, Graph, Op, Ref, Section, Value, int_of, refs_in
 from lowtide.ir.loops import Loop
 from lowtide.plan.plan import OVER, MemoryPlan, Place
 from lowtide.program import Consumed, Entry, Header, Program, SlabUse, Source, usable
@@ -286,7 +286,16 @@ class _Section:
         for r in step.facts.restride:
             value = self.graph.value[targets[r]]
             call += f"; {targets[r]} = exact({targets[r]}, {value.layout.size}, {value.layout.stride})"
-        return call
+        return call if op.target.split(".", 1)[0] in TRUSTED else call + self._as_said(op)
+
+    def _as_said(self, op: Op) -> str:
+        """Have the new results of an operator that nobody has tried held against what was captured of them."""
+        made = (self.graph.value[o] for o in op.outputs if o is not None)
+        return "".join(
+            f"; {v.name} = as_said({v.name}, {v.layout.size}, {v.layout.stride}, {op.target!r})"
+            for v in made
+            if v.storage == v.name and v.layout.dtype != OBJECT
+        )
 
     def _loop(self, op: Op, loop: Loop) -> str:
         """Call a generated kernel on addresses; what has no bytes yet is made before, other names are given after."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from lowtide.ir.graph import Arg, Expr, Graph, Op, Ref, refs_in
+from lowtide.ir.graph import TRUSTED, Arg, Expr, Graph, Op, Ref, refs_in
 from lowtide.ir.symbolic import symbols_of
 
 CALL, VIEW, SCALAR, COND, LOOP, SCAN, REGION = "call", "view", "scalar", "cond", "loop", "scan", "region"
@@ -130,9 +130,6 @@ def needed(line: Line) -> frozenset[str]:
     args = (*line.op.args, *(a for _, a in line.op.kwargs))
     out = frozenset(s for a in args for s in symbols_in(a))
     return out.union(*(b.free for b in line.blocks))
-
-
-TRUSTED = ("aten", "prims")
 
 
 def trusted(op: Op) -> bool:

@@ -23,6 +23,7 @@ ITEMSIZE: Mapping[str, int] = {
 # No tensor but an object of the caller's that only operators from outside torch look into. It has one dimension, the bytes
 # of the tensors in it.
 OBJECT = "object"
+TRUSTED = ("aten", "prims")  # namespaces of torch's own operators, whose schemas are true
 
 
 @dataclass(frozen=True, slots=True)

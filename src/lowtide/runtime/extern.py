@@ -16,14 +16,32 @@ from typing import Any
 import torch
 
 from lowtide.core.reason import Reason
+from lowtide.ir.graph import TRUSTED
+from lowtide.ir.strides import same_places
 
 log = logging.getLogger(__name__)
-TRUSTED = ("aten", "prims")
 
 
 def trusted(target: str) -> bool:
     """Whether an operator is torch's own."""
     return target.split(".", 1)[0] in TRUSTED
+
+
+def as_said(t: torch.Tensor, size: tuple[int, ...], stride: tuple[int, ...], target: str) -> torch.Tensor:
+    """A result of an operator from outside torch, lying as it was captured: kernels read it by address. It is copied where its
+    strides say otherwise, or where it begins between two elements.
+
+    Raises:
+        RuntimeError: it has another size.
+    """
+    if tuple(t.shape) != size:
+        raise RuntimeError(f"{target} gives a result of size {tuple(t.shape)}; what it says without data is {size}")
+    if same_places(size, t.stride(), stride) and t.data_ptr() % t.element_size() == 0:
+        return t
+    log.warning(
+        "%s", Reason(target, f"gives strides {t.stride()} or an address other than was said: the result is copied")
+    )
+    return torch.empty_strided(size, stride, dtype=t.dtype, device=t.device).copy_(t)
 
 
 class Extern:

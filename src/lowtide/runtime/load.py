@@ -26,7 +26,7 @@ from lowtide.ir.strides import same_places
 from lowtide.program import Entry, Header, Program, SlabUse
 from lowtide.runtime import kernels
 from lowtide.runtime.calls import DTYPES, atom, overload
-from lowtide.runtime.extern import Extern, trusted
+from lowtide.runtime.extern import Extern, as_said, trusted
 from lowtide.runtime.lease import lend, made_here
 from lowtide.runtime.retainers import others_nbytes, release_others
 from lowtide.torch_compat import held_by
@@ -282,7 +282,13 @@ def load(
     ``poison``: fill slabs with 0xFF before they are handed out, so that a read of what was never written shows.
     ``watch`` is told the section's index and arguments before each call, and what it gives is told the results.
     """
-    names: dict[str, Any] = {"exact": exact, "made": torch.empty_strided, "relaid": torch.as_strided, "failed": failed}
+    names: dict[str, Any] = {
+        "exact": exact,
+        "made": torch.empty_strided,
+        "relaid": torch.as_strided,
+        "failed": failed,
+        "as_said": as_said,
+    }
     kernels.finish(kernels.start(program.kernels))
     for name, what in program.bound.items():
         kind, _, text = what.partition(":")
