@@ -15,6 +15,7 @@ from torch._higher_order_ops.scan import scan  # noqa: E402
 
 from lowtide import memory_analysis  # noqa: E402
 from lowtide.core.errors import Unsupported  # noqa: E402
+from lowtide.executor import capture  # noqa: E402
 from lowtide.runtime.records import records  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")]
@@ -136,8 +137,6 @@ def test_through_the_backend(train: bool):
 @pytest.mark.spec("IR-65")
 def test_rows_whose_size_depends_on_data_are_refused(monkeypatch: pytest.MonkeyPatch):
     """torch gives none today; nothing could be made for them before the first turn."""
-    from lowtide.executor import capture
-
     real = capture._Dynamic._binds
     monkeypatch.setattr(capture._Dynamic, "_binds", lambda self, v: real(self, v) or (capture.Bind("u9", 1, 0),))
     with pytest.raises(Unsupported, match="rows whose size depends on data"):
