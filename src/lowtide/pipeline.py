@@ -54,6 +54,7 @@ from lowtide.schedule.cost import Machine
 from lowtide.schedule.estimate import estimates
 from lowtide.schedule.fusion import fuse_again, fuse_loops
 from lowtide.schedule.inline import inline, lengthened
+from lowtide.schedule.open_layouts import decide_layouts
 from lowtide.schedule.rules import CACHED, Rules
 from lowtide.schedule.schedule import OpFacts, Schedule, memory_graph, reordered, schedule
 from lowtide.schedule.text import print_schedule
@@ -137,8 +138,8 @@ def compile_graph(
     """
     see = _Stopwatch((observers or from_environment()).of_graph(graph.name))
     see("capture", lambda: print_graph(graph))
-    at = _Setting(options, machine, target or target_of(graph))
-    apart, known = parts_in_places(graph, lower_graph(graph, options, at.target), facts, at)
+    at = _Setting(options, facts, machine, target or target_of(graph))
+    apart, known = parts_in_places(graph, lower_graph(graph, options, at.target), at)
     nbytes = made_nbytes(graph)
     made = take_over(apart, known, at, see, before, nbytes) if before is not None else None
     made = made or decide(apart, known, at, see)
@@ -169,6 +170,7 @@ class _Setting:
     """What the stages between capture and emit go by."""
 
     options: Options
+    facts: Facts
     machine: Machine
     target: Target
 
@@ -198,15 +200,15 @@ def lower_graph(graph: Graph, options: Options, target: Target) -> Lowered:
     return lower(graph, target.device, target.dtypes)
 
 
-def parts_in_places(graph: Graph, apart: Lowered, facts: Facts, at: _Setting) -> tuple[Lowered, Mapping[str, OpFacts]]:
+def parts_in_places(graph: Graph, apart: Lowered, at: _Setting) -> tuple[Lowered, Mapping[str, OpFacts]]:
     """The loops, and what is known of the calls; of a graph in which calls write parts of concatenations where they belong, if
     that peaks lower, or as high and takes less time."""
-    known = facts(apart.graph)
+    known = at.facts(apart.graph)
     placed = in_their_places(graph, apart, known) if apart.loops else graph
     if placed is graph:
         return apart, known
     other = lower(placed, at.target.device, at.target.dtypes)
-    known_of_other = facts(other.graph)
+    known_of_other = at.facts(other.graph)
 
     def costs(lowered: Lowered, of_calls: Mapping[str, OpFacts]) -> tuple[int, float]:
         _, steps = inline_within(lowered, of_calls, at.options, at.target.rules)
@@ -218,8 +220,10 @@ def parts_in_places(graph: Graph, apart: Lowered, facts: Facts, at: _Setting) ->
 def decide(apart: Lowered, known: Mapping[str, OpFacts], at: _Setting, see: _Stopwatch) -> _Planned:
     """Everything searched for: which loops are one, the order of steps, the way of slabs. Kernels are built meanwhile."""
     lowered, joined, text = join_loops(apart, known, at.options, at.machine, at.target.rules)
+    lowered, known, spared = stored_once(lowered, known, at.facts)
     if lowered.loops:
         see("fusion", text)
+        see("layouts", spared)
     sources = _begun(lowered, at.target)
     scheduled = _scheduled(lowered, known, at.options)
     _tell_scheduled(see, lowered, sources, scheduled)
@@ -238,6 +242,7 @@ def take_over(
     lowered = join_again(apart, known, at.options, at.machine, at.target.rules, before.joined)
     if lowered is None:
         return None
+    lowered, known, spared = stored_once(lowered, known, at.facts)
     scheduled = _scheduled(lowered, known, at.options)
     followed = follow(scheduled, before.schedule, before.plan.chosen, at.options)
     if followed is None:
@@ -248,6 +253,7 @@ def take_over(
         return None
     if lowered.loops:
         see("fusion", "as at the sizes before\n" + "".join(f"{a} + {b}\n" for a, b in before.joined.pairs))
+        see("layouts", spared)
     sources = _begun(lowered, at.target)
     _tell_scheduled(see, lowered, sources, scheduled)
     see("order", lambda: f"as at the sizes before\n{print_schedule(ordered)}")
@@ -304,6 +310,14 @@ def join_again(
         return None if steps is None else inlined
     fused = fuse_again(inlined, steps, before.pairs, inplace=options.inplace, machine=machine, rules=rules)
     return None if fused is None else replace(fused.lowered, apart=before.apart)
+
+
+def stored_once(
+    lowered: Lowered, known: Mapping[str, OpFacts], facts: Facts
+) -> tuple[Lowered, Mapping[str, OpFacts], str]:
+    """The loops without second copies, what is known of the calls, which may be given other strides then, and what went."""
+    found = decide_layouts(lowered)
+    return found.lowered, facts(found.lowered.graph) if found.notes else known, found.text()
 
 
 def inline_within(

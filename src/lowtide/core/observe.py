@@ -33,6 +33,7 @@ STAGES: Mapping[str, tuple[int, str]] = {
     "capture": (6, "ir"),
     "lower": (6, "ir"),
     "fusion": (6, "txt"),
+    "layouts": (6, "txt"),
     "kernels": (5, "cpp"),
     "schedule": (3, "txt"),
     "buffers": (TOP + 1, "txt"),  # this and what has as high a number is only ever a file

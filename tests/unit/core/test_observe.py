@@ -16,7 +16,7 @@ from lowtide.core.observe import STAGES, TOP, Observers, from_environment
 
 # rung: what it adds to the one below
 ADDS = {0: set(), 1: {"summary"}, 2: set(), 3: {"schedule", "order"}, 4: {"plan"}, 5: {"program", "kernels"}}
-ADDS[6] = {"capture", "lower", "fusion"}
+ADDS[6] = {"capture", "lower", "fusion", "layouts"}
 
 
 def never() -> NoReturn:

@@ -1,0 +1,263 @@
+"""What is stored twice is stored once, in the order that a copy wishes: the same numbers, no more kernels, no higher peak."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from loop_programs import compute, one_by_one, programs
+
+from lowtide.ir.graph import Graph, Layout, Op, Origin, Ref, Section, Value
+from lowtide.ir.loops import parse_loop
+from lowtide.ir.lowered import LOOP, Lowered, check_lowered, loop_op
+from lowtide.ir.strides import filled
+from lowtide.ir.verify import verify
+from lowtide.memory.lifetime import timeline
+from lowtide.schedule.fusion import fuse_loops
+from lowtide.schedule.open_layouts import Decided, Move, decide_layouts, move_of
+from lowtide.schedule.schedule import memory_graph, schedule
+
+N, M = 32, 48
+SIZE = (N, M)
+
+
+def decided(lowered: Lowered) -> Decided:
+    """Well formed, in no more kernels, the peak no higher."""
+    found = decide_layouts(lowered)
+    verify(found.lowered.graph)
+    check_lowered(found.lowered)
+    was, now = (memory_graph(schedule(x.graph, {}, loops=x.loops)) for x in (lowered, found.lowered))
+    assert len(now.nodes) <= len(was.nodes) and timeline(now).peak <= timeline(was).peak
+    assert decide_layouts(found.lowered).notes == (), "decided once"
+    return found
+
+
+def program(
+    ops: Sequence[Op | tuple[str, str, str]], returns: str, layouts: Mapping[str, Layout] | None = None
+) -> Lowered:
+    """``ops``: library calls and views, or a loop's text, what it is given and what it makes. What nobody makes is given; all
+    are [N, M] but for ``layouts``."""
+    loops = {}
+    listed: list[Op] = []
+    for x in ops:
+        if not isinstance(x, Op):
+            text, given, makes = x
+            loop = parse_loop(text)
+            x = loop_op(tuple(given.split()), tuple(makes.split()), (), Origin(), f"op_{makes.replace(' ', '_')}")
+            loops[x.name] = loop
+        listed.append(x)
+    made = [o for op in listed for o in op.outputs if o is not None]
+    given = list(dict.fromkeys(n for op in listed for n in op.reads if n not in made))
+    dense = Layout("f64", "cpu", SIZE, filled(SIZE))
+    base = {str(op.outputs[0]): op.reads[0] for op in listed if op.view}
+    values = tuple(Value(n, (layouts or {}).get(n, dense), base.get(n, n)) for n in (*given, *made))
+    section = Section("inference", tuple(map(Ref, given)), tuple(listed), tuple(map(Ref, returns.split())))
+    lowered = Lowered(Graph("g", values, (section,)), loops)
+    verify(lowered.graph)
+    check_lowered(lowered)
+    return lowered
+
+
+def pointwise(to: str, at: str = f"((r0*{M})+r1)", operation: str = "neg") -> str:
+    """A loop over [N, M] that reads ``at`` and stores ``to``."""
+    return f"""loop [] in(f64) out(f64)
+  stage [{N}, {M}]
+    v0: f64 = load 0 [{at}]
+    v1: f64 = {operation} v0
+    v2: f64 = store 1 [{to}] v1
+"""
+
+
+BY_ROWS, BY_COLUMNS = f"((r0*{M})+r1)", f"(r0+(r1*{N}))"
+TURNED = f"""loop [] in(f64) out(f64)
+  stage [{N}, {M}]
+    v0: f64 = load 0 [{BY_ROWS}]
+    v1: f64 = store 1 [{BY_COLUMNS}] v0
+"""
+BOTH = f"""loop [] in(f64) out(f64, f64)
+  stage [{N}, {M}]
+    v0: f64 = load 0 [{BY_ROWS}]
+    v1: f64 = neg v0
+    v2: f64 = store 1 [{BY_ROWS}] v1
+    v3: f64 = store 2 [{BY_COLUMNS}] v1
+"""
+SUMMED = f"""loop [{N}] in(f64) out(f64)
+  stage [{M}]
+    v0: f64 = load 0 [((i0*{M})+r0)]
+    v1: f64 = reduce sum v0
+  stage []
+    v2: f64 = store 1 [i0] v1
+"""
+MADE = (pointwise(BY_ROWS), "x", "a")
+COPIED = (TURNED, "a", "c")
+COLUMN = Layout("f64", "cpu", (N,), (1,))
+TALL = Layout("f64", "cpu", (M, N), (N, 1))
+SQUARE = Layout("f64", "cpu", (N, N), (N, 1))
+
+
+def same(lowered: Lowered) -> Decided:
+    """``decided``, after the two compute the same."""
+    found = decided(lowered)
+    want, got = ({n: np.asarray(x) for n, x in compute(y).items()} for y in (lowered, found.lowered))
+    assert want.keys() == got.keys() and all(np.array_equal(x, got[n]) for n, x in want.items())
+    return found
+
+
+def call(target: str, out: str, *args: str) -> Op:
+    return Op(out, target, tuple(map(Ref, args)), (), (out,))
+
+
+def matrix(out: str = "m", *args: str) -> Op:
+    return call("aten.mm.default", out, *args)
+
+
+def fused(lowered: Lowered) -> Lowered:
+    return fuse_loops(lowered, schedule(lowered.graph, {}, loops=lowered.loops)).lowered
+
+
+@pytest.mark.spec("IR-12", "IR-52")
+@given(programs(), st.integers(0, 9))
+@settings(max_examples=40, deadline=None)
+def test_programs_compute_the_same(lowered: Lowered, seed: int) -> None:
+    """Fused, as in the pipeline, and as they come, where more is stored twice."""
+    for x in (lowered, fused(lowered)):
+        found = decided(x)
+        want, got = compute(x), compute(found.lowered, one_by_one(seed))
+        assert want.keys() == got.keys()
+        for name, y in want.items():
+            assert np.array_equal(y, got[name]), (name, found.notes)
+
+
+def test_the_programs_hold_twins() -> None:
+    noted: list[str] = []
+
+    @given(programs())
+    @settings(max_examples=40, deadline=None, derandomize=True, database=None, phases=[Phase.generate])
+    def draw(lowered: Lowered) -> None:
+        noted.extend((*decide_layouts(lowered).notes, *decide_layouts(fused(lowered)).notes))
+
+    draw()
+    turned = sum("in its order" in n for n in noted)
+    assert turned >= 1 and len(noted) - turned >= 10
+
+
+@pytest.mark.spec("IR-12", "IR-52")
+@pytest.mark.parametrize("text", ["apart", "together"])
+def test_a_value_is_stored_as_its_copy_wishes(text: str) -> None:
+    """Another loop reads it, by index arithmetic; the copy is returned, so its strides are what eager's are."""
+    made = [MADE, COPIED] if text == "apart" else [(BOTH, "x", "a c")]
+    lowered = program([*made, (pointwise(BY_ROWS, operation="abs"), "a", "b")], "c b", {"c": TALL})
+    found = same(lowered)
+    assert found.notes == ("%a is stored once, as %c, in its order: 12.0 KiB less",)
+    assert sum(op.target == LOOP for op in found.lowered.graph.ops) == 2
+    assert "a" not in found.lowered.graph.value and found.lowered.graph.value["c"].layout == TALL
+    assert BY_COLUMNS in str(found.lowered.loops["b"])
+
+
+@pytest.mark.spec("IR-12", "IR-14")
+def test_a_copy_gives_way_where_what_it_copies_is_fixed() -> None:
+    """What is copied is returned, what is given lies as it lies."""
+    back = (pointwise(BY_ROWS, BY_COLUMNS, "abs"), "c", "b")
+    for ops, returns, stays in (([MADE, COPIED, back], "a b", "a"), ([(TURNED, "a", "c"), back], "b", "a")):
+        found = same(program(ops, returns, {"c": TALL}))
+        assert found.notes == (f"%c is stored once, as %{stays}, in its order: 12.0 KiB less",)
+        assert BY_COLUMNS not in str(found.lowered.loops["b"])
+
+
+@pytest.mark.spec("IR-12")
+@pytest.mark.parametrize("why", ["returned", "changed", "both returned", "summed", "twice", "as a library has it"])
+def test_what_is_fixed_or_worse_in_another_order_stays(why: str) -> None:
+    """Both are returned; one is changed; a reduction would run across memory, or two loops; a library call wants it as it is."""
+    again = (pointwise(BY_ROWS, operation="abs"), "a", "b")
+    back = Op("d", "aten.softmax.int", (Ref("c"), 1), (), ("d",))
+    other = Op("e", "aten.softmax.int", (Ref("a"), 1), (), ("e",))
+    cases: dict[str, tuple[list[Op | tuple[str, str, str]], str]] = {
+        "returned": ([MADE, COPIED, back], "a d"),
+        "both returned": ([MADE, COPIED], "a c"),
+        "changed": (
+            [MADE, COPIED, Op("f", "aten.add_.Tensor", (Ref("a"), 1), (), (), "none", mutates=("a",)), back],
+            "d",
+        ),
+        "summed": ([MADE, COPIED, (SUMMED, "a", "s"), back], "s d"),
+        "twice": ([MADE, COPIED, again, (pointwise(BY_ROWS, operation="exp"), "a", "g"), back], "b g d"),
+        "as a library has it": ([MADE, COPIED, other, back], "e d"),
+    }
+    ops, returns = cases[why]
+    tall = {"c": TALL, "d": TALL, "s": COLUMN}
+    assert decided(program(ops, returns, tall)).notes == ()
+
+
+@pytest.mark.spec("IR-52")
+def test_products_take_what_gave_way_as_a_view() -> None:
+    """Column by column, which is how they take the second matrix anyhow; a slice of every second column they would copy."""
+    layouts = {"c": TALL, "d": TALL, "y": Layout("f64", "cpu", (M, N), (N, 1)), "m": SQUARE}
+    other = Op("d", "aten.softmax.int", (Ref("c"), 1), (), ("d",))
+    found = decided(program([MADE, COPIED, matrix("m", "a", "y"), other], "m d", layouts))
+    view = found.lowered.graph.value["a"]
+    assert (view.storage, view.layout.size, view.layout.stride) == ("c", SIZE, (1, N))
+    (op,) = (op for op in found.lowered.graph.ops if op.view)
+    assert (op.target, op.args) == ("aten.as_strided.default", (Ref("c"), SIZE, (1, N), 0))
+    part = Op("p", "aten.slice.Tensor", (Ref("a"), 1, 0, M, 2), (), ("p",), view=True)
+    layouts |= {"p": Layout("f64", "cpu", (N, M // 2), (M, 2)), "y": Layout("f64", "cpu", (M // 2, N), (N, 1))}
+    found = decided(program([MADE, COPIED, part, matrix("m", "p", "y"), other], "m d", layouts))
+    assert found.lowered.graph.value["p"].layout == Layout("f64", "cpu", (N, M // 2), (1, 2 * N))
+    row = Layout("f64", "cpu", (N * M,), (1,))
+    part = Op("p", "aten.view.default", (Ref("a"), (N * M,)), (), ("p",), view=True)
+    opaque = Op("q", "aten.softmax.int", (Ref("p"), 0), (), ("q",))
+    assert decided(program([MADE, COPIED, part, opaque, other], "q d", layouts | {"p": row, "q": row})).notes == ()
+
+
+@pytest.mark.spec("IR-52")
+def test_the_same_in_the_same_order_is_stored_once() -> None:
+    """Whoever reads the second reads the first: library calls by another name."""
+    text = BOTH.replace(BY_COLUMNS, BY_ROWS)
+    other = Op("e", "aten.softmax.int", (Ref("c"), 1), (), ("e",))
+    found = decided(program([(text, "x", "a c"), other], "a e"))
+    assert found.notes == ("%c is stored once, as %a: 12.0 KiB less",)
+    assert [op.target for op in found.lowered.graph.ops if op.view] == ["aten.alias.default"]
+    assert found.lowered.graph.value["c"].storage == "a"
+    assert decided(program([(text, "x", "a c")], "a c")).notes == (), "the user gets two"
+
+
+MOVES = st.permutations(range(3)).flatmap(
+    lambda order: st.tuples(st.tuples(*[st.integers(1, 4)] * 3), st.just(tuple(order)), st.permutations(range(3)))
+)
+
+
+@pytest.mark.spec("IR-12")
+@given(MOVES)
+def test_a_move_takes_every_element_and_every_view_along(
+    drawn: tuple[tuple[int, ...], Sequence[int], Sequence[int]],
+) -> None:
+    size, first, second = drawn
+    was, now = (tuple(int(str(s)) for s in filled(size, order)) for order in (first, second))
+    move = move_of(size, was, now)
+    assert move is not None and move.back.back == move
+    to = {
+        sum(i * s for i, s in zip(at, was, strict=True)): sum(i * s for i, s in zip(at, now, strict=True))
+        for at in itertools.product(*map(range, size))
+    }
+    assert all(move.element(a, {}) == b and move.back.element(b, {}) == a for a, b in to.items())
+    for d in range(3):  # every second one along a dimension, the others in another order
+        sliced = tuple((n + (k == d)) // (2 if k == d else 1) for k, n in enumerate(size))
+        x = Layout("f64", "cpu", sliced, tuple(s * (2 if k == d else 1) for k, s in enumerate(was)))
+        y = move.layout(x)
+        assert y is not None
+        for at in itertools.product(*map(range, sliced)):
+            a, b = (sum(i * int(str(s)) for i, s in zip(at, z.stride, strict=True)) for z in (x, y))
+            assert to[a] == b + int(str(y.offset))
+
+
+@pytest.mark.spec("IR-12")
+def test_only_dense_layouts_move() -> None:
+    assert move_of((2, 3), (3, 1), (1, 2)) == Move((3, 2), (1, 3), (2, 1))
+    assert move_of((2, 3, 4), (12, 4, 1), (12, 4, 1)) == Move((24,), (1,), (1,)), "as few dimensions as it takes"
+    assert move_of((2, 3), (4, 1), (1, 2)) is None and move_of((2, 3), (0, 1), (1, 2)) is None
+    flat = Layout("f64", "cpu", (6,), (1,))
+    turned = Move((3, 2), (1, 3), (2, 1))
+    assert turned.layout(flat) is None, "no strides say that"
+    assert turned.layout(Layout("f64", "cpu", (3,), (1,), 3)) == Layout("f64", "cpu", (3,), (2,), 1)
