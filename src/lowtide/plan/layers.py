@@ -3,7 +3,7 @@
 Comes in: a plain ``Flat`` with nothing fixed, and offsets that are correct for some sizes. Goes out: ``Layers``, and from
 them offsets for any sizes. Promised: correct at any sizes, because every two buffers that are alive at once keep their
 order; time linear in the pairs that touch, about two per buffer. Offsets are longest paths over what lies below. A layering
-stays tight as long as the sizes keep their proportions roughly. ``repair.cpp`` holds the same functions, compiled.
+stays tight as long as the sizes keep their proportions roughly. ``replan.cpp`` holds the same functions, compiled.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from lowtide.plan.flat import Flat, meetings
 from lowtide.plan.search import search
 from lowtide.plan.sections import sections_of
 
-SEARCHES = ("lowest:TWA", "lowest:TOL", "lowest:THA", "fullest:FWS", "lowest:HLF", "fullest:WS")
+_SEARCHES = ("lowest:TWA", "lowest:TOL", "lowest:THA", "fullest:FWS", "lowest:HLF", "fullest:WS")
 DESCENT, EXACT = "descent", "exact"  # what placed the peaks
 # What is aimed at, in thousandths above the bound, and what belongs to a peak, in hundredths of it. The first aim will do;
 # where it is missed, everything is searched as one peak, and then what comes nearest is looked for.
@@ -143,7 +143,7 @@ def _solve(flat: Flat, part: Sequence[int], aim: int, nodes: int, pairs: int) ->
     alone = _alone(flat, part)
     if nodes <= 0 or meetings(alone) > pairs:
         return None, 0
-    fits, offsets, spent = search(sections_of(alone, SEARCHES), aim, nodes, math.inf, _PATIENCE)
+    fits, offsets, spent = search(sections_of(alone, _SEARCHES), aim, nodes, math.inf, _PATIENCE)
     return (offsets if fits else None), spent
 
 

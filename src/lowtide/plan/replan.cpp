@@ -12,7 +12,7 @@ struct Layers {
 
 namespace {
 
-// Rule and ranking: peaks.SEARCHES.
+// Rule and ranking: peaks._SEARCHES.
 constexpr const char *kSearches[] = {"0TWA", "0TOL", "0THA", "2FWS", "0HLF", "2WS"};
 constexpr i64 kTurns = 6, kPatience = 48;  // as in peaks.py
 constexpr std::pair<i64, i64> kTries[] = {{10, 84}, {10, 0}, {20, 84}, {40, 84}, {80, 84}};  // as in peaks.py

@@ -159,6 +159,7 @@ def test_what_a_descent_could_not_place_goes_forward_for_the_next(monkeypatch):
 
 
 @pytest.mark.spec("PP-28")
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 5000), min_size=20, max_size=20), st.sampled_from((1, 64)))
 def test_the_lower_bound_by_vectors_is_the_lower_bound(sizes, alignment):
     rows = network(20).buffers
