@@ -19,7 +19,8 @@ import re
 from collections.abc import Callable, Sequence
 
 from lowtide.codegen import cpp
-from lowtide.core.errors import BugError
+from lowtide.core.errors import BugError, Unsupported
+from lowtide.core.reason import Reason
 from lowtide.ir.graph import ITEMSIZE, OBJECT, TRUSTED, Arg, Atom, Expr, Graph, Op, Ref, Section, Value, int_of, refs_in
 from lowtide.ir.loops import Loop
 from lowtide.plan.plan import OVER, MemoryPlan, Place
@@ -157,6 +158,10 @@ class _Section:
                 wanted.setdefault(place.slab, {})[n] = _header(self.graph.value[n], place)
         for k, headers in sorted(wanted.items()):
             slab = self.plan.slabs[k]
+            if slab.allocator:
+                raise Unsupported(
+                    Reason(f"allocator {slab.allocator}", "is planned for, but no run time has its memory")
+                )
             found_by = None
             if slab.first < lo:
                 found_by = self._found_by(k)

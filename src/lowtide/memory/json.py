@@ -13,7 +13,7 @@ from lowtide.core.codec import VERSION, Cursor
 from lowtide.memory.graph import Buffer, MemoryGraph, Node
 
 _NODE = ("reads", "writes", "after", "workspace", "inplace", "device")
-_BUFFER = ("input", "freeable", "output", "device", "alias_of")
+_BUFFER = ("input", "freeable", "output", "device", "alias_of", "allocator")
 
 
 def load(path: str | Path) -> MemoryGraph:
@@ -41,6 +41,8 @@ def to_json(graph: MemoryGraph) -> dict[str, object]:
             x["device"] = b.device
         if b.alias_of is not None:
             x["alias_of"] = b.alias_of
+        if b.allocator:
+            x["allocator"] = b.allocator
         buffers.append(x)
     nodes: list[dict[str, object]] = []
     for n in graph.nodes:
@@ -106,7 +108,10 @@ def _buffer(at: Cursor, known: dict[str, Buffer]) -> Buffer:
         f["device"].fail(f"{name!r} is on {device!r}, but {alias!r}, on which it stands, is on {known[alias].device!r}")
     if alias is not None:
         device = known[alias].device
-    return Buffer(name, f["nbytes"].whole(), device, flag["input"], flag["freeable"], flag["output"], alias)
+    allocator = f["allocator"].text() if "allocator" in f else ""
+    if alias is not None and allocator:
+        f["allocator"].fail(f"{name!r} stands on {alias!r}: say there whose memory it is")
+    return Buffer(name, f["nbytes"].whole(), device, flag["input"], flag["freeable"], flag["output"], alias, allocator)
 
 
 class _Reader:

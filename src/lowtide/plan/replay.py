@@ -8,9 +8,10 @@ Clauses: ``missing`` (a storage has no place), ``twice`` (or two), ``undefined``
 storage), ``inplace`` (takes over a storage that is not its to take, or in a way that its operation cannot), ``bounds``
 (outside its slab), ``misaligned``, ``whole`` (in a slab that is copied with it), ``callee`` (in a slab, but made by an
 operation that allocates by itself), ``held`` (slab not held at the time, or kept for the next call with saved tensors in
-it and not on the CPU), ``device``, ``escape`` (the caller would keep part of a slab, or keep what is freed), ``input``
-(writes to what the caller owns), ``order`` (two operations that touch the same mutated bytes, or share an effect, changed
-places), ``section``, ``promise`` (the bytes held at some step differ from the plan's, or lie outside its bounds).
+it and not on the CPU), ``device``, ``allocator`` (in memory of another one than must give it), ``escape`` (the caller
+would keep part of a slab, or keep what is freed), ``input`` (writes to what the caller owns), ``order`` (two operations
+that touch the same mutated bytes, or share an effect, changed places), ``section``, ``promise`` (the bytes held at some
+step differ from the plan's, or lie outside its bounds).
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ def replay(schedule: Schedule, plan: MemoryPlan) -> None:
             raise VerifyError(
                 "whole", f"%{storage} lies in a slab, and an operation that reads it copies all of the slab"
             )
+    _check_allocators(schedule, plan)
     last_read = _last_reads(graph, moments)
     owner: dict[str, tuple[object, int, int]] = {}  # storage -> container, from, to: what it wrote and still owns
     container_of: dict[str, object] = {}
@@ -108,6 +110,19 @@ def _check_kept(plan: MemoryPlan, moments: list[_Moment]) -> None:
     for i, slab in enumerate(plan.slabs):
         if slab.kept and slab.device != "cpu" and any(slab.first < t < slab.end for t in borders):
             raise VerifyError("held", f"slab {i} is kept for the next call while saved tensors lie in it")
+
+
+def _check_allocators(schedule: Schedule, plan: MemoryPlan) -> None:
+    """What an allocator of its own must give lies in its slabs alone, with nothing else, and bytes are not handed on there."""
+    for p in plan.places:
+        whose = schedule.allocators.get(p.storage, "")
+        found = plan.slabs[p.slab].allocator if p.slab is not None else ""
+        if found != whose:
+            raise VerifyError(
+                "allocator", f"%{p.storage} must come from {whose or 'the usual one'}, and is in {found!r}"
+            )
+        if p.over is not None and (whose or p.over in schedule.allocators):
+            raise VerifyError("allocator", f"%{p.storage} takes over %{p.over}, and one has an allocator of its own")
 
 
 def _storages(graph: Graph, names: tuple[str, ...]) -> list[str]:

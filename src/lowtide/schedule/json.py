@@ -48,6 +48,8 @@ def to_json(schedule: Schedule) -> dict[str, object]:
     }
     if schedule.members:
         out["members"] = {n: list(m) for n, m in schedule.members.items()}
+    if schedule.allocators:
+        out["allocators"] = dict(schedule.allocators)
     return out
 
 
@@ -61,7 +63,7 @@ def _facts(facts: OpFacts) -> dict[str, object]:
 
 def read_schedule(at: Cursor) -> Schedule:
     """The Schedule of a JSON object. Raises FileError with the place of the first fault."""
-    f = at.fields(("version", "kind", "graph", "steps", "reasons"), ("members",))
+    f = at.fields(("version", "kind", "graph", "steps", "reasons"), ("members", "allocators"))
     f["version"].version()
     if f["kind"].text() != "schedule":
         f["kind"].fail(f"'schedule' is expected, not {f['kind'].text()!r}")
@@ -69,7 +71,8 @@ def read_schedule(at: Cursor) -> Schedule:
     ops = {(i, op.name): op for i, s in enumerate(graph.sections) for op in s.ops}
     steps = tuple(_step(s, ops) for s in f["steps"].items())
     members = {n: tuple(c.text() for c in m.items()) for n, m in f["members"].members()} if "members" in f else {}
-    return Schedule(graph, steps, tuple(read_reason(r) for r in f["reasons"].items()), members)
+    allocators = {s: c.text() for s, c in f["allocators"].members()} if "allocators" in f else {}
+    return Schedule(graph, steps, tuple(read_reason(r) for r in f["reasons"].items()), members, allocators)
 
 
 def _step(at: Cursor, ops: dict[tuple[int, str], Op]) -> Step:

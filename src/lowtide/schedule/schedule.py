@@ -73,12 +73,14 @@ class Step:
 @dataclass(frozen=True)
 class Schedule:
     """Steps in the order in which they run, sections one after the other. ``members``: for kernels made of several operations,
-    by the name of theirs, what was put into them."""
+    by the name of theirs, what was put into them. ``allocators``: storages whose bytes must come from elsewhere than the usual
+    allocator of their device, and the name of who gives them."""
 
     graph: Graph
     steps: tuple[Step, ...]
     reasons: tuple[Reason, ...] = ()
     members: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    allocators: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @cached_property
     def step(self) -> Mapping[str, Step]:
@@ -210,6 +212,7 @@ def _memory_graph(schedule: Schedule) -> MemoryGraph:
             graph.value[s].layout.device,
             input=s in graph.caller_owned,
             output=s in kept and s not in graph.caller_owned,
+            allocator=schedule.allocators.get(s, ""),
         )
         for s in names
     )
