@@ -42,7 +42,7 @@ def test_what_another_allocator_gives_is_recycled_only_among_its_like(slabs: str
     a, c = plan.place["a"], plan.place["c"]
     assert (a.slab, a.offset, a.how) == (c.slab, c.offset, SLAB), "one place serves both, one after the other"
     assert plan.slabs[a.slab or 0].nbytes == 512
-    with pytest.raises(VerifyError, match="^allocator"):
+    with pytest.raises(VerifyError, match=r"^allocator"):
         replay(made, replace(plan, slabs=tuple(replace(x, allocator="") for x in plan.slabs)))
     assert all(x.takes_over is None for x in lifetimes(memory_graph(made)) if x.name in "abcde")
 
