@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._functorch.config as functorch_config
 from torch import Tensor
 
 # torch warns of operators that are written in Python; of those in C++ nobody does
@@ -49,10 +50,8 @@ def operators() -> Iterator[None]:
 
 
 @pytest.fixture(params=["loops", "aten"])
-def run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[Any]]]:
+def run(request: pytest.FixtureRequest) -> Iterator[Callable[..., list[Any]]]:
     """Calls of a compiled function, three times over; with the plan's slabs poisoned before they are handed out."""
-    # where a variable CI is set, torch raises instead of warning
-    monkeypatch.setattr("torch._functorch.config.error_on_custom_op_aliasing", False, raising=False)
 
     def compiled(f: Callable[..., Any], *args: Tensor) -> list[Any]:
         torch.compiler.reset()
@@ -60,7 +59,9 @@ def run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
         with torch.no_grad():
             return [g(*(a.clone() for a in args)) for _ in range(3)]
 
-    yield compiled
+    # where a variable CI is set, torch raises instead of warning
+    with functorch_config.patch(error_on_custom_op_aliasing=False):
+        yield compiled
     torch.compiler.reset()
 
 
