@@ -50,6 +50,20 @@ def first(x: torch.Tensor) -> Any:
     return h, h.sum(0), (h * x).sum(0)
 
 
+def rows_turned(x: torch.Tensor) -> Any:
+    h = torch.softmax(x, -1)
+    return h, h.t().contiguous()
+
+
+def added_turned(x: torch.Tensor) -> torch.Tensor:
+    return torch.softmax(x[:48] + x[:48].t(), -1)
+
+
+def greatest(x: torch.Tensor) -> Any:
+    h = torch.softmax(x, -1)
+    return h, h.amax(0), x.amin(0)
+
+
 def rows(x: torch.Tensor) -> Any:
     h = functional.layer_norm(x.sin(), (48,))
     return h, torch.softmax(h, -1)
@@ -65,6 +79,10 @@ INFERENCE: dict[str, Function] = {
     "several results of one loop": lambda x: (x + 1, x * 2, x > 0),
     "one producer into several consumers": several,
     "through another order of loops": turned,
+    "rows, and the same turned": rows_turned,
+    "rows of a sum with what lies turned": added_turned,
+    "rows, and the greatest and least of columns": greatest,
+    "reduced over both axes, as many rows as columns": lambda x: (x[:48].sum(1), x[:48].sum(0), x[:48].amax(0)),
     "over ranges that are split": heads,
     "reduced over the last axis": lambda x: torch.softmax(x, -1) * x,
     "reduced over the first axis": first,
@@ -74,7 +92,7 @@ INFERENCE: dict[str, Function] = {
 }
 
 
-@pytest.mark.spec("SC-24", "SC-25", "SC-27", "SC-51")
+@pytest.mark.spec("SC-10", "SC-24", "SC-25", "SC-27", "SC-51")
 @pytest.mark.parametrize("name", INFERENCE)
 def test_one_kernel(name: str) -> None:
     torch.manual_seed(0)

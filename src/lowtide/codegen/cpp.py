@@ -25,14 +25,16 @@ from lowtide.codegen.cpp_ops import (
     JOIN,
     VALUE,
     neutral,
+    stored,
 )
 from lowtide.codegen.cpp_text import coefficient, index_of
 from lowtide.ir.cut import cut
 from lowtide.ir.graph import ITEMSIZE, int_of
 from lowtide.ir.index import affine, substitute
-from lowtide.ir.loops import Instr, Loop
+from lowtide.ir.loops import FOLDS, Instr, Loop
 from lowtide.ir.normal import normalise
 from lowtide.ir.symbolic import symbol
+from lowtide.ir.tiles import Tile, pitch
 from lowtide.target import Kernel
 
 RUN = 4096  # points of a row whose sum is taken in f32, in lanes
@@ -141,20 +143,22 @@ class _Writer(Body):
         self.close()
         self.step("r", sizes[:-1])
 
-    def turned(self, k: int, sizes: list[int], t: int, loads: list[int]) -> str:
-        """A stage some of whose loads run through memory along range ``t`` and jump along the last: tile by tile, what
-        they read is turned into an array whose rows run along the last range. Gives the number of units.
+    def turned(self, k: int, sizes: list[int], t: int, found: list[int]) -> str:
+        """A stage of whose loads and stores those ``found`` run through memory along range ``t`` and jump along the last: tile
+        by tile, what is read so is turned into an array whose rows run along the last range, and what is written so
+        out of one. Gives the number of units.
         """
         last = len(sizes) - 1
         ranges = self.loop.ranges(k)
         copied = self.copied(k)
-        most = max(ITEMSIZE[self.loop.body[n].dtype] for n in loads)
+        most = max(ITEMSIZE[self.loop.body[n].dtype] for n in found)
+        loads = [n for n in found if self.loop.body[n].op == "load"]
         tile = max(64, min(256, 512 // most))
         others = [n for j, n in enumerate(sizes[:-1]) if j != t]
         names = [f"r{j}" for j in range(last) if j != t]
         tiles = f"(({self.number(sizes[t])} + {tile - 1}) / {tile})"
         if copied is None:
-            for n in loads:
+            for n in found:
                 self.put(f"alignas(64) {BUFFER[self.loop.body[n].dtype]} turned{n}[{tile * ACROSS}];")
         self.odometer("r", others, tiles, names)
         self.put(f"const i64 t0 = tile * {tile}, t1 = lesser<i64>(t0 + {tile}, {self.number(sizes[t])});")
@@ -173,7 +177,7 @@ class _Writer(Body):
                 into, row = f"turned{n}", str(ACROSS)
             self.put(f"turn(b{x.attr} + {at}, {jump}, q_ - q, t1 - t0, {into}, {row});")
         if copied is None:
-            self.elements = {n: f"turned{n}[(r{t} - t0) * {ACROSS} + r{last} - q]" for n in loads}
+            self.elements = {n: f"turned{n}[(r{t} - t0) * {ACROSS} + r{last} - q]" for n in found}
             self.open(f"for (i64 r{t} = t0; r{t} < t1; ++r{t})")
             done = self.before(k, f"r{last}")
             self.simd(k, [])
@@ -182,6 +186,12 @@ class _Writer(Body):
             self.close()
             self.close()
             self.elements = {}
+        for n in found:
+            x = self.loop.body[n]
+            if x.op == "store":
+                at = self.dim(substitute(index_of(x), corner), ranges)
+                jump = self.number(coefficient(x, f"r{last}"))
+                self.put(f"turn(turned{n}, {ACROSS}, t1 - t0, q_ - q, b{x.attr} + {at}, {jump});")
         self.close()
         self.step("r", others, tiles, names)
         units = self.product(others)
@@ -316,6 +326,7 @@ class _Writer(Body):
             self.put(f"const i64 width = *(const i64*)B[{self.extra}];")
             self.put(f"const i64 tiles = ({self.number(self.outer[last])} + width - 1) / width;")
             self.odometer("i", self.outer[:-1], "tiles")
+            units = self.product(self.outer[:-1])
             self.put(f"const i64 left = {self.number(self.outer[last])} - tile * width;")
             self.put("const i64 from_ = tile * width, many = left < width ? left : width;")
             for n in self.lasting:
@@ -327,14 +338,16 @@ class _Writer(Body):
                 self.put(f"{kind}* const f{n} = ({kind}*)B[{j}];")
             for n in sorted(self.keeps):
                 self.put(f"{VALUE[self.loop.body[n].dtype]} row{n}[{self.row_length(n)}];")
-            self.odometer("i", self.outer)
+            units = self.open_rows()
         for k in range(len(self.loop.stages)):
             (self.tile_stage if columns else self.nested_stage)(k)
-        self.step("i", self.outer[:-1] if columns else self.outer, "tiles" if columns else None)
+        if columns:
+            self.step("i", self.outer[:-1], "tiles")
+        else:
+            self.close_rows()
         self.end(at)
         if self.folds:
-            return self.folded()
-        units = self.product(self.outer[:-1] if columns else self.outer)
+            return self.folded(units)
         inner = max((shape.total(s) for s in self.loop.stages), default=1)
         work = f"{self.product(self.outer)} * {self.driver_number(inner)}"
         if not columns:
@@ -349,30 +362,90 @@ class _Writer(Body):
             f"  share({_NAME}_part, P, C, {units} * (({across} + width - 1) / width), {work});",
         ]
 
-    def folded(self) -> list[str]:
-        """Sums over the outer points: each block of those sums up what is its own, in order, and the blocks' sums are added
-        up in f64, in order; gives the lines of the driver."""
-        rows = self.product(self.outer)
+    def open_rows(self) -> str:
+        """Open the loop over outer points; where some accesses run across them, over tiles, whose elements are turned into
+        arrays before. Gives the number of units: points or tiles."""
+        held = self.held
+        if held is None:
+            self.odometer("i", self.outer)
+            return self.product(self.outer)
+        t = held.variable
+        for n, length in self.rows_held(held):
+            kind = BUFFER[self.loop.body[n].dtype]
+            self.put(f"alignas(64) {kind} turned{n}[{held.points * pitch(length)}];")
+        self.odometer("i", *self.tiles_of(held))
+        size = self.number(self.outer[t])
+        self.put(f"const i64 t0 = tile * {held.points}, t1 = lesser<i64>(t0 + {held.points}, {size});")
+        for n, length in self.rows_held(held):
+            if self.loop.body[n].op == "load":
+                at, jump = self.corner(n, t)
+                into = f"turned{n}, {pitch(length)}"
+                self.put(f"turn(b{self.loop.body[n].attr} + {at}, {jump}, {self.number(length)}, t1 - t0, {into});")
+        self.open(f"for (i64 i{t} = t0; i{t} < t1; ++i{t})")
+        self.elements = {
+            n: f"turned{numbers[0]}[(i{t} - t0) * {pitch(length)} + r0]"
+            for numbers, length in zip(held.slots, held.length, strict=True)
+            for n in numbers
+        }
+        others, _, _ = self.tiles_of(held)
+        return f"{self.product(others)} * (({self.driver_number(self.outer[t])} + {held.points - 1}) / {held.points})"
+
+    def close_rows(self) -> None:
+        """Go on to the next outer point or tile; what a tile leaves is turned into place before."""
+        held = self.held
+        if held is None:
+            self.step("i", self.outer)
+            return
+        self.elements = {}
+        self.close()
+        for n, length in self.rows_held(held):
+            if self.loop.body[n].op == "store":
+                at, jump = self.corner(n, held.variable)
+                to = f"b{self.loop.body[n].attr} + {at}, {jump}"
+                self.put(f"turn(turned{n}, {pitch(length)}, t1 - t0, {self.number(length)}, {to});")
+        self.step("i", *self.tiles_of(held))
+
+    def rows_held(self, held: Tile) -> list[tuple[int, int]]:
+        """Of what a tile holds, the first instruction that touches it, and the length of its rows."""
+        return [(numbers[0], length) for numbers, length in zip(held.slots, held.length, strict=True)]
+
+    def tiles_of(self, held: Tile) -> tuple[list[int], str, list[str]]:
+        """The outer ranges beside the one that is cut into tiles, the number of tiles, and the names of those ranges."""
+        others = [k for k in range(len(self.outer)) if k != held.variable]
+        tiles = f"(({self.number(self.outer[held.variable])} + {held.points - 1}) / {held.points})"
+        return [self.outer[k] for k in others], tiles, [f"i{k}" for k in others]
+
+    def corner(self, n: int, t: int) -> tuple[str, str]:
+        """Of what an instruction touches in a tile, the first element, and how far apart neighbours in a row are."""
+        stage = next(k for k in range(len(self.loop.stages)) if n in self.numbers(k))
+        x = self.loop.body[n]
+        first = substitute(index_of(x), {f"i{t}": symbol("t0"), "r0": 0})
+        return self.dim(first, self.loop.ranges(stage)), self.number(coefficient(x, "r0"))
+
+    def folded(self, rows: str) -> list[str]:
+        """Sums and extremes over the outer points, in ``rows`` units: each block of those takes what is its own, in order,
+        and the blocks' results are joined, sums in f64, in order; gives the lines of the driver."""
         inner = max(shape.total(self.loop.stages[k]) for k in self.folds.values())
         sizes = {n: [int_of(m) for m in self.loop.stages[k].inner] for n, k in self.folds.items()}
         kind = {n: VALUE[self.loop.body[n].dtype] for n in self.folds}
         at = self.begin(f"{_NAME}_block")
         self.put(f"const i64 blocks = *(const i64*)B[{self.extra + len(sizes)}];")
-        self.put(f"const i64 rows = {self.product_here(self.outer)};")
+        self.put(f"const i64 rows = *(const i64*)B[{self.extra + len(sizes) + 1}];")
         self.open("for (i64 u = lo; u < hi; ++u)")
         self.put(f"void* C[{self.extra + len(sizes)}];")
         self.put(f"for (int k = 0; k < {self.extra}; ++k) C[k] = B[k];")
         for j, n in enumerate(self.folds, self.extra):
             many = self.product_here(sizes[n])
             self.put(f"{kind[n]}* const f{n} = ({kind[n]}*)B[{j}] + u * ({many});")
-            self.put(f"for (i64 c = 0; c < {many}; ++c) f{n}[c] = 0;")
+            x = self.loop.body[n]
+            self.put(f"for (i64 c = 0; c < {many}; ++c) f{n}[c] = {neutral(FOLDS[x.op], x.dtype)};")
             self.put(f"C[{j}] = f{n};")
         self.put(f"{_NAME}_part(P, C, rows * u / blocks, rows * (u + 1) / blocks);")
         self.close()
         self.end(at)
         driver: list[str] = []
         nbytes = " + ".join(f"{self.product(sizes[n])} * sizeof({kind[n]})" for n in self.folds)
-        driver.append(f"  const i64 blocks = fold_blocks({rows}, {nbytes});")
+        driver += [f"  const i64 rows = {rows};", f"  const i64 blocks = fold_blocks(rows, {nbytes});"]
         for n in self.folds:
             many = self.product(sizes[n])
             driver.append(
@@ -381,31 +454,36 @@ class _Writer(Body):
         given = "".join(f"(void*)b{k}, " for k in range(len(self.loop.dtypes)))
         given += "(void*)&failed, " if self.loop.checks else ""
         given += "".join(f"(void*)f{n}, " for n in self.folds)
-        driver.append(f"  void* const C[] = {{{given}(void*)&blocks}};")
-        driver.append(f"  share({_NAME}_block, P, C, blocks, {rows} * {self.driver_number(inner)});")
+        driver.append(f"  void* const C[] = {{{given}(void*)&blocks, (void*)&rows}};")
+        work = f"{self.product(self.outer)} * {self.driver_number(inner)}"
+        driver.append(f"  share({_NAME}_block, P, C, blocks, {work});")
         for j, n in enumerate(self.folds, self.extra):
             driver.append(self.combined_folds(j, n, sizes[n]))
         return driver
 
     def combined_folds(self, slot: int, n: int, sizes: list[int]) -> str:
-        """The part that adds up the blocks' sums of one fold; gives the driver's line that calls it."""
+        """The part that joins the blocks' results of one fold; gives the driver's line that calls it."""
         x = self.loop.body[n]
-        kind = VALUE[x.dtype]
-        wide = "double" if x.dtype == "f32" else kind
+        kind, how = VALUE[x.dtype], FOLDS[x.op]
+        wide = "double" if (how, x.dtype) == ("sum", "f32") else kind
         many = self.product_here(sizes)
         at = self.begin(f"{_NAME}_sum{n}")
         self.put(f"const i64 blocks = *(const i64*)B[{self.extra + len(self.folds)}];")
         self.put(f"const {kind}* const f{n} = (const {kind}*)B[{slot}];")
         self.open(f"for (i64 c = lo; c < hi; c += {DEEP})")
         self.put(f"const i64 m = lesser<i64>({DEEP}, hi - c);")
-        self.put(f"{wide} s[{DEEP}] = {{}};")
-        self.put(f"for (i64 u = 0; u < blocks; ++u) for (i64 j = 0; j < m; ++j) s[j] += f{n}[u * ({many}) + c + j];")
+        self.put(f"{wide} s[{DEEP}];")
+        self.put(f"for (i64 j = 0; j < m; ++j) s[j] = {neutral(how, x.dtype)};")
+        join = COMBINE[how].format("s[j]", f"f{n}[u * ({many}) + c + j]")
+        self.put(f"for (i64 u = 0; u < blocks; ++u) for (i64 j = 0; j < m; ++j) {join}")
         self.open("for (i64 j = 0; j < m; ++j)")
         for k in range(len(sizes)):
             below = " * ".join(self.number(m) for m in sizes[k + 1 :])
             whole = f"(c + j) / ({below})" if below else "(c + j)"
             self.put(f"const i64 r{k} = {whole if k == 0 else f'{whole} % {self.number(sizes[k])}'};")
-        self.put(f"b{x.attr}[{self.dim(index_of(x), self.loop.ranges(self.folds[n]))}] = ({kind})s[j];")
+        self.put(
+            f"b{x.attr}[{self.dim(index_of(x), self.loop.ranges(self.folds[n]))}] = {stored(x.dtype, f'({kind})s[j]')};"
+        )
         self.close()
         self.close()
         self.end(at)

@@ -26,7 +26,9 @@ from lowtide.codegen.cpp_ops import (
 from lowtide.codegen.cpp_text import Text
 from lowtide.ir.graph import int_of
 from lowtide.ir.index import uses
-from lowtide.ir.loops import FAILURES, Instr, Loop, Stage
+from lowtide.ir.loops import FAILURES, FOLDS, Instr, Loop, Stage
+from lowtide.ir.tiles import tile
+from lowtide.schedule.rules import CACHED
 
 TILES = (1024, 512, 256, 128)  # columns, the most where their results are kept in arrays, which shall stay in cache
 KEPT_BYTES = 24_576  # of those arrays
@@ -46,11 +48,12 @@ class Body(Text):
         self.folds = shape.folds(loop)  # and the stage of each
         self.kept, self.idle = shape.recomputed(loop) if self.shape == "rows" else ({}, set[int]())
         self.keeps = frozenset(self.kept.values())
+        self.held = tile(loop, CACHED.held_nbytes) if self.shape == "rows" else None
         arrays = sum(12 if self.in_runs(n) else 8 for n in self.lasting)
         self.tile = next((t for t in TILES if t * arrays <= KEPT_BYTES), TILES[-1])
         self.group = shape.groups(loop)  # of a reduction with several results, the first of them
         self.gathered: frozenset[int] = frozenset()  # groups whose values are taken in runs
-        self.elements: dict[int, str] = {}  # loads that read an array instead of a buffer
+        self.elements: dict[int, str] = {}  # loads and stores that touch an array instead of a buffer
 
     # -- reductions --------------------------------------------------------------------------------------------------
 
@@ -164,10 +167,11 @@ class Body(Text):
             element = self.elements.get(n) or f"b{x.attr}[{self.dim(x.index or 0, ranges)}]"
             text = loaded(x.dtype, element)
             self.put(f"const {kind} v{n} = {f'v{x.args[0]} ? {text} : ({kind})0' if x.args else text};")
-        elif x.op == "fold":
-            self.put(f"f{n}[{self.position(self.loop.stages[k])}] += v{x.args[0]};")
+        elif x.op in FOLDS:
+            place = f"f{n}[{self.position(self.loop.stages[k])}]"
+            self.put(COMBINE[FOLDS[x.op]].format(place, f"v{x.args[0]}"))
         elif x.writes:
-            element = f"b{x.attr}[{self.dim(x.index or 0, ranges)}]"
+            element = self.elements.get(n) or f"b{x.attr}[{self.dim(x.index or 0, ranges)}]"
             value = f"v{x.args[0]}" if x.op == "store" else f"({kind})({loaded(x.dtype, element)} + v{x.args[0]})"
             guard = f"if (v{x.args[1]}) " if len(x.args) == 2 else ""
             self.put(f"{guard}{element} = {stored(x.dtype, value)};")

@@ -536,10 +536,10 @@ FN i64 tile_width(i64 most, i64 columns, i64 others, i64 work) {
 }
 
 // Into how many blocks outer points are cut over which sums of ``nbytes`` are taken: some 16 points each, a few blocks
-// where there are few points, and no more than whose sums fit in a second cache. It follows from the sizes alone, and so
-// does the order in which is summed.
+// where there are few points, and no more than whose sums fit in a second cache, but 8 for threads to share. It follows from
+// the sizes alone, and so does the order in which is summed.
 FN i64 fold_blocks(i64 rows, i64 nbytes) {
-  const i64 most = (1 << 18) / (nbytes > 0 ? nbytes : 1);
+  const i64 fit = (1 << 18) / (nbytes > 0 ? nbytes : 1), most = fit < 8 ? 8 : fit;
   i64 k = rows / 16 < 8 ? (rows < 8 ? rows : 8) : rows / 16;
   k = k < most ? k : most;
   return k < 1 ? 1 : k > 256 ? 256 : k;

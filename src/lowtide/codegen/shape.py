@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from lowtide.ir.graph import int_of
 from lowtide.ir.index import affine
-from lowtide.ir.loops import Instr, Loop, Stage, renumbered
+from lowtide.ir.loops import FOLDS, Instr, Loop, Stage, renumbered
+from lowtide.ir.tiles import FEWEST, apart
 from lowtide.schedule.rules import CACHED
 
 KEPT = (1024, 4096, CACHED.kept_row)  # points of a row whose values are kept for a later stage: lengths of the array
@@ -21,7 +22,6 @@ _COSTLY = frozenset(
         *("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh"),
     )
 )
-_FEW = 16  # points of a range that are too few to turn
 
 
 def total(stage: Stage) -> int:
@@ -47,9 +47,9 @@ def lasting(loop: Loop) -> list[int]:
 
 
 def folds(loop: Loop) -> dict[int, int]:
-    """Instructions that sum over outer points, and the stage of each."""
+    """Instructions that reduce over outer points, and the stage of each."""
     starts = zip(loop.starts, loop.stages, strict=True)
-    return {n: k for k, (lo, s) in enumerate(starts) for n, x in enumerate(s.body, lo) if x.op == "fold"}
+    return {n: k for k, (lo, s) in enumerate(starts) for n, x in enumerate(s.body, lo) if x.op in FOLDS}
 
 
 def groups(loop: Loop) -> dict[int, int]:
@@ -114,20 +114,19 @@ def _idle(loop: Loop, kept: dict[int, int]) -> set[int]:
 
 
 def turned(loop: Loop, k: int) -> tuple[int, list[int]] | None:
-    """A range of stage ``k``, not the last, along which some loads run through memory while they jump along the last
-    range: its position, and those loads. None where there is none, or the ranges are short."""
+    """A range of stage ``k``, not the last, along which some loads and stores run through memory while they jump along the
+    last range: its position, and those. None where there is none, or the ranges are short."""
     stage = loop.stages[k]
     last = len(stage.inner) - 1
-    if last < 1 or int_of(stage.inner[last]) < _FEW:
+    if last < 1 or int_of(stage.inner[last]) < FEWEST:
         return None
-    written = {x.attr for x in loop.body if x.writes}
     found: dict[int, list[int]] = {}
     for n, x in enumerate(stage.body, loop.starts[k]):
-        parts = affine(x.index) if x.op == "load" and x.index is not None and not x.args else None
-        if parts is None or x.attr in written or parts[0].get(f"r{last}", 0) < 2:
+        parts = affine(x.index) if x.op in ("load", "store") and x.index is not None else None
+        if parts is None or not apart(loop, x) or parts[0].get(f"r{last}", 0) < 2:
             continue
         for t in range(last):
-            if parts[0].get(f"r{t}") == 1 and int_of(stage.inner[t]) >= _FEW:
+            if parts[0].get(f"r{t}") == 1 and int_of(stage.inner[t]) >= FEWEST:
                 found.setdefault(t, []).append(n)
     return max(found.items(), key=lambda f: (len(f[1]), f[0]), default=None)
 

@@ -17,13 +17,13 @@ from lowtide.ir.build import LoopBuilder
 from lowtide.ir.graph import int_of
 from lowtide.ir.guards import limit
 from lowtide.ir.index import Ranges, add, affine, bounds, substitute
-from lowtide.ir.loops import Instr, Loop, renumbered
+from lowtide.ir.loops import FOLDS, Instr, Loop, renumbered
 from lowtide.ir.normal import reindexed
 from lowtide.ir.symbolic import Dim, symbol
 
 _FEWEST = 16  # points of a piece
 _MOST = 4  # pieces
-_WHOLE = frozenset(("reduce", "scan", "fold", "accumulate"))  # what takes all points of a stage together
+_WHOLE = frozenset(("reduce", "scan", *FOLDS, "accumulate"))  # what takes all points of a stage together
 
 
 def cut(loop: Loop) -> Loop:

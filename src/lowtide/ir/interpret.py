@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from lowtide.ir.build import constant_value
-from lowtide.ir.loops import Instr, Loop
+from lowtide.ir.loops import FOLDS, Instr, Loop
 from lowtide.ir.symbolic import Dim
 
 NUMPY: Mapping[str, Any] = {
@@ -144,15 +144,20 @@ def _memory(x: Instr, a: list[Array], at: Array, shape: tuple[int, ...], buffer:
     given = np.broadcast_to(a[0], shape)[guard]
     if x.dtype == "bf16":
         given = (given.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
-    if x.op == "fold":
+    if x.op in FOLDS:
         total = np.zeros(len(buffer), np.float64 if buffer.dtype.kind == "f" else buffer.dtype)
-        np.add.at(total, at, given.reshape(shape))
+        if FOLDS[x.op] != "sum":
+            total[:] = _edge(total.dtype, FOLDS[x.op])
+        _JOINED[FOLDS[x.op]].at(total, at, given.reshape(shape))
         buffer[at] = total[at].astype(buffer.dtype)
     elif x.op == "store":
         buffer[at[guard]] = given.astype(buffer.dtype)
     else:
         np.add.at(buffer, at[guard], given.astype(buffer.dtype))
     return None
+
+
+_JOINED = {"sum": np.add, "max": np.maximum, "min": np.minimum}
 
 
 def cast(v: Array, dtype: str) -> Array:

@@ -53,8 +53,13 @@ _NUMBERS = ITEMSIZE.keys() - {OBJECT}
 FLOATS = frozenset(["f16", "bf16", "f32", "f64"])
 # What a check is about, an index or the divisor of whole numbers, and its bit in what the kernel returns.
 FAILURES: Mapping[int | str | None, int] = {None: 1, "divisor": 2}
-ACCESSES = ("load", "store", "accumulate", "fold")
-FOLDED = 1 << 13  # elements that the folds of one loop fill: their partial results lie on a stack
+# What reduces over outer points, and how: the kinds of ``reduce`` that may be taken block by block.
+FOLDS: Mapping[str, str] = {"fold": "sum", "fold_max": "max", "fold_min": "min"}
+ACCESSES = ("load", "store", "accumulate", *FOLDS)
+SUMMED = ("f32", "f64", "i32", "i64")  # what a fold sums
+COMPARED = (*SUMMED, "bool", "u8", "i8", "i16")  # what a fold takes extremes of
+# Elements that the folds of one loop fill: their partial results, eight of each, lie on a stack, of 2 MiB perhaps.
+FOLDED = 1 << 14
 _OTHERS = frozenset([*ACCESSES, "check", "const", "index", "cast", "bitcast", "where", "reduce", "scan"])
 OPS = UNARY | BINARY | COMPARE | TEST | _OTHERS
 
@@ -69,7 +74,7 @@ class Instr:
     where that is true, and gives 0 elsewhere; a ``store`` or ``accumulate`` with a second one likewise. ``check``: the
     kernel reports a failure where its argument is false at any point. ``fold``: the element of an output that nothing else
     touches, another one at each inner point, is the sum of the argument over all outer points; it is there once the loop
-    is done.
+    is done. ``fold_max`` and ``fold_min``: the same with the greatest and the least, which is NaN where one is.
     """
 
     op: str
@@ -93,7 +98,7 @@ class Instr:
     @property
     def writes(self) -> bool:
         """Whether it changes a buffer."""
-        return self.op in ("store", "accumulate", "fold")
+        return self.op in ("store", "accumulate") or self.op in FOLDS
 
     @property
     def family(self) -> str:
@@ -322,7 +327,7 @@ def _check_instr(loop: Loop, x: Instr, n: int, k: int) -> None:
             raise fail("buffer", f"{x.op} takes the number of a buffer and an index")
         if loop.dtypes[x.attr] != x.dtype:
             raise fail("dtype", f"buffer {x.attr} has {loop.dtypes[x.attr]}")
-    if x.op == "fold":
+    if x.op in FOLDS:
         _check_fold(loop, x, fail)
     counts = {"load": (0, 1), "store": (1, 2), "accumulate": (1, 2), "const": (0,), "index": (0,), "where": (3,)}
     wanted = counts.get(x.op, (2,) if x.op in BINARY or x.op in COMPARE else (1,))
@@ -353,8 +358,8 @@ def _check_fold(loop: Loop, x: Instr, fail: Callable[[str, str], VerifyError]) -
     slot = int(str(x.attr))
     if slot < len(loop.inputs) or sum(y.touches and y.attr == slot for y in loop.body) > 1:
         raise fail("buffer", "fold fills an output that nothing else touches")
-    if x.dtype not in ("f32", "f64", "i32", "i64"):
-        raise fail("dtype", f"fold does not sum in {x.dtype}")
+    if x.dtype not in (SUMMED if FOLDS[x.op] == "sum" else COMPARED):
+        raise fail("dtype", f"{x.op} does not compute in {x.dtype}")
     if not loop.outer or any(s[0] != "r" for s in symbols_of(x.index or 0)):
         raise fail("index", "fold sums over outer points, so its element is the same at all of them")
 

@@ -261,7 +261,7 @@ def _loop_can_take_over(graph: Graph, op: Op, loop: Loop, dying: str, storage: s
         return False
     if dying in (graph.value[m].storage for m in op.mutates):
         return False
-    accesses = ("load", "store", "accumulate", "fold")
+    accesses = ("load", "store", "accumulate", "fold", "fold_max", "fold_min")
     touching = [(k, x) for k, s in enumerate(loop.stages) for x in s.body if x.op in accesses and x.attr in into]
     if not touching or touching[0][1].op != "store" or len(touching[0][1].args) != 1:
         return False

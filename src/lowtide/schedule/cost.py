@@ -109,12 +109,11 @@ def _named(index: Dim | None, ranges: Ranges) -> int:
     return math.prod([ranges[n] for n, c in found[0].items() if c])
 
 
-def across(loop: Loop) -> bool:
-    """Whether a nest finds its neighbours in memory along the last outer range rather than along the innermost one."""
-    if not loop.outer:
-        return False
+def walk(loop: Loop) -> int:
+    """How many more accesses of a nest find their neighbours in memory along the last outer range than along the innermost
+    one; less than 0 where it walks through rows, 0 where it has no order."""
     score = 0
-    for s in loop.stages:
+    for s in loop.stages if loop.outer else ():
         if not s.inner:
             continue
         for x in s.body:
@@ -122,4 +121,9 @@ def across(loop: Loop) -> bool:
             if found is not None:
                 score += found[0].get(f"i{len(loop.outer) - 1}") == 1
                 score -= found[0].get(f"r{len(s.inner) - 1}") == 1
-    return score > 0
+    return score
+
+
+def across(loop: Loop) -> bool:
+    """Whether a nest finds its neighbours in memory along the last outer range rather than along the innermost one."""
+    return walk(loop) > 0

@@ -21,11 +21,12 @@ from functools import lru_cache
 
 from lowtide.ir.graph import int_of
 from lowtide.ir.index import Ranges, add, affine, bounds, divisions, mul, substitute, unflatten
-from lowtide.ir.loops import FOLDED, Instr, Loop, Stage, renumbered
+from lowtide.ir.loops import COMPARED, FOLDED, FOLDS, SUMMED, Instr, Loop, Stage, renumbered
 from lowtide.ir.normal import normalise, reindexed
 from lowtide.ir.symbolic import Dim, symbol
 from lowtide.ir.task import Task
-from lowtide.schedule.cost import across, elements
+from lowtide.ir.tiles import astray
+from lowtide.schedule.cost import across, elements, walk
 from lowtide.schedule.rules import CACHED, Rules
 from lowtide.schedule.stages import stitched
 from lowtide.schedule.widened import side_by_side
@@ -53,6 +54,7 @@ def _joined(a: Task, b: Task, needed: frozenset[str], rules: Rules) -> Task | st
     if why := _ill_matched(a, b, rules):
         return why
     a, b = _normal(a), _normal(b)
+    stray = sum(astray(t.loop, rules.held_nbytes) for t in (a, b))
     met = _met_as_they_are_or_folded(a, b, rules)
     if isinstance(met, str):
         return met
@@ -60,10 +62,12 @@ def _joined(a: Task, b: Task, needed: frozenset[str], rules: Rules) -> Task | st
     made = stitched(a, b, needed, rules)
     if len(made.given) + len(made.makes) > rules.most_buffers:
         return f"together they touch more than {rules.most_buffers} buffers"
-    if sum(math.prod(map(int_of, s.inner)) for s in made.loop.stages for x in s.body if x.op == "fold") > FOLDED:
+    if sum(math.prod(map(int_of, s.inner)) for s in made.loop.stages for x in s.body if x.op in FOLDS) > FOLDED:
         return f"together they sum up more than {FOLDED} columns"
     if _streams(made.loop, rules) > max(rules.most_streams, _streams(a.loop, rules), _streams(b.loop, rules)):
         return f"one pass would walk through more than {rules.most_streams} buffers at once"
+    if not across(made.loop) and astray(made.loop, rules.held_nbytes) > stray:
+        return "one pass would walk through memory in two orders, and no tile of it would stay in cache"
     return made
 
 
@@ -105,7 +109,7 @@ def _met_as_they_are_or_folded(a: Task, b: Task, rules: Rules) -> tuple[Task, Ta
     for t, other in ((b, a), (a, b)):
         if not _sums_columns(t.loop) or across(other.loop) or not _long(other.loop):
             continue
-        found = by_rows(t)
+        found = by_rows(t, rules)
         if isinstance(found, Task):
             found = _met_safely(a, found, rules) if t is b else _met_safely(found, b, rules)
         if not isinstance(found, str):
@@ -136,15 +140,16 @@ def _long(loop: Loop) -> bool:
     return not loop.outer or any(s.inner for s in loop.stages)
 
 
-def by_rows(t: Task) -> Task | str:
-    """Sums of columns as a pass over rows that leaves them behind: what was the sum of an outer point is a fold. A text
-    says why not."""
+def by_rows(t: Task, rules: Rules) -> Task | str:
+    """Sums and extremes of columns as a pass over rows that leaves them behind: what an outer point was reduced to is a
+    fold. A text says why not."""
     outer = tuple(map(int_of, t.loop.outer))
     rows: tuple[int, ...] | None = None
     kept: dict[int, int] = {}
     points: dict[str, Dim] = {f"i{k}": symbol(f"r{k}") for k in range(len(outer))}
     body: list[Instr] = []
     summed: dict[int, int] = {}
+    how: dict[int, str] = {}
     n = -1
     for s in t.loop.stages:
         inner = tuple(map(int_of, s.inner))
@@ -154,25 +159,28 @@ def by_rows(t: Task) -> Task | str:
         for x in s.body:
             n += 1
             if x.op == "reduce":
-                if x.attr != "sum" or not inner:
+                if x.attr not in FOLDS.values() or not inner:
                     return f"there is no partial {x.attr} of columns"
                 summed[n] = kept[x.args[0]]
+                how[n] = next(op for op, kind in FOLDS.items() if kind == x.attr)
             elif any(a in summed for a in x.needs):
                 if x.op != "store" or inner or len(x.args) != 1 or x.dtype != body[summed[x.args[0]]].dtype:
                     return "the sums of columns are used again before they are stored"
-                body.append(Instr("fold", x.dtype, (summed[x.args[0]],), x.index, x.attr))
+                body.append(Instr(how[x.args[0]], x.dtype, (summed[x.args[0]],), x.index, x.attr))
             elif x.acts or x.ordered or x.op == "scan":
                 return "it does more with the columns than summing them"
             else:
                 kept[n] = len(body)
                 body.append(renumbered(x, kept))
-    folds = [x for x in body if x.op == "fold"]
+    folds = [x for x in body if x.op in FOLDS]
     if rows is None or not folds:
         return "it sums no columns"
-    if any(x.dtype not in ("f32", "f64", "i32", "i64") for x in folds):
-        return "the sums of columns are not in f32, f64, i32 or i64"
+    if any(x.dtype not in (SUMMED if FOLDS[x.op] == "sum" else COMPARED) for x in folds):
+        return "the sums or extremes of columns are in a type that folds do not compute in"
     if math.prod(outer) * len(folds) > FOLDED:
         return f"there are more than {FOLDED} columns to sum"
+    if math.prod(outer) > rules.few_columns and math.prod(rows) < rules.long_columns:
+        return f"there are fewer than {rules.long_columns} rows to sum, of more than {rules.few_columns} columns"
     if any(not _one_each(x.index, outer) for x in folds):
         return "the sums of columns do not lie in places of their own"
     loop = Loop(rows, (Stage(outer, tuple(body)),), t.loop.inputs, t.loop.outputs)
@@ -335,6 +343,8 @@ def _divisions(loop: Loop) -> int:
 def _met_nests(a: Task, b: Task) -> tuple[Task, Task] | str:
     """Both have outer ranges: over the finest that divide both, in the order of the first."""
     first, second = tuple(map(int_of, a.loop.outer)), tuple(map(int_of, b.loop.outer))
+    if walk(a.loop) * walk(b.loop) < 0 and not {*a.makes} & {*b.given}:  # as many rows as columns, by chance
+        return "the one walks through memory as it lies, the other across"
     if math.prod(first) != math.prod(second):
         return f"outer ranges {list(first)} and {list(second)} have other numbers of points"
     finest = _refined(first, second)

@@ -116,3 +116,30 @@ def test_what_is_no_fold(old: str, new: str, clause: str):
     text = str(gradients(3, 8)).replace(old, new)
     with pytest.raises(VerifyError, match=clause):
         check_loop(parse_loop(text))
+
+
+@pytest.mark.spec("SC-10")
+@pytest.mark.parametrize("dtype", ["f32", "i64", "u8", "bool"])
+@pytest.mark.parametrize(("rows", "width"), [(2, 1), (9, 300), (1000, 96)])
+def test_extremes_over_rows(dtype: str, rows: int, width: int):
+    loop = parse_loop(f"""loop [{rows}] in({dtype}) out({dtype}, {dtype})
+  stage [{width}]
+    v0: {dtype} = load 0 [((i0*{width})+r0)]
+    v1: {dtype} = fold_max 1 [r0] v0
+    v2: {dtype} = fold_min 2 [r0] v0
+""")
+    check_loop(loop)
+    rng, n = np.random.default_rng(0), rows * width
+    x = (rng.normal(size=n) if dtype == "f32" else rng.integers(0, 2 if dtype == "bool" else 99, n)).astype(
+        NUMPY[dtype]
+    )
+    if dtype == "f32":
+        x -= 9 + 2 * width  # all below 0
+        x[0] = np.nan
+    made = [np.ones(width, NUMPY[dtype]) for _ in range(2)]
+    want = [x, *(m.copy() for m in made)]
+    interpret(loop, want)
+    run(loop, x, *made)
+    for got, there, extreme in zip(made, want[1:], (np.max, np.min), strict=True):
+        np.testing.assert_array_equal(got, there)
+        np.testing.assert_array_equal(got, extreme(x.reshape(rows, width), axis=0))

@@ -20,7 +20,7 @@ from lowtide.ir.build import LoopBuilder
 from lowtide.ir.graph import Graph, Layout, Op, Origin, Ref, Section, Value, int_of, refs_in
 from lowtide.ir.index import add, mul
 from lowtide.ir.interpret import NUMPY, interpret
-from lowtide.ir.loops import Instr, Loop, Stage
+from lowtide.ir.loops import FOLDS, Instr, Loop, Stage
 from lowtide.ir.lowered import LOOP, Lowered, loop_op
 from lowtide.ir.symbolic import symbol
 
@@ -319,9 +319,10 @@ def one_by_one(seed: int) -> Run:
         rng = np.random.default_rng(seed)
         for stage in loop.stages:
             for x, point in (
-                (x, p) for x in stage.body if x.op == "fold" for p in np.ndindex(*map(int_of, stage.inner))
+                (x, p) for x in stage.body if x.op in FOLDS for p in np.ndindex(*map(int_of, stage.inner))
             ):
-                buffers[int(str(x.attr))][_place(x.index, {f"r{d}": r for d, r in enumerate(point)}, {})] = 0
+                place = _place(x.index, {f"r{d}": r for d, r in enumerate(point)}, {})
+                buffers[int(str(x.attr))][place] = START[x.op]
         for point in _shuffled(loop.outer, rng):
             at: dict[str, int] = {f"i{k}": i for k, i in enumerate(point)}
             values: dict[int, int] = {}
@@ -370,7 +371,7 @@ def _value(x: Instr, values: Mapping[int, int], at: Mapping[str, int], buffers: 
         if x.op == "load":
             return int(held[index]) if not a or a[0] else 0
         if len(a) == 1 or a[1]:
-            held[index] = a[0] if x.op == "store" else wrapped(int(held[index]) + a[0])
+            held[index] = JOINED[x.op](int(held[index]), a[0])
         return None
     if x.op == "const":
         return int(str(x.attr))
@@ -391,6 +392,11 @@ def _place(e: Any, at: Mapping[str, int], values: Mapping[int, int]) -> int:
     return first
 
 
+START = {"fold": 0, "fold_max": -(2**63), "fold_min": 2**63 - 1}
+JOINED: Mapping[str, Callable[[int, int], int]] = {
+    "store": lambda _, b: b, "accumulate": lambda a, b: wrapped(a + b), "fold": lambda a, b: wrapped(a + b),
+    "fold_max": max, "fold_min": min,
+}  # fmt: skip
 PLACES: Mapping[str, Callable[[int, int], int]] = {
     "+": lambda a, b: a + b, "*": lambda a, b: a * b, "//": lambda a, b: a // b, "%": lambda a, b: a % b,
 }  # fmt: skip

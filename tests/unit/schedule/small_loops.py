@@ -8,7 +8,7 @@ numbers, where ``@name`` is the integer that was computed under that name.
 from __future__ import annotations
 
 from lowtide.ir.index import add, mul
-from lowtide.ir.loops import Instr, Loop, Stage, check_loop
+from lowtide.ir.loops import FOLDS, Instr, Loop, Stage, check_loop
 from lowtide.ir.symbolic import Dim, symbol
 
 
@@ -40,7 +40,7 @@ def _instr(words: list[str], at: dict[str, int]) -> Instr:
     op, *rest = words
     if op == "load":
         return Instr(op, "i64", tuple(at[w] for w in rest[2:]), _index(rest[1], at), int(rest[0]))
-    if op in ("store", "accumulate", "fold"):
+    if op in ("store", "accumulate", *FOLDS):
         return Instr(op, "i64", tuple(at[w] for w in rest[2:]), _index(rest[1], at), int(rest[0]))
     if op in ("reduce", "scan"):
         return Instr(op, "i64", (at[rest[1]],), None, rest[0])

@@ -64,6 +64,8 @@ Y = "load 0 4*r0+i0"  # down a column
 COLUMN = ((4,), f"a = {Y}; s = reduce sum a")
 FIRST = "n = index r0; c = const 3; k = lt n c"  # true at the first three points
 LONG = 1 << 14
+MANY = 1 << 16  # columns whose sums would not stay in cache
+WIDE = 20  # rows of which some are turned: more than the fewest that are worth it
 OTHER = "other outer points"
 ELSEWHERE = "at other points"
 
@@ -217,7 +219,51 @@ PAIRS: dict[str, Pair] = {
         task(rows(), "x", "y"),
         task(nest((4,), 1, 1, ((4,), f"a = {Y}; s = reduce max a"), ((), "store 1 i0 s")), "y", "s"),
         "y s",
-        "no partial max",
+    ),
+    "greatest and sums of the columns of what is not needed again": Pair(
+        task(rows(), "x", "y"),
+        task(
+            nest((4,), 1, 2, ((4,), f"a = {Y}; s = reduce max a; t = reduce sum a"), ((), "store 1 i0 s; store 2 i0 t")),
+            "y",
+            "s t",
+        ),
+        "s t",
+    ),
+    "the products of columns": Pair(
+        task(rows(), "x", "y"),
+        task(nest((4,), 1, 1, ((4,), f"a = {Y}; s = reduce prod a"), ((), "store 1 i0 s")), "y", "s"),
+        "y s",
+        "no partial prod",
+    ),
+    "sums of more columns than are summed row by row": Pair(
+        task(nest((512,), 1, 1, ((MANY,), f"a = load 0 {MANY}*i0+r0; s = reduce sum a"), ((), "store 1 i0 s")), "x", "t"),
+        task(nest((MANY,), 1, 1, ((512,), f"a = load 0 {MANY}*r0+i0; s = reduce sum a"), ((), "store 1 i0 s")), "x", "s"),
+        "s t",
+        "more than 16384 columns",
+    ),
+    "few rows, and sums of many columns": Pair(
+        task(nest((40,), 1, 1, ((LONG,), f"a = load 0 {LONG}*i0+r0; s = reduce sum a"), ((), "store 1 i0 s")), "x", "t"),
+        task(nest((LONG,), 1, 1, ((40,), f"a = load 0 {LONG}*r0+i0; s = reduce sum a"), ((), "store 1 i0 s")), "x", "s"),
+        "s t",
+        "fewer than 128 rows",
+    ),
+    # tiles of rows that some walk across
+    "rows and what lies turned": Pair(
+        task(nest((WIDE,), 1, 1, ((WIDE,), f"a = load 0 {WIDE}*i0+r0; s = reduce sum a"), ((), "store 1 i0 s")), "x", "s"),
+        task(flat(1, 1, (WIDE, WIDE), f"a = load 0 {WIDE}*r0+r1; b = add a a; store 1 r0+{WIDE}*r1 b"), "x", "y"),
+        "s y",
+    ),
+    "longer rows than a tile holds, and what lies turned": Pair(
+        task(nest((WIDE,), 1, 1, ((LONG,), f"a = load 0 {LONG}*i0+r0; s = reduce sum a"), ((), "store 1 i0 s")), "x", "s"),
+        task(flat(1, 1, (WIDE, LONG), f"a = load 0 {LONG}*r0+r1; b = add a a; store 1 r0+{WIDE}*r1 b"), "x", "y"),
+        "s y",
+        "no tile of it would stay in cache",
+    ),
+    "as many rows as columns, of which others than sums are taken": Pair(
+        task(rows(), "x", "y"),
+        task(nest((4,), 1, 1, ((4,), f"a = {Y}; s = reduce prod a"), ((), "store 1 i0 s")), "x", "s"),
+        "y s",
+        "no partial prod",
     ),
     "sums of columns in one place": Pair(
         task(rows(), "x", "y"),

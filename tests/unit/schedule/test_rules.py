@@ -29,6 +29,10 @@ ROW_SUMS = nest(
     ((8,), "a = load 0 8*i0+r0; s = reduce sum a"),
     ((8,), "a = load 0 8*i0+r0; b = sub a s; store 1 8*i0+r0 b"),
 )
+ALONG = nest((20,), 1, 1, ((20,), "a = load 0 20*i0+r0; s = reduce sum a"), ((), "store 1 i0 s"))
+TURNED = flat(1, 1, (20, 20), "a = load 0 20*r0+r1; b = add a a; store 1 r0+20*r1 b")  # 16 rows of 256 numbers are held
+OF_ROWS = nest((40,), 1, 1, ((200,), "a = load 0 200*i0+r0; s = reduce sum a"), ((), "store 1 i0 s"))
+OF_COLUMNS = nest((200,), 1, 1, ((40,), "a = load 0 200*r0+i0; s = reduce sum a"), ((), "store 1 i0 s"))
 WIDE_SUM = flat(2, 1, (64,), "a = load 0 r0; b = load 1 r0; c = add a b; store 2 r0 c")
 
 
@@ -61,6 +65,7 @@ def siblings(rules: Rules) -> bool:
     return len(fuse_loops(lowered, schedule(lowered.graph, {}, loops=lowered.loops), rules=rules).lowered.loops) == 1
 
 
+SUMS = one_task(Task(OF_ROWS, ("x",), ("s",)), Task(OF_COLUMNS, ("x",), ("t",)), {"s", "t"})
 ASKED: dict[str, tuple[int | float, int | float, Callable[[Rules], bool]]] = {
     # the last answer that says no, the first that says yes, what is asked
     "most_instructions": (7, 8, one_task(Task(PLUS, ("x",), ("y",)), Task(SUM, ("y", "w"), ("z",)), {"y", "z"})),
@@ -68,12 +73,19 @@ ASKED: dict[str, tuple[int | float, int | float, Callable[[Rules], bool]]] = {
     "most_streams": (3, 4, one_task(Task(DOUBLED, ("f",), ("g",)), Task(WIDE_SUM, ("g", "w"), ("z",)), {"g", "z"})),
     "kept_row": (7, 8, kept_in_rows),
     "most_idle": (1.07, 1.08, one_task(Task(NARROW, ("x",), ("y",)), Task(WIDE, ("x",), ("z",)), {"y", "z"})),
+    "held_nbytes": (
+        16 * 256 * 8 - 1,
+        16 * 256 * 8,
+        one_task(Task(ALONG, ("x",), ("s",)), Task(TURNED, ("x",), ("y",)), {"s", "y"}),
+    ),
     "inlined_instructions": (5, 6, inlined),
     "inlined_buffers": (1, 2, inlined),
     "again": (19, 20, twice),
     "large": (64, 65, siblings),
     "least_rows": (65, 64, one_task(Task(DOUBLED, ("f",), ("g",)), Task(SCALED, ("x", "g"), ("y",)), {"g", "y"})),
     "least_shared": (513, 512, siblings),
+    "few_columns": (199, 200, SUMS),
+    "long_columns": (41, 40, SUMS),
 }
 
 
@@ -81,7 +93,10 @@ ASKED: dict[str, tuple[int | float, int | float, Callable[[Rules], bool]]] = {
 @pytest.mark.parametrize("question", ASKED)
 def test_a_number_decides_where_it_says(question: str) -> None:
     refused, granted, ask = ASKED[question]
-    rules = replace(CACHED, least_shared=513) if question == "large" else replace(CACHED, large=64)
+    given = {"large": {"least_shared": 513}, "long_columns": {"large": 64, "few_columns": 199}}.get(
+        question, {"large": 64}
+    )
+    rules = replace(CACHED, **given)
     assert not ask(replace(rules, **{question: refused}))
     assert ask(replace(rules, **{question: granted}))
 
