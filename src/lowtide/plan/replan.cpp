@@ -95,7 +95,8 @@ class Replan {
     }
 
     void run(i64 budget, i64 pairs, i64 *offsets) {
-        const bool single = flat_.segment_of[flat_.count] == flat_.count;
+        bool single = true;  // one segment per buffer, so that segments are numbered like buffers
+        for (i64 i = 0; i < flat_.count; ++i) single &= flat_.segment_of[i + 1] - flat_.segment_of[i] == 1;
         for (const auto &[above, hot] : kTries) {
             if (!single) break;
             const bool will_do = above == kTries[0].first;
@@ -139,7 +140,7 @@ class Replan {
         around.fixed = places_.data();
         for (i64 turn = 0; turn < kTurns; ++turn) {
             if (!solve(aim, budget, pairs)) return;
-            Greedy(around).place(by_size.data(), flat_.count, false, offsets_.data());
+            if (Greedy(around).place(by_size.data(), flat_.count, false, offsets_.data()) >= 0) return;
             offer(searched_ ? kExact : kDescent);
             bool high = false;
             std::fill(hot.begin(), hot.end(), turn + 2 == kTurns);

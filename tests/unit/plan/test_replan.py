@@ -261,6 +261,13 @@ def test_several_lives_fixed_places_and_exclusions_are_planned_anew_too():
     for sizes in ([640, 64, 64, 128, 64], [0, 64, 1, 64, 200], [64, 0, 0, 64, 0]):
         got = replanner(problem)(sizes)
         sound(problem, sizes, got)
+    never = PackProblem(
+        (PackBuffer("a", 64, ()), PackBuffer("b", 64, ((0, 1), (4, 5))), PackBuffer("d", 64, ((0, 1),)))
+    )
+    for sizes in ([0, 1024, 64], [64, 64, 1024]):  # as many lives as buffers, but not one each
+        fast, slow = (replanner(never, native=native)(sizes) for native in (True, False))
+        assert fast == slow
+        sound(never, sizes, fast)
 
 
 @pytest.mark.spec("PP-28")
