@@ -297,7 +297,8 @@ class _Section:
         """Have the new results of an operator that nobody has tried held against what was captured of them."""
         made = (self.graph.value[o] for o in op.outputs if o is not None)
         return "".join(
-            f"; {v.name} = as_said({v.name}, {v.layout.size}, {v.layout.stride}, {op.target!r})"
+            f"; {v.name} = as_said({v.name}, {v.layout.size}, {v.layout.stride}, "
+            f"{self.names.of('dtype', v.layout.dtype)}, {self.names.of('device', v.layout.device)}, {op.target!r})"
             for v in made
             if v.storage == v.name and v.layout.dtype != OBJECT
         )

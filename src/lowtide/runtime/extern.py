@@ -2,9 +2,10 @@
 
 Comes in: an operator whose schema says what it changes and that its results are new. Goes out: a callable that keeps to
 that: a result that stands on memory which the call was given, or which another result has, is copied; an argument that
-the first call changes although the schema does not say so is put back, and the operator is given copies from then on.
+the first call changes although the schema does not say so is put back, and the operator is given copies from then on; a
+result that lies otherwise than the operator said without data is copied, and one of another size, dtype or device refused.
 Promised: planned memory is neither changed nor kept by an operator that does not declare it; what does not hold is logged
-once per operator, as a Reason.
+once per operator of a program, as a Reason.
 """
 
 from __future__ import annotations
@@ -27,21 +28,41 @@ def trusted(target: str) -> bool:
     return target.split(".", 1)[0] in TRUSTED
 
 
-def as_said(t: torch.Tensor, size: tuple[int, ...], stride: tuple[int, ...], target: str) -> torch.Tensor:
-    """A result of an operator from outside torch, lying as it was captured: kernels read it by address. It is copied where its
-    strides say otherwise, or where it begins between two elements.
+class AsSaid:
+    """What the operators of one program give, held against what was captured of them."""
 
-    Raises:
-        RuntimeError: it has another size.
-    """
-    if tuple(t.shape) != size:
-        raise RuntimeError(f"{target} gives a result of size {tuple(t.shape)}; what it says without data is {size}")
-    if same_places(size, t.stride(), stride) and t.data_ptr() % t.element_size() == 0:
-        return t
-    log.warning(
-        "%s", Reason(target, f"gives strides {t.stride()} or an address other than was said: the result is copied")
-    )
-    return torch.empty_strided(size, stride, dtype=t.dtype, device=t.device).copy_(t)
+    def __init__(self) -> None:
+        self.copied: set[str] = set()  # operators of which it was logged
+
+    def __call__(
+        self,
+        t: torch.Tensor,
+        size: tuple[int, ...],
+        stride: tuple[int, ...],
+        dtype: torch.dtype,
+        device: torch.device,
+        target: str,
+    ) -> torch.Tensor:
+        """A result, lying as it was captured: kernels read it by address. It is copied where its strides say otherwise, or
+        where it begins between two elements.
+
+        Raises:
+            RuntimeError: it has another size or dtype, or is on another device.
+        """
+        for what, found, said in (
+            ("size", tuple(t.shape), size),
+            ("dtype", t.dtype, dtype),
+            ("device", t.device, device),
+        ):
+            if found != said:
+                raise RuntimeError(f"{target} gives a result of {what} {found}; what it says without data is {said}")
+        if same_places(size, t.stride(), stride) and t.data_ptr() % t.element_size() == 0:
+            return t
+        if target not in self.copied:
+            self.copied.add(target)
+            why = f"gives strides {t.stride()} or an address other than was said: the result is copied"
+            log.warning("%s", Reason(target, why))
+        return torch.empty_strided(size, stride, dtype=dtype, device=device).copy_(t)
 
 
 class Extern:

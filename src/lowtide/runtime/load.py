@@ -26,7 +26,7 @@ from lowtide.ir.strides import same_places
 from lowtide.program import Entry, Header, Program, SlabUse
 from lowtide.runtime import kernels
 from lowtide.runtime.calls import DTYPES, atom, overload
-from lowtide.runtime.extern import Extern, as_said, trusted
+from lowtide.runtime.extern import AsSaid, Extern, trusted
 from lowtide.runtime.lease import lend, made_here
 from lowtide.runtime.retainers import others_nbytes, release_others
 from lowtide.torch_compat import held_by
@@ -287,7 +287,7 @@ def load(
         "made": torch.empty_strided,
         "relaid": torch.as_strided,
         "failed": failed,
-        "as_said": as_said,
+        "as_said": AsSaid(),
     }
     kernels.finish(kernels.start(program.kernels))
     for name, what in program.bound.items():
