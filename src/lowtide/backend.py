@@ -183,8 +183,9 @@ def build_planned(
     """
     started = time.perf_counter()
     try:
-        graph, constants = made_in_place(*import_graph(record.name, calls, kept=kept))
-        target_of(graph)
+        imported, held = import_graph(record.name, calls, kept=kept)
+        target_of(imported)  # before anything is copied to a device that none computes on
+        graph, constants = made_in_place(imported, held)
         build = functools.partial(_build, record, options, constants, {})
         later = functools.partial(_build_or_capture, record, options, dict(calls), build, graph)
         first = None if graph.symbols else build(graph)  # where this is wrong, the whole graph is left as it was

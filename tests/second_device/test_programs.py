@@ -13,7 +13,11 @@ torch = pytest.importorskip("torch")
 
 from checks import as_promised, check, compiled, planned  # noqa: E402
 
+from lowtide import backend  # noqa: E402
 from lowtide.codegen.targets import TARGETS, target_of  # noqa: E402
+from lowtide.frontend.moved import made_in_place  # noqa: E402
+from lowtide.ir.text import parse  # noqa: E402
+from lowtide.ir.verify import verify  # noqa: E402
 from lowtide.runtime.records import records  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -145,6 +149,58 @@ def test_a_constant_lies_on_each_device_that_reads_it(device: str) -> None:
     assert not any("copy" in s.op.target for s in found.schedule.steps)
 
 
+@pytest.mark.spec("IR-56", "IR-58")
+def test_constants_keep_the_order_of_the_values(device: str) -> None:
+    """The first of two lies on the device alone, the second on the host."""
+
+    def f(x: torch.Tensor, d: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        y = d * torch.tensor([1.0, 2.0, 3.0, 4.0]).to(device)
+        return x + torch.tensor([5.0, 6.0, 7.0, 8.0]), y
+
+    graph = check(f, (torch.ones(4), torch.ones(4).to(device))).schedule.graph
+    assert [graph.value[c].layout.device for c in graph.constants] == [f"{device}:0", "cpu"]
+
+
+@pytest.mark.spec("IR-56")
+def test_an_original_that_nothing_names_is_not_held(device: str) -> None:
+    text = """graph g version 1
+  section inference
+    input %d: f32[2]{1} @DEVICE:0
+    const %c: f32[2]{1} @cpu
+    %m: f32[2]{1} @DEVICE:0 = aten._to_copy.default(%c, device=device:DEVICE:0)
+    %y: f32[2]{1} @DEVICE:0 = aten.add.Tensor(%d, %m)
+    return %y
+"""
+    graph, held = made_in_place(parse(text.replace("DEVICE", device)), {"c": torch.tensor([1.0, 2.0])})
+    assert tuple(held) == graph.constants == ("m",)
+    assert held["m"].device.type == device and held["m"].cpu().tolist() == [1.0, 2.0]
+
+
+@pytest.mark.spec("IR-58", "IR-29")
+@pytest.mark.parametrize(
+    ("made", "moves"),
+    [
+        ("aten.arange.start_step(0, 8, 4, device=device:cpu)", True),
+        ("aten.arange.start_step(0.0, 0.2, 0.1, device=device:cpu)", False),
+        ("aten.linspace.default(0, 1, 2, device=device:cpu)", False),
+        ("mine.full.default([2], 1, device=device:cpu)", False),
+    ],
+    ids=["whole", "parts", "linspace", "mine"],
+)
+def test_only_what_all_devices_make_alike_is_made_there(device: str, made: str, moves: bool) -> None:
+    text = f"""graph g version 1
+  section inference
+    input %d: f32[2]{{1}} @{device}:0
+    %r: f32[2]{{1}} @cpu = {made}
+    %m: f32[2]{{1}} @{device}:0 = aten._to_copy.default(%r, device=device:{device}:0)
+    %y: f32[2]{{1}} @{device}:0 = aten.add.Tensor(%d, %m)
+    return %y
+"""
+    graph, _ = made_in_place(parse(text), {})
+    verify(graph)
+    assert ("aten._to_copy.default" not in [op.target for op in graph.ops]) == moves
+
+
 @pytest.mark.spec("IR-58", "IR-29")
 def test_what_is_made_of_numbers_alone_is_made_where_it_is_needed(device: str) -> None:
     def f(d: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -204,6 +260,19 @@ def test_without_a_target_a_device_is_left_to_torch(device: str, monkeypatch: py
     (record,) = records()
     assert record.fallback is not None and f"no target computes on {device}:0" in str(record.fallback)
     assert "test_programs.py" in str(record.fallback)
+
+
+@pytest.mark.spec("SC-69", "IR-56")
+def test_without_a_target_no_constant_is_copied_there(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(TARGETS, device)
+    moved: list[object] = []
+    monkeypatch.setattr(backend, "made_in_place", lambda graph, held: moved.append(graph) or (graph, held))
+
+    def f(d: torch.Tensor) -> torch.Tensor:
+        return d * torch.tensor([1.0, 2.0, 3.0]).to(device)
+
+    assert torch.compile(f, backend="lowtide")(torch.ones(3).to(device)).cpu().tolist() == [1.0, 2.0, 3.0]
+    assert not moved and records()[0].fallback is not None
 
 
 def test_the_target_says_that_there_are_no_kernels(device: str) -> None:

@@ -1,9 +1,10 @@
 """Copies between devices that need not run at every call.
 
 Comes in: a Graph and its constants. Goes out: the same with fewer copies, and the constants that it then names. A constant that
-is copied to another device lies there from the beginning; what is made of nothing but numbers (``full``, ``arange``) and
-copied is made where it is needed. Promised: only where nobody can tell: nothing changes the original or the copy, the copy
-has the same type, size and strides, and the caller does not get to keep it. A graph on one device comes back as it is.
+is copied to another device lies there from the beginning; what is made of nothing but numbers (``full``, ``arange`` of whole
+ones) and copied is made where it is needed. Promised: only where nobody can tell: every device makes the same numbers, nothing
+changes the original or the copy, the copy has the same type, size and strides, and the caller does not get to keep it. A graph
+on one device comes back as it is.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from lowtide.torch_compat import real_tensors
 
 _COPY = "aten._to_copy.default"
 _SAME = ("aten.lift_fresh_copy.default", "aten.clone.default", "aten.alias.default", "aten.detach.default")
-_MADE = ("full", "zeros", "ones", "arange", "scalar_tensor", "eye", "linspace")
+_MADE = ("full", "zeros", "ones", "arange", "scalar_tensor", "eye")
 
 
 def made_in_place(graph: Graph, constants: Mapping[str, torch.Tensor]) -> tuple[Graph, dict[str, torch.Tensor]]:
@@ -58,7 +59,8 @@ def made_in_place(graph: Graph, constants: Mapping[str, torch.Tensor]) -> tuple[
         replace(s, ops=tuple(x for op in s.ops if (x := instead.get(op.name, op)) is not None)) for s in graph.sections
     )
     values = tuple(replace(v, storage=storage.get(v.storage, v.storage)) for v in graph.values)
-    return _read(replace(graph, values=values, sections=sections, constants=tuple(held))), held
+    made = _read(replace(graph, values=values, sections=sections, constants=tuple(held)))
+    return made, {c: held[c] for c in made.constants}
 
 
 def _source(graph: Graph, op: Op, fixed: frozenset[str]) -> str:
@@ -77,8 +79,12 @@ def _source(graph: Graph, op: Op, fixed: frozenset[str]) -> str:
 
 
 def _is_recipe(op: Op) -> bool:
-    named = op.target.split(".")[1] in _MADE and any(k == "device" for k, _ in op.kwargs)
-    return named and not op.reads and op.effect is None and len(op.outputs) == 1
+    library, name, *_ = op.target.split(".")
+    if library != "aten" or name not in _MADE or not any(k == "device" for k, _ in op.kwargs):
+        return False
+    if name == "arange" and any(isinstance(a, float) for a in (*op.args, *(a for _, a in op.kwargs))):
+        return False  # what is not whole, devices round otherwise
+    return not op.reads and op.effect is None and len(op.outputs) == 1
 
 
 def _read(graph: Graph) -> Graph:
@@ -94,7 +100,8 @@ def _read(graph: Graph) -> Graph:
             break
         sections = tuple(replace(s, ops=tuple(op for op in s.ops if op.name not in gone)) for s in graph.sections)
         graph = replace(graph, sections=sections)
-    constants = tuple(c for c in graph.constants if c in read)
+    named = read & set(graph.constants)
+    constants = tuple(v.name for v in graph.values if v.name in named)
     made = {o for op in graph.ops for o in op.outputs} | set(constants)
     made |= {i.name for s in graph.sections for i in s.inputs if isinstance(i, Ref)}
     return replace(graph, constants=constants, values=tuple(v for v in graph.values if v.name in made))

@@ -78,17 +78,19 @@ class Dispatch:
 def alone(graph: Graph, index: int) -> Graph:
     """One section as a program of its own: all its inputs, saved tensors included, belong to the caller.
 
-    Where only views of a storage come in, the first of them stands for it.
+    A constant that was saved for it is an input alone. Where only views of a storage come in, the first of them stands for it.
     """
     section = graph.sections[index]
-    given = [*(i.name for i in section.inputs if isinstance(i, Ref)), *graph.constants]
+    taken = {i.name: None for i in section.inputs if isinstance(i, Ref)}
+    constants = tuple(c for c in graph.constants if c not in taken)
+    given = [*taken, *constants]
     made = {o for op in section.ops for o in op.outputs if o is not None}
     root = {graph.value[n].storage: graph.value[n].storage for n in (*given, *made) if graph.value[n].storage in made}
     for n in given:
         storage = graph.value[n].storage
         root.setdefault(storage, storage if storage in given else n)
     values = tuple(replace(v, storage=root[v.storage]) for v in graph.values if v.name in made or v.name in given)
-    return Graph(f"{graph.name}.{section.name}", values, (section,), graph.constants, graph.symbols)
+    return Graph(f"{graph.name}.{section.name}", values, (section,), constants, graph.symbols)
 
 
 def _bindings(graph: Graph, index: int) -> list[Binding]:

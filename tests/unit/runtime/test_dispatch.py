@@ -8,6 +8,8 @@ import torch
 from lowtide.core.errors import Unsupported
 from lowtide.ir.graph import Graph, Layout, Op, Ref, Section, Value
 from lowtide.ir.symbolic import Expr, symbol
+from lowtide.ir.text import parse
+from lowtide.ir.verify import verify
 from lowtide.runtime.dispatch import Dispatch, alone
 from strategies import example
 
@@ -85,3 +87,27 @@ def test_a_section_alone_owns_nothing_that_it_is_given():
     given = {i.name for i in lone.sections[0].inputs if isinstance(i, Ref)}
     assert {lone.value[n].storage for n in given} <= lone.caller_owned
     assert [s.name for s in lone.sections] == ["backward"]
+
+
+@pytest.mark.spec("IR-56")
+def test_a_constant_that_was_saved_for_a_section_is_its_input_alone():
+    """So are those copies of constants on other devices that a backward reads."""
+    whole = parse("""graph g version 1
+  section forward
+    input %x: f32[2]{1} @cpu
+    const %c: f32[2]{1} @cpu
+    %y: f32[2]{1} @cpu = aten.mul.Tensor(%x, %c)
+    return %y
+    return saved %c
+  section backward
+    input %c
+    input %g: f32[2]{1} @cpu
+    %h: f32[2]{1} @cpu = aten.mul.Tensor(%g, %c)
+    const %k: f32[2]{1} @cpu
+    %r: f32[2]{1} @cpu = aten.add.Tensor(%h, %k)
+    return %r
+""")
+    verify(whole)
+    lone = alone(whole, 1)
+    verify(lone)
+    assert lone.constants == ("k",) and "c" in lone.caller_owned
