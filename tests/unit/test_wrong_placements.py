@@ -143,15 +143,18 @@ def packed_longer(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(placing, "pack", wrong)
 
 
-def runtime_planned(**policy: Any) -> Any:
+def runtime_planned(g: Callable[[torch.Tensor], torch.Tensor] = f, rank: int = 2, **policy: Any) -> Any:
+    """``g`` of a tensor of which each of ``rank`` sizes is ``n``."""
+
     class Net(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return f(x)
+            return g(x)
 
     n = torch.export.Dim("n", min=2)
     with torch.no_grad():
+        x = torch.ones((8,) * rank)
         return plan_at_run_time(
-            torch.export.export(Net(), (torch.ones(8, 8),), dynamic_shapes=({0: n, 1: n},)), **policy
+            torch.export.export(Net(), (x,), dynamic_shapes=(dict.fromkeys(range(rank), n),)), **policy
         )
 
 
@@ -195,6 +198,30 @@ def test_a_later_placement_that_is_wrong_is_used_by_nobody(
         assert (call.told().counts is not None) == (k < 3)
     (said,) = warnings(caplog)
     assert "overlap" in said and call.told().reason == said
+
+
+@pytest.mark.spec("PP-36", "RT-11")
+def test_a_strategy_that_places_values_where_no_element_begins_is_used_by_nobody(caplog: pytest.LogCaptureFixture):
+    """Behind 17 floats 8-byte integers would begin within the last of them, since headers count in elements."""
+
+    def g(x: torch.Tensor) -> torch.Tensor:
+        a = x * 2
+        whole = a.long() + 1
+        return (whole * 3).float() + a
+
+    def tight(lives: Sequence[Any]) -> placing.Strategy:
+        def place(sizes: Sequence[int]) -> placing.Placement:
+            tops = list(accumulate(sizes, initial=0))
+            return placing.Placement(tuple(tops[:-1]), tuple(sizes), tops[-1], tops[-1])
+
+        return place
+
+    call = runtime_planned(g, 1, strategy=tight)
+    for n in (16, 16, 17, 17):
+        x = torch.linspace(1, 9, n)
+        assert torch.equal(call(x), g(x))
+    (said,) = warnings(caplog)
+    assert "misaligned" in said and call.told().reason == said
 
 
 @pytest.mark.spec("PP-36")

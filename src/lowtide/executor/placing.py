@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from lowtide.core.errors import OptionError
+from lowtide.core.errors import OptionError, VerifyError
 from lowtide.core.units import align_up
 from lowtide.executor.groups import LINE, Life, StorageGroup, reused, storage_groups
 from lowtide.executor.learned import Recent
@@ -23,6 +23,7 @@ from lowtide.plan.replan import replanner
 
 ITEM = "q"
 _CLOSE = 100  # within a hundredth of the bound no longer search is made
+_WIDEST = 16  # bytes of the largest element: headers count in elements from the slab's beginning
 _SEARCH = 20_000  # nodes of the longer search, once per sizes
 
 
@@ -96,13 +97,17 @@ def checked(strategy: Strategy, lives: Sequence[Life]) -> Strategy:
     """The same placements, each looked at before it is used, whoever made it.
 
     Raises:
-        VerifyError: (from the returned function) two values that live at once share bytes, or one reaches out of the slab.
+        VerifyError: (from the returned function) two values that live at once share bytes, or one reaches out of the slab, or
+            begins where no element can (``misaligned``).
     """
     sweep = Sweep([(x.first, x.end) for x in lives])
 
     def place(sizes: Sequence[int]) -> Placement:
         found = strategy(sizes)
         check_rows(sweep, *found.arrays, found.nbytes)
+        for i, (offset, room) in enumerate(zip(found.offsets, found.capacity, strict=True)):
+            if room and offset % _WIDEST:
+                raise VerifyError("misaligned", f"value {i} at {offset}, which is no multiple of {_WIDEST}")
         return found
 
     return place
