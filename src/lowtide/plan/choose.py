@@ -27,7 +27,7 @@ from lowtide.memory.lifetime import Lifetime, lifetimes, timeline
 from lowtide.order.bounds import proved_peak
 from lowtide.plan.chains import Chain, chains_of, fill_holes, pack_chains
 from lowtide.plan.plan import FRESH, OVER, SLAB, DeviceFigures, MemoryPlan, Place, Slab, alignment_of
-from lowtide.schedule.schedule import CALL, Schedule, memory_graph
+from lowtide.schedule.schedule import CALL, Schedule, kept_apart, memory_graph
 
 WINDOWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
 
@@ -92,10 +92,7 @@ def _on_device(
     graph = memory_graph(schedule)
     here = [a for a in alive if a.device == device]
     chains = chains_of(schedule, graph, here)
-    for c in chains:
-        if c.allocator and not c.eligible:
-            what, who = f"%{c.members[0].name}", f"allocator {c.allocator}"
-            raise Unsupported(Reason(what, f"must come from {who}, and a library allocates it or the caller keeps it"))
+    _must_be_placed(schedule, chains)
     base = timeline(graph, device=device, alive=alive).live
     cuts = [i for i, n in enumerate(graph.nodes) if n.name.startswith(CALL)]
     ways = _groupings([0, *cuts, len(graph.nodes)], chains, options, alignment_of(device))
@@ -105,6 +102,15 @@ def _on_device(
     workspace = max((n.workspace for n in graph.nodes if n.device == device), default=0)
     total = sum(align_up(a.nbytes, alignment_of(device)) for a in here) + workspace
     return best, DeviceFigures(device, best.live, max(base, default=0), total, best.name, considered)
+
+
+def _must_be_placed(schedule: Schedule, chains: Sequence[Chain]) -> None:
+    """Raise Unsupported where bytes that an allocator of its own must give may lie in no slab."""
+    for c in chains:
+        if c.allocator and c.nbytes and not c.eligible:
+            name = c.members[0].name
+            why = kept_apart(schedule).get(name) or next(s.unplaced for s in schedule.steps if name in s.op.outputs)
+            raise Unsupported(Reason(f"%{name}", f"must come from allocator {c.allocator}: {why}"))
 
 
 def _further(graph: MemoryGraph, alive: Sequence[Lifetime], main: str) -> list[str]:
@@ -165,8 +171,8 @@ def _groupings(
     able = [i for i, c in enumerate(chains) if c.eligible and not c.allocator]
     apart = [
         group
-        for name in sorted({c.allocator for c in chains if c.allocator})
-        for group in _arenas(cuts, chains, [i for i, c in enumerate(chains) if c.allocator == name])
+        for name in sorted({c.allocator for c in chains if c.allocator and c.eligible})
+        for group in _arenas(cuts, chains, [i for i, c in enumerate(chains) if c.eligible and c.allocator == name])
     ]  # whatever the way, since nothing else may lie there
     none: tuple[str, list[list[int]]] = ("none", apart)
     one: tuple[str, list[list[int]]] = ("one", [*_arenas(cuts, chains, able), *apart])

@@ -5,13 +5,15 @@ with a clause. Promised: of what passes, no storage is written over while somebo
 read where the plan has ended it; shares no code with packers, chains or lifetimes, whose results it does not trust: what is
 alive when is read off the nodes' reads and writes once more. Time n log n in storages and linear in reads, without pair lists:
 in a sweep over time the rows alive are kept by offset, and since those were found to be apart, a new row can only meet its two
-neighbours. What an operation is able to overwrite, and the promised bytes, are left to ``plan.replay``.
+neighbours. Left to ``plan.replay``: what an operation is able to overwrite, promised bytes, results that a library allocates,
+storages that are copied whole, allocators, and the order of steps.
 
 Clauses: ``missing`` (a storage has no place), ``twice`` (or two), ``input`` (a place for what nothing makes), ``undefined``
 (read before it is written, or the place begins at another step), ``freed`` (the place ends before the last read), ``bounds``
-(outside its slab, or smaller than the storage), ``misaligned``, ``held`` (longer than its slab), ``device`` (not that of its
-slab), ``escape`` (the caller would keep part of a slab, or keep what is freed), ``inplace`` (takes over what is not permitted,
-goes on or lies elsewhere), ``overlap`` (two that live at once share bytes).
+(outside its slab, or smaller than the storage), ``misaligned``, ``held`` (longer than its slab; or a slab that is not on the
+CPU is kept for the next call with saved tensors in it), ``device`` (not that of its slab), ``escape`` (the caller would keep
+part of a slab, or keep what is freed), ``inplace`` (takes over what is not permitted, goes on or lies elsewhere), ``overlap``
+(two that live at once share bytes).
 """
 
 from __future__ import annotations
@@ -25,16 +27,17 @@ from functools import cache
 from lowtide.core import native
 from lowtide.core.errors import VerifyError
 from lowtide.memory.graph import MemoryGraph
-from lowtide.plan.plan import MemoryPlan, Place
-from lowtide.schedule.schedule import Schedule, memory_graph
+from lowtide.plan.plan import MemoryPlan, Place, alignment_of
+from lowtide.schedule.schedule import CALL, Schedule, memory_graph
 
 _LIBRARY = native.Library("disjoint", "lowtide.plan", ("disjoint.cpp",), native.FLAGS)
 
 
-def check_plan(schedule: Schedule, plan: MemoryPlan, *, alignment: int = 64) -> None:
-    """Raise VerifyError unless places are as the schedule needs them. ``alignment`` of slab offsets in bytes."""
+def check_plan(schedule: Schedule, plan: MemoryPlan) -> None:
+    """Raise VerifyError unless places are as the schedule needs them."""
     graph = memory_graph(schedule)
     place = _by_storage(plan)
+    _check_kept(graph, plan)
     _check_lives(graph, place)
     inside: list[list[Place]] = [[] for _ in plan.slabs]
     taken: set[str] = set()
@@ -44,7 +47,7 @@ def check_plan(schedule: Schedule, plan: MemoryPlan, *, alignment: int = 64) -> 
         if p.over is not None:
             _check_handover(graph, place, p, taken)
         if p.slab is not None:
-            _check_inside(graph, plan, p, alignment)
+            _check_inside(graph, plan, p)
             inside[p.slab].append(p)
     for slab, places in enumerate(inside):
         # In the step of a handover the bytes are still those of the one before.
@@ -72,10 +75,10 @@ class Sweep:
         self.rows = len(lives)
         self.events = array("q", [event for _, _, event in sorted(moments)])
 
-    def fault(self, low: array[int], room: array[int], nbytes: int, *, native: bool = True) -> tuple[int, int] | None:
+    def fault(self, low: array[int], room: array[int], nbytes: int, *, compiled: bool = True) -> tuple[int, int] | None:
         """Two rows (by index, the later born second) that share bytes ``[low, low + room)`` while both live; the same one twice,
-        if it is not within ``[0, nbytes)``; or None. ``native``: use the compiled twin, once it is built."""
-        library = _library() if native else None
+        if it is not within ``[0, nbytes)``; or None. ``compiled``: use the compiled twin, once it is built."""
+        library = _library() if compiled else None
         if library is not None:
             found = array("q", (0, 0))
             events, rows, told = (ctypes.c_void_p(x.buffer_info()[0]) for x in (self.events, low, found))
@@ -138,6 +141,14 @@ def _by_storage(plan: MemoryPlan) -> Mapping[str, Place]:
     return place
 
 
+def _check_kept(graph: MemoryGraph, plan: MemoryPlan) -> None:
+    """Only on the CPU does a second forward call get another slab while the first one's saved tensors are in use."""
+    borders = [t for t, node in enumerate(graph.nodes) if node.name.startswith(CALL)]
+    for k, slab in enumerate(plan.slabs):
+        if slab.kept and slab.device != "cpu" and any(slab.first < t < slab.end for t in borders):
+            raise VerifyError("held", f"slab {k} on {slab.device} is kept for the next call with saved tensors in it")
+
+
 def _check_lives(graph: MemoryGraph, place: Mapping[str, Place]) -> None:
     """Every storage that a node makes has a place from that node's step to behind the last that reads it."""
     made: set[str] = set()
@@ -177,14 +188,15 @@ def _check_handover(graph: MemoryGraph, place: Mapping[str, Place], p: Place, ta
     taken.add(before.storage)
 
 
-def _check_inside(graph: MemoryGraph, plan: MemoryPlan, p: Place, alignment: int) -> None:
+def _check_inside(graph: MemoryGraph, plan: MemoryPlan, p: Place) -> None:
     assert p.slab is not None
     if not 0 <= p.slab < len(plan.slabs):
         raise VerifyError("bounds", f"%{p.storage} lies in slab {p.slab}, there are {len(plan.slabs)}")
     slab = plan.slabs[p.slab]
+    if slab.device != graph.buffer[p.storage].device:
+        raise VerifyError("device", f"%{p.storage} is on {graph.buffer[p.storage].device}, its slab on {slab.device}")
+    alignment = alignment_of(slab.device)
     if p.offset % alignment:
         raise VerifyError("misaligned", f"%{p.storage} at {p.offset}, which is no multiple of {alignment}")
     if not slab.first <= p.first < p.end <= slab.end:
         raise VerifyError("held", f"%{p.storage} in steps {p.first}..{p.end} of a slab held {slab.first}..{slab.end}")
-    if slab.device != graph.buffer[p.storage].device:
-        raise VerifyError("device", f"%{p.storage} is on {graph.buffer[p.storage].device}, its slab on {slab.device}")

@@ -1,4 +1,5 @@
-"""Who holds the peak: the storages alive in the peak step, largest first, with the operation and the user's line."""
+"""Who holds the peak of the device that a plan is for: storages there that are alive in the peak step, largest first, with the
+operation and the user's line."""
 
 from __future__ import annotations
 
@@ -24,11 +25,12 @@ class Holder:
 
 
 def holders(schedule: Schedule, plan: MemoryPlan, top: int = 5) -> tuple[Holder, ...]:
-    """The ``top`` largest storages that are alive in the plan's peak step. Ties: order of definition."""
+    """The ``top`` largest storages of ``plan.device`` that are alive in its peak step. Ties: order of definition."""
     at = plan.peak_step
     graph = schedule.graph
+    here = {p.storage for p in plan.places if graph.value[p.storage].layout.device == plan.device}
     made_by = {name: op.target for name, op in graph.maker.items()}
-    alive = sorted((p for p in plan.places if p.first <= at < p.end), key=lambda p: -p.nbytes)
+    alive = sorted((p for p in plan.places if p.storage in here and p.first <= at < p.end), key=lambda p: -p.nbytes)
     return tuple(
         Holder(p.nbytes, p.storage, made_by.get(p.storage, "input"), str(graph.value[p.storage].origin))
         for p in alive[:top]

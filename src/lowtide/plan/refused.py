@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from lowtide.core.reason import Reason
 from lowtide.core.units import format_bytes
 from lowtide.memory.lifetime import Lifetime, lifetimes
-from lowtide.plan.plan import MemoryPlan
+from lowtide.plan.plan import DeviceFigures, MemoryPlan
 from lowtide.schedule.schedule import Schedule, Step, inplace_refusal, kept_apart, memory_graph, slabbed
 
 
@@ -55,6 +55,8 @@ def _untaken(
         return f"the caller gets to keep %{dying.name}", None
     if not ends:
         return f"%{dying.name} is needed until step {dying.end - 1}", None
+    if dying.allocator or made.allocator:
+        return f"memory of allocator {dying.allocator or made.allocator} is not handed on", None
     if made.takes_over != dying.name:
         return f"%{made.takes_over} is better taken" if made.takes_over else f"%{taker[dying.name]} takes it", None
     if made.nbytes < dying.nbytes and plan.place[made.name].slab is None:
@@ -77,18 +79,18 @@ def _not_in_slabs(schedule: Schedule, plan: MemoryPlan) -> Iterator[Reason]:
             elif kept is not None:
                 because, knob = apart[kept] if kept == p.storage else f"%{kept} goes on in it: {apart[kept]}", None
             else:
-                because, knob = _left_out(plan)
+                because, knob = _left_out(plan.on(schedule.graph.value[p.storage].layout.device))
             yield Reason(f"%{p.storage} in a slab", because, knob)
 
 
-def _left_out(plan: MemoryPlan) -> tuple[str, str | None]:
-    """Why a storage that might lie in a slab does not."""
-    others = [nbytes for name, nbytes in plan.candidates if name != plan.chosen]
-    if plan.chosen == "one":
+def _left_out(told: DeviceFigures) -> tuple[str, str | None]:
+    """Why a storage that might lie in a slab of its device, whose figures are ``told``, does not."""
+    others = [nbytes for name, nbytes in told.candidates if name != told.chosen]
+    if told.chosen == "one":
         return "the slabs of 'one' have no room for it", None
-    if plan.chosen != "none":
-        return f"the slabs of {plan.chosen!r} are not held as long as it lives, or have no room for it", "slabs='one'"
+    if told.chosen != "none":
+        return f"the slabs of {told.chosen!r} are not held as long as it lives, or have no room for it", "slabs='one'"
     if not others:
         return "slabs are switched off", "slabs='auto'"
-    least, now = format_bytes(min(others)), format_bytes(plan.promised_nbytes)
+    least, now = format_bytes(min(others)), format_bytes(told.promised_nbytes)
     return f"slabs would promise {least}, allocations of their own {now}", "slabs='one'"

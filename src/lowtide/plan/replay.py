@@ -113,8 +113,9 @@ def _check_kept(plan: MemoryPlan, moments: list[_Moment]) -> None:
 
 
 def _check_allocators(schedule: Schedule, plan: MemoryPlan) -> None:
-    """What an allocator of its own must give lies in its slabs alone, with nothing else, and bytes are not handed on there."""
-    for p in plan.places:
+    """What an allocator of its own must give, if that is any bytes, lies in its slabs alone, with nothing else, and is not handed
+    on."""
+    for p in (p for p in plan.places if p.nbytes):
         whose = schedule.allocators.get(p.storage, "")
         found = plan.slabs[p.slab].allocator if p.slab is not None else ""
         if found != whose:

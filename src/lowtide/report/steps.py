@@ -18,7 +18,7 @@ from lowtide.core.codec import VERSION, dumps, loads
 from lowtide.core.units import format_bytes
 from lowtide.ir.graph import Graph
 from lowtide.plan.memory_plan_json import read_memory_plan
-from lowtide.plan.plan import MemoryPlan, Place
+from lowtide.plan.plan import DeviceFigures, MemoryPlan, Place
 from lowtide.schedule.buffers import ScheduledBuffer, buffers
 from lowtide.schedule.estimate import NodeEstimate
 from lowtide.schedule.json import read_schedule, to_json
@@ -73,9 +73,7 @@ def page(schedule: Schedule, plan: MemoryPlan, estimates: Mapping[str, NodeEstim
     loops = sum(s.loop is not None for s in schedule.steps)
     facts = [
         f"{len(schedule.steps)} steps: {loops} generated kernels, {len(schedule.steps) - loops} library calls",
-        f"{sum(p.nbytes > 0 for p in plan.places)} buffers, {format_bytes(plan.sum_nbytes)} side by side",
-        f"peak {format_bytes(plan.promised_nbytes)} in step {plan.peak_step}, bound {format_bytes(plan.lower_bound)}",
-        f"slabs: {plan.chosen}",
+        *(_figures(schedule, plan, told) for told in plan.devices),
     ]
     if estimates:
         facts.append(f"estimated {sum(e.seconds for e in estimates.values()) * 1e3:.3g} ms")
@@ -92,6 +90,17 @@ def page(schedule: Schedule, plan: MemoryPlan, estimates: Mapping[str, NodeEstim
         f"</style></head><body>\n<h1>{name}</h1>\n<p>{escape('; '.join(facts))}.</p>\n<p>{legend}</p>\n"
         f"{svg(schedule, plan, estimates)}</body></html>\n"
     )
+
+
+def _figures(schedule: Schedule, plan: MemoryPlan, told: DeviceFigures) -> str:
+    value = schedule.graph.value
+    many = sum(p.nbytes > 0 and value[p.storage].layout.device == told.device for p in plan.places)
+    facts = (
+        f"{many} buffers, {format_bytes(told.sum_nbytes)} side by side",
+        f"peak {format_bytes(told.promised_nbytes)} in step {told.peak_step}, bound {format_bytes(told.lower_bound)}",
+        f"slabs: {told.chosen}",
+    )
+    return f"on {told.device}: {', '.join(facts)}"
 
 
 def dump_steps(schedule: Schedule, plan: MemoryPlan) -> str:
