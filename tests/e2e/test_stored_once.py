@@ -147,3 +147,34 @@ def test_masks_of_layers_are_stored_once_in_inference(monkeypatch: pytest.Monkey
         f = torch.compile(layers, backend="lowtide", options=VERIFIED)
         torch.testing.assert_close(f(q, seen), layers(q, seen))
     assert notes == ["%where_1 is stored once, as %where: 8.00 KiB less"]
+
+
+def strided(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+    """A matrix that begins at a row, and ends behind it."""
+    a = x.sin()
+    return a.transpose(0, 1).contiguous(), a[0, 0].as_strided((3, 16), (16, 1)) @ w
+
+
+def bytes_of_it(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+    """Half of a row, its bytes as numbers of another type."""
+    a = x.sin()
+    return a.transpose(0, 1).contiguous(), a[0, 0, 8:].view(torch.int32) + w[:, 0].int()
+
+
+def read_between(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A part of what is copied is read in the kernel that makes it."""
+    y = x.sin().cos().exp()
+    return y + w, y[:-8] * w[:-8], y.clone()
+
+
+@pytest.mark.spec("IR-12", "IR-52")
+@pytest.mark.parametrize(("f", "x", "w"), [(strided, (2, 3, 16), (16, 4)), (bytes_of_it, (2, 3, 16), (16, 4)),
+                                           (read_between, (2048, 64), (2048, 64))])  # fmt: skip
+def test_readers_of_memory_and_of_parts_see_what_eager_sees(
+    f: Callable[[Tensor, Tensor], tuple[Tensor, ...]], x: tuple[int, ...], w: tuple[int, ...]
+) -> None:
+    torch.manual_seed(0)
+    torch.compiler.reset()
+    given = (torch.randn(x, dtype=torch.float64), torch.randn(w, dtype=torch.float64))
+    for got, want in zip(torch.compile(f, backend="lowtide", options=VERIFIED)(*given), f(*given), strict=True):
+        torch.testing.assert_close(got, want)

@@ -18,12 +18,11 @@ import torch
 from torch import fx
 
 from lowtide.frontend.made import call, evaluate, tensors
-from lowtide.ir.strides import fill_order, inverse, same_places
+from lowtide.ir.strides import BY_STORAGE, fill_order, inverse, same_places
 from lowtide.torch_compat import OpOverload
 
 aten = torch.ops.aten
 _MARGIN = 2
-_BY_MEMORY = (aten.as_strided.default, aten.as_strided_scatter.default, aten.view.dtype, aten._reshape_alias.default)
 
 
 class _Refused(Exception):
@@ -116,7 +115,7 @@ def _again(graph: fx.Graph, node: fx.Node, moved: list[fx.Node], before: dict[fx
 
 
 def _by_memory(node: fx.Node) -> bool:
-    return node.target in _BY_MEMORY or (
+    return str(node.target) in BY_STORAGE or (
         isinstance(node.target, OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags
     )
 

@@ -18,6 +18,16 @@ from lowtide.ir.symbolic import Dim
 
 Order = tuple[int, ...]
 
+# Operations that take elements by where they lie in memory, or that say themselves where: what they read depends on the
+# strides of what they are given, and may lie outside of it.
+BY_STORAGE = frozenset(
+    f"aten.{name}"
+    for name in (
+        "as_strided.default", "as_strided_copy.default", "as_strided_scatter.default", "view.dtype", "view_copy.dtype",
+        "_reshape_alias.default", "_reshape_alias_copy.default",
+    )
+)  # fmt: skip
+
 
 def inverse(order: Sequence[int]) -> Order:
     """The permutation that undoes ``order``; of an order of filling, the place of each dimension in it.

@@ -68,15 +68,15 @@ class _Work:
                 self.readers.setdefault(v, {})[name] = None
 
     def _held(self) -> set[str]:
-        """Storages that something else than a loop reads, or that are returned."""
+        """Storages that something else than a loop reads, or a loop by another name, or that are returned."""
         value = self.graph.value
         out: set[str] = set(self.changed)
         for s in self.graph.sections:
             needed = {n for a in s.returns for n in refs_in(a)}
             for op in reversed(s.ops):
                 if op.target == LOOP:
-                    continue
-                if not op.view or any(o in needed for o in op.outputs):
+                    needed.update(n for n in op.reads if value[n].storage != n)
+                elif not op.view or any(o in needed for o in op.outputs):
                     needed.update(op.reads)
             out |= {value[n].storage for n in needed}
         return out

@@ -26,7 +26,7 @@ from lowtide.ir.layouts import Open, as_it_is, opened, requested
 from lowtide.ir.loops import Instr, Loop, renumbered
 from lowtide.ir.lowered import LOOP, Lowered, loop_op, pruned
 from lowtide.ir.normal import normalise
-from lowtide.ir.strides import same_places
+from lowtide.ir.strides import BY_STORAGE, same_places
 from lowtide.ir.symbolic import Dim, symbol, symbols_of
 from lowtide.ir.task import Task
 from lowtide.schedule.schedule import kept_by_caller
@@ -35,7 +35,7 @@ from lowtide.schedule.schedule import kept_by_caller
 _PRODUCTS: Mapping[str, tuple[int, ...]] = {
     "aten.mm.default": (0, 1), "aten.bmm.default": (0, 1), "aten.addmm.default": (1, 2), "aten.baddbmm.default": (1, 2),
 }  # fmt: skip
-_BY_STORAGE, _ALIAS = ("aten.as_strided.default", "aten.view.dtype"), "aten.alias.default"
+_STRIDED, _ALIAS = "aten.as_strided.default", "aten.alias.default"
 _LINE = 16  # elements side by side that a loop walks as well as all of a row
 
 
@@ -191,9 +191,13 @@ class _Work:
                 move = self.move(one, x, other, store, loop.ranges(stage))
                 if move is None:
                     continue
+                theirs = _Way(other, one, move.back, self.maker.get(one, ""), name, number)
+                if not loaded and any(at < n < number for _, n, _ in loop.numbered(source)):
+                    yield theirs  # what reads the first store before the second cannot do with the second alone
+                    continue
                 here = [
                     _Way(one, other, move, self.maker.get(one, "") if loaded else name, name, number if loaded else at),
-                    _Way(other, one, move.back, self.maker.get(one, ""), name, number),
+                    theirs,
                 ]
                 yield from reversed(here) if move.still else here
 
@@ -284,11 +288,11 @@ class _Work:
     def apply(self, way: _Way, changed: Mapping[str, Task], relaid: Mapping[str, Layout]) -> None:
         """Make the change: of what gave way only what library calls read is left, as views of its twin."""
         for n, task in changed.items():
+            for v in set(self.tasks[n].values) - set(task.values):
+                self.users[v].pop(n, None)
             self.tasks[n] = task
             if way.twin in task.values:
                 self.users.setdefault(way.twin, {})[n] = None
-            elif n in self.users.get(way.twin, {}):
-                del self.users[way.twin][n]
             if not task.loop.stages:
                 self.drop(n, way.maker)
         if way.maker:
@@ -346,14 +350,14 @@ class _Work:
 
 def _agree(name: str, was: Layout, now: Layout, calls: Sequence[Op], values: Mapping[str, Value]) -> bool:
     """Whether all calls that read a value can do with another layout of it."""
+    apart = (op for op in calls if op.view and any(values[o].layout.dtype != was.dtype for o in op.outputs if o))
+    if any(op.target in BY_STORAGE for op in calls) or any(apart):
+        return False  # they read around it
     if was.offset == now.offset and same_places(was.size, was.stride, now.stride):
         return True
     matrix = len(now.size) >= 2 and _is_matrix(*(tuple(map(int_of, d[-2:])) for d in (now.size, now.stride)))
     for op in calls:
         if op.view:
-            apart = op.target in _BY_STORAGE or any(values[o].layout.dtype != was.dtype for o in op.outputs if o)
-            if apart:
-                return False
             continue
         places = [k for k, a in enumerate(op.args) if name in refs_in(a)]
         if not matrix or not places or not set(places) <= set(_PRODUCTS.get(op.target, ())):
@@ -372,7 +376,7 @@ def _view(value: Value, base: Value) -> Op:
     if (y.size, y.stride, y.offset) == (base.layout.size, base.layout.stride, base.layout.offset):
         return Op(name, _ALIAS, (Ref(base.name),), (), (name,), view=True, origin=value.origin)
     args = (Ref(base.name), y.size, y.stride, y.offset)
-    return Op(name, _BY_STORAGE[0], args, (), (name,), view=True, origin=value.origin)
+    return Op(name, _STRIDED, args, (), (name,), view=True, origin=value.origin)
 
 
 def _looked_up(index: Dim) -> bool:

@@ -53,7 +53,10 @@ def program(
     made = [o for op in listed for o in op.outputs if o is not None]
     given = list(dict.fromkeys(n for op in listed for n in op.reads if n not in made))
     dense = Layout("f64", "cpu", SIZE, filled(SIZE))
-    base = {str(op.outputs[0]): op.reads[0] for op in listed if op.view}
+    base: dict[str, str] = {}
+    for op in listed:
+        if op.view:
+            base[str(op.outputs[0])] = base.get(op.reads[0], op.reads[0])
     values = tuple(Value(n, (layouts or {}).get(n, dense), base.get(n, n)) for n in (*given, *made))
     section = Section("inference", tuple(map(Ref, given)), tuple(listed), tuple(map(Ref, returns.split())))
     lowered = Lowered(Graph("g", values, (section,)), loops)
@@ -179,15 +182,20 @@ def test_what_is_fixed_or_worse_in_another_order_stays(why: str) -> None:
         "returned": ([MADE, COPIED, back], "a d"),
         "both returned": ([MADE, COPIED], "a c"),
         "changed": (
-            [MADE, COPIED, Op("f", "aten.add_.Tensor", (Ref("a"), 1), (), (), "none", mutates=("a",)), back],
-            "d",
+            [
+                MADE,
+                (TURNED.replace(BY_COLUMNS, BY_ROWS), "a", "c"),
+                Op("f", "aten.add_.Tensor", (Ref("a"), 1), (), (), "none", mutates=("a",)),
+                (pointwise(BY_ROWS, operation="abs"), "c", "b"),
+            ],
+            "b",
         ),
         "summed": ([MADE, COPIED, (SUMMED, "a", "s"), back], "s d"),
         "twice": ([MADE, COPIED, again, (pointwise(BY_ROWS, operation="exp"), "a", "g"), back], "b g d"),
         "as a library has it": ([MADE, COPIED, other, back], "e d"),
     }
     ops, returns = cases[why]
-    tall = {"c": TALL, "d": TALL, "s": COLUMN}
+    tall = {"s": COLUMN} if why == "changed" else {"c": TALL, "d": TALL, "s": COLUMN}
     assert decided(program(ops, returns, tall)).notes == ()
 
 
@@ -221,6 +229,75 @@ def test_the_same_in_the_same_order_is_stored_once() -> None:
     assert [op.target for op in found.lowered.graph.ops if op.view] == ["aten.alias.default"]
     assert found.lowered.graph.value["c"].storage == "a"
     assert decided(program([(text, "x", "a c")], "a c")).notes == (), "the user gets two"
+
+
+@pytest.mark.spec("IR-12")
+@pytest.mark.parametrize("between", [True, False])
+def test_of_two_stores_the_first_stays_where_something_reads_it_before_the_second(between: bool) -> None:
+    """The first is returned by nobody, the second is: without a reader in between the second alone would do."""
+    read = "v6: f64 = load 1 [((r0*48)+r1)] v5" if between else "v6: f64 = abs v1"
+    text = f"""loop [] in(f64) out(f64, f64, f64)
+  stage [{N}, {M}]
+    v0: f64 = load 0 [{BY_ROWS}]
+    v1: f64 = neg v0
+    v2: f64 = store 1 [{BY_ROWS}] v1
+    v3: i64 = index [r0]
+    v4: i64 = const 24
+    v5: bool = lt v3 v4
+    {read}
+    v7: f64 = store 2 [{BY_ROWS}] v6
+    v8: f64 = store 3 [{BY_ROWS}] v1
+"""
+    found = same(program([(text, "x", "a b c")], "b c"))
+    assert len(found.notes) == (0 if between else 1)
+    assert same(program([(text, "x", "a b c")], "b a")).notes == ("%c is stored once, as %a: 12.0 KiB less",)
+
+
+BATCHES = Layout("f64", "cpu", (2, 3, 16), (48, 16, 1))
+SWAPPED = """loop [] in(f64) out(f64)
+  stage [2, 3, 16]
+    v0: f64 = load 0 [((r0*48)+(r1*16)+r2)]
+    v1: f64 = store 1 [((r0*16)+(r1*32)+r2)] v0
+"""
+ROW = Layout("f64", "cpu", (16,), (1,))
+BY_MEMORY: dict[str, tuple[Op, str]] = {
+    "part, strided": (Op("m", "aten.as_strided.default", (Ref("p"), (3, 16), (16, 1)), (), ("m",), view=True), "p"),
+    "part, its bytes": (Op("m", "aten.view.dtype", (Ref("p"), "f32"), (), ("m",), view=True), "p"),
+    "part, as it lies": (Op("m", "aten._reshape_alias.default", (Ref("p"), (16,), (1,)), (), ("m",), view=True), "p"),
+    "part, its numbers apart": (Op("m", "aten.view_as_real.default", (Ref("p"),), (), ("m",), view=True), "p"),
+    "part, strided and copied": (
+        Op("m", "aten.as_strided_copy.default", (Ref("p"), (3, 16), (16, 1)), (), ("m",)),
+        "p",
+    ),
+    "all, strided": (Op("m", "aten.as_strided.default", (Ref("a"), (3, 16), (16, 1)), (), ("m",), view=True), "a"),
+    "all, its bytes": (Op("m", "aten.view.dtype", (Ref("a"), "f32"), (), ("m",), view=True), "a"),
+    "all, as it lies": (
+        Op("m", "aten._reshape_alias.default", (Ref("a"), (6, 16), (16, 1)), (), ("m",), view=True),
+        "a",
+    ),
+}
+
+
+@pytest.mark.spec("IR-12", "IR-52")
+@pytest.mark.parametrize("why", sorted(BY_MEMORY))
+def test_what_is_read_by_where_it_lies_in_memory_stays(why: str) -> None:
+    """Even where what is named does not move: what lies around it would be read as well."""
+    op, read = BY_MEMORY[why]
+    made = (pointwise("((r0*48)+r1)").replace(f"[{N}, {M}]", "[2, 48]"), "x", "a")
+    part = Op("p", "aten.slice.Tensor", (Ref("a"), 0, 0, 1), (), ("p",), view=True)
+    shape = {
+        "m": Layout("f32", "cpu", (32,), (1,)) if "bytes" in why or "numbers" in why
+        else Layout("f64", "cpu", (3, 16), (16, 1)),
+    }  # fmt: skip
+    layouts = {n: BATCHES for n in "xa"} | {"c": Layout("f64", "cpu", (3, 2, 16), (32, 16, 1)), "p": ROW, "q": ROW}
+    last = call("aten.softmax.int", "q", "m")
+    ops = [made, (SWAPPED, "a", "c"), *([part] if read == "p" else []), op, last]
+    found = decided(program(ops, "c q", layouts | shape))
+    assert found.notes == ()
+    plain = call("aten.softmax.int", "q", "p")
+    assert len(decided(program([made, (SWAPPED, "a", "c"), part, plain], "c q", layouts)).notes) == 1, (
+        "it may move else"
+    )
 
 
 MOVES = st.permutations(range(3)).flatmap(
