@@ -92,8 +92,8 @@ class GraphAnalysis:
 
 @dataclass(frozen=True, slots=True)
 class DevicePeak:
-    """The whole iteration on one device, in bytes: promised, and measured where a step was given (else None), with the number
-    of its allocations; the largest of the graphs' lower bounds, and the sum of their sums."""
+    """The whole iteration on one device, in bytes: promised, and measured where a step was given and the device counted (else
+    None), with the number of its allocations; the largest of the graphs' lower bounds, and the sum of their sums."""
 
     device: str
     promised_peak_bytes: int
@@ -175,8 +175,8 @@ def memory_analysis(step: Callable[[], Any] | None = None) -> MemoryAnalysis:
 
     ``step`` runs once and must leave nothing behind that it does not hold itself (set gradients to None before): the
     framework allocators' own allocations are counted: the CPU's on this thread, and those of other devices that graphs are
-    planned for in the whole process, whose statistics are reset. Only graphs that the step ran are then listed, and
-    all that is unplanned.
+    planned for before it, in the whole process, whose statistics are reset. A further device that the step itself is the first
+    to plan for is not measured. Only graphs that the step ran are then listed, and all that is unplanned.
 
     Example: ``print(lowtide.memory_analysis(lambda: model(x).sum().backward()))``
     """

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from lowtide.core.errors import BugError
-from lowtide.ir.graph import Arg, Atom, Graph, Layout, Op, Ref
+from lowtide.ir.graph import TRUSTED, Arg, Atom, Graph, Layout, Op, Ref
+from lowtide.schedule.schedule import runs_on
 
 DTYPES: Mapping[str, torch.dtype] = {
     "bool": torch.bool, "u8": torch.uint8, "i8": torch.int8, "i16": torch.int16, "i32": torch.int32,
@@ -68,11 +69,14 @@ class Trial:
 REFUSALS = (RuntimeError, IndexError, ValueError, NotImplementedError)
 
 
-def trial(graph: Graph, op: Op) -> Trial | None:
-    """An operation of a static graph, ready to be tried alone; None for one from outside torch, which may do anything when it
-    is run on made-up operands."""
-    if op.target.split(".", 1)[0] not in ("aten", "prims"):
-        return None
+def trial(graph: Graph, op: Op) -> Trial | str:
+    """An operation of a static graph, ready to be tried alone; or why it is not: one from outside torch may do anything when
+    it is run on made-up operands, and the random state of a device other than the CPU is not put back."""
+    if op.target.split(".", 1)[0] not in TRUSTED:
+        return "an operator from outside torch is not tried alone"
+    device = runs_on(graph, op)
+    if device != "cpu" and op.effect == "random":
+        return f"it would draw random numbers of {device} to be tried"
     tensors = {name: _operand(graph.value[name].layout) for name in op.reads}
     args = [python_of(a, tensors.__getitem__) for a in op.args]
     kwargs = {k: python_of(a, tensors.__getitem__) for k, a in op.kwargs}

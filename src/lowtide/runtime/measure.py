@@ -2,11 +2,14 @@
 
 Comes in: something to run, and the devices whose bytes count. Goes out: bytes. On the CPU the events of its allocator on this
 thread are added up; other devices are asked for the statistics of theirs, which are of the whole process and are reset.
+Promised: measurements may run inside each other and side by side; none loses its peak to another's reset.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,9 +33,9 @@ class Measured:
     allocations: int
     elsewhere: Mapping[str, Measured]
 
-    def on(self, device: str) -> Measured:
-        """What was measured of one device."""
-        return self if device == "cpu" else self.elsewhere[device]
+    def on(self, device: str) -> Measured | None:
+        """What was measured of one device; None where it was not among those that count."""
+        return self if device == "cpu" else self.elsewhere.get(device)
 
 
 def measure(run: Callable[[], Any], devices: Iterable[str] = ()) -> Measured:
@@ -47,9 +50,10 @@ def measure(run: Callable[[], Any], devices: Iterable[str] = ()) -> Measured:
     if profiling():
         raise UserError("memory cannot be measured while a profiler runs on this thread")
     release_retained()
-    before = {d: _begin(d) for d in devices if d != "cpu"}
-    _, events = memory_events(run)
-    elsewhere = {d: _end(d, was) for d, was in before.items()}
+    with ExitStack() as begun:
+        opened = [begun.enter_context(_counted(d)) for d in devices if d != "cpu"]
+        _, events = memory_events(run)
+        elsewhere = {o.device: _so_far(o) for o in opened}
     return Measured(_peak(events), sum(events), sum(e > 0 for e in events), elsewhere)
 
 
@@ -58,9 +62,9 @@ def peak_of(run: Callable[[], Any], device: str) -> tuple[Any, int]:
     if device == "cpu":
         result, events = memory_events(run)
         return result, _peak(events)
-    before = _begin(device)
-    result = run()
-    return result, _end(device, before).peak_nbytes
+    with _counted(device) as opened:
+        result = run()
+        return result, _so_far(opened).peak_nbytes
 
 
 def _peak(events: Iterable[int]) -> int:
@@ -71,15 +75,41 @@ def _peak(events: Iterable[int]) -> int:
     return peak
 
 
-def _begin(device: str) -> Mapping[str, Any]:
-    """The statistics of a device's allocator, from where its peak counts anew, once all work that was begun there is done."""
-    torch.accelerator.synchronize(device)
-    torch.accelerator.reset_peak_memory_stats(device)
-    return torch.accelerator.memory_stats(device)
+@dataclass(slots=True, eq=False)
+class _Open:
+    """A measurement of a device that has begun. ``before``: the statistics of its allocator then. ``seen``: the highest peak
+    that later resets took out of them."""
+
+    device: str
+    before: Mapping[str, Any]
+    seen: int = 0
 
 
-def _end(device: str, before: Mapping[str, Any]) -> Measured:
+_open: list[_Open] = []
+_lock = threading.Lock()  # from where statistics are read until they are reset
+
+
+@contextmanager
+def _counted(device: str) -> Iterator[_Open]:
+    """A measurement, from where the peak counts anew, once all work that was begun on the device is done."""
     torch.accelerator.synchronize(device)
-    now = torch.accelerator.memory_stats(device)
-    held = before[_NOW]
-    return Measured(now[_PEAK] - held, now[_NOW] - held, now[_TIMES] - before[_TIMES], {})
+    with _lock:
+        for other in (o for o in _open if o.device == device):
+            other.seen = max(other.seen, torch.accelerator.memory_stats(device)[_PEAK])
+        torch.accelerator.reset_peak_memory_stats(device)
+        opened = _Open(device, torch.accelerator.memory_stats(device))
+        _open.append(opened)
+    try:
+        yield opened
+    finally:
+        with _lock:
+            _open.remove(opened)
+
+
+def _so_far(opened: _Open) -> Measured:
+    torch.accelerator.synchronize(opened.device)
+    with _lock:
+        now = torch.accelerator.memory_stats(opened.device)
+        peak = max(opened.seen, now[_PEAK])
+    held = opened.before[_NOW]
+    return Measured(peak - held, now[_NOW] - held, now[_TIMES] - opened.before[_TIMES], {})

@@ -4,7 +4,8 @@ Comes in: a static Graph. Goes out: ``OpFacts`` by operation name. Each distinct
 is run once on tensors of its own under the counter of its device's allocator: how many bytes it allocates beyond its
 results, whether its ``out=`` form truly writes into given memory, whether its results have the strides that the graph
 expects and memory of their own. Promised: the caller's tensors and random state are untouched; an operation that cannot
-be tried alone keeps safe facts and a Reason.
+be tried alone keeps safe facts and a Reason. Peak statistics of devices other than the CPU are reset; measurements of ours
+that run meanwhile (``runtime.measure``) keep theirs.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from lowtide.core.reason import Reason
 from lowtide.ir.graph import Atom, Graph, Layout, Op, Ref
 from lowtide.ir.lowered import LOOP
 from lowtide.ir.strides import same_places
+from lowtide.plan.plan import alignment_of
 from lowtide.runtime.calls import REFUSALS, Trial, empty, overload, trial
 from lowtide.runtime.measure import peak_of
 from lowtide.schedule.schedule import OF_NEW, OpFacts, runs_on
@@ -198,13 +200,10 @@ def _facts(op: Op, record: Mapping[str, Any]) -> OpFacts:
 def _try(graph: Graph, op: Op) -> dict[str, Any]:
     record: dict[str, Any] = dict(_UNKNOWN, restride=[])
     alone = trial(graph, op)
-    if alone is None:
-        record["note"] = "an operator from outside torch is not tried alone; its workspace is taken as 0 bytes"
+    if isinstance(alone, str):
+        record["note"] = f"{alone}; its workspace is taken as 0 bytes"
         return record
     device = runs_on(graph, op)
-    if device != "cpu" and op.effect == "random":
-        record["note"] = f"it would draw random numbers of {device} to be tried; its workspace is taken as 0 bytes"
-        return record
     record["pointwise"] = torch.Tag.pointwise in alone.call.tags or _row_by_row(graph, op)
     try:
         results, peak = peak_of(alone, device)
@@ -283,7 +282,7 @@ def _overwriting(op: Op, alone: Trial, device: str) -> str | None:
         _, peak = peak_of(lambda: overload(target)(args[0].clone(), *args[1:], **kwargs), device)
     except REFUSALS:
         return None
-    return target if peak <= args[0].nbytes + 64 else None
+    return target if peak <= args[0].nbytes + alignment_of(device) else None  # the clone, rounded
 
 
 def _out_overload(op: Op) -> tuple[str, list[str]] | None:

@@ -2,7 +2,7 @@
 
 Comes in: a Schedule. Goes out: seconds by name of the operation. Promised: each distinct call (operator, arguments, layouts,
 threads) runs a few times per process, on tensors of its own, and is remembered; the caller's tensors and random state are
-untouched; what cannot be tried alone is left out.
+untouched; on a device that computes beside the host a call ends when its work is done; what cannot be tried alone is left out.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from lowtide.ir.graph import Graph, Op
 from lowtide.runtime.calls import REFUSALS, trial
 from lowtide.runtime.probe import signature
-from lowtide.schedule.schedule import Schedule
+from lowtide.schedule.schedule import Schedule, runs_on
 
 _TIMES = 5
 _taken: dict[tuple[str, int], float | None] = {}
@@ -46,15 +46,24 @@ def _known(graph: Graph, op: Op, threads: int) -> float | None:
 
 def _measured(graph: Graph, op: Op) -> float | None:
     call = trial(graph, op)
-    if call is None:
+    if isinstance(call, str):
         return None
+    device = runs_on(graph, op)
     best: float | None = None
     for _ in range(_TIMES):
+        _wait_for(device)
         start = time.perf_counter()
         try:
             call()
+            _wait_for(device)
         except REFUSALS:
             return None
         taken = time.perf_counter() - start
         best = taken if best is None else min(best, taken)
     return best
+
+
+def _wait_for(device: str) -> None:
+    """Until all work that was begun on a device is done; the CPU's is when a call returns."""
+    if device != "cpu":
+        torch.accelerator.synchronize(device)
