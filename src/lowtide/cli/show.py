@@ -54,7 +54,8 @@ def show(
 def as_json(
     schedule: Schedule, plan: MemoryPlan, found: Mapping[str, NodeEstimate], reasons: Sequence[Reason] | None
 ) -> dict[str, object]:
-    """What is printed as text, by name: per step its bytes alive and what is estimated of it. ``reasons``: None if not asked."""
+    """What is printed as text, by name: per step its bytes alive and what is estimated of it. Bytes are those of ``device``, on
+    which most are; what is held on further devices is in ``others``. ``reasons``: None if not asked."""
     at = {n.name: t for t, n in enumerate(memory_graph(schedule).nodes)}
     steps = [
         {
@@ -74,8 +75,18 @@ def as_json(
         "version": codec.VERSION,
         "kind": "shown",
         "graph": schedule.graph.name,
+        "device": plan.device,
         "promised_bytes": plan.promised_nbytes,
         "lower_bound_bytes": plan.lower_bound,
+        "others": [
+            {
+                "device": told.device,
+                "promised_bytes": told.promised_nbytes,
+                "lower_bound_bytes": told.lower_bound,
+                "live_bytes": {s.op.name: told.live[at[s.op.name]] for s in schedule.steps},
+            }
+            for told in plan.others
+        ],
         "steps": steps,
     }
     return out if reasons is None else out | {"refused": [reason_to_json(r) for r in reasons]}
