@@ -73,7 +73,7 @@ class Text:
         self.depth = 1
         self.lines.append(f"static void {name}(const i64* P, void* const* B, i64 lo, i64 hi) {{")
         for k, t in enumerate(self.loop.dtypes):
-            const = "const " if not any(True for _ in self.loop.stores(k)) else ""
+            const = "const " if k not in self.loop.written else ""
             self.put(f"{const}{BUFFER[t]}* b{k} = ({const}{BUFFER[t]}*)B[{k}];")
         if self.loop.checks:
             self.put("int32_t bad = 0;")

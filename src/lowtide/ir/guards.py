@@ -77,20 +77,28 @@ def visited(body: Sequence[Instr], guard: int, ranges: Ranges) -> int:
 
 
 def share(body: Sequence[Instr], guard: int, ranges: Ranges, names: Set[str]) -> Fraction:
-    """Of the values that indices take, those for which ``guard`` holds, as far as it limits indices of ``names`` alone; of their
-    points too, where every value is taken equally often, as in rows that are counted through."""
-    taken: dict[Dim, tuple[int, int]] = {}
-    held: dict[Dim, tuple[int, int]] = {}
+    """Of the values that indices take, those for which ``guard`` holds, as far as it limits indices of ``names`` alone; of limits
+    that have a variable in common, the one that holds for the fewest. Of their points too, where every value is taken equally
+    often, as in rows that are counted through."""
+    taken: dict[tuple[tuple[str, int], ...], tuple[int, int]] = {}
+    held: dict[tuple[tuple[str, int], ...], tuple[int, int]] = {}
     for e, m, below in _limits(body, guard):
         found = affine(e)
-        if found is None or not found[0].keys() <= names:
+        if found is None or not found[0] or not found[0].keys() <= names:
             continue
-        moving = add(e, -found[1])
-        low, high = bounds(moving, ranges)
-        if low is None or high is None:
+        step = math.gcd(*found[0].values())
+        low, high = bounds(add(e, -found[1]), ranges)
+        if low is None or high is None or high < low:
             continue
-        taken[moving] = low, high + 1
+        moving = tuple(sorted((n, a // step) for n, a in found[0].items()))
+        taken[moving] = low // step, high // step + 1
         least, most = held.get(moving, taken[moving])
-        held[moving] = (least, min(most, m - found[1])) if below else (max(least, m - found[1]), most)
-    parts = (Fraction(max(0, held[e][1] - held[e][0]), most - least) for e, (least, most) in taken.items())
-    return math.prod(parts, start=Fraction(1))
+        end = -((found[1] - m) // step)  # the first value, in steps, that is not below
+        held[moving] = (least, min(most, end)) if below else (max(least, end), most)
+    parts = ((Fraction(max(0, held[e][1] - held[e][0]), most - least), e) for e, (least, most) in taken.items())
+    out, used = Fraction(1), set[str]()
+    for part, e in sorted(parts):
+        if used.isdisjoint(n for n, _ in e):  # two limits of one variable say the same twice
+            used.update(n for n, _ in e)
+            out *= part
+    return out

@@ -165,7 +165,7 @@ def check_lowered(lowered: Lowered) -> None:
         given = [n for a in op.args for n in refs_in(a)]
         if [dtype[n] for n in given] != list(loop.inputs) or len(op.outputs) != len(loop.outputs):
             raise VerifyError("loop", f"{op.name} takes {given}, its loop {loop.inputs}")
-        changed = tuple(n for k, n in enumerate(given) if any(True for _ in loop.stores(k)))
+        changed = tuple(n for k, n in enumerate(given) if k in loop.written)
         if changed != op.mutates:
             raise VerifyError("loop", f"{op.name} changes {op.mutates}, its loop {changed}")
     if seen != set(lowered.loops):

@@ -218,7 +218,7 @@ class Nest:
         self.b.inputs, self.b.outputs = [kind(n) for n in given], [kind(n) for n in makes]
         loop, kept = compact(unrolled(self.b.build()))
         given = [given[k] for k in kept]
-        changed = tuple(n for k, n in enumerate(given) if any(True for _ in loop.stores(k)))
+        changed = tuple(n for k, n in enumerate(given) if k in loop.written)
         if makes or changed:
             site.made.append(Made(loop, tuple(given), tuple(makes), changed))
 

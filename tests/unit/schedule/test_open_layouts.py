@@ -289,7 +289,7 @@ def test_what_is_read_by_where_it_lies_in_memory_stays(why: str) -> None:
         "m": Layout("f32", "cpu", (32,), (1,)) if "bytes" in why or "numbers" in why
         else Layout("f64", "cpu", (3, 16), (16, 1)),
     }  # fmt: skip
-    layouts = {n: BATCHES for n in "xa"} | {"c": Layout("f64", "cpu", (3, 2, 16), (32, 16, 1)), "p": ROW, "q": ROW}
+    layouts = dict.fromkeys("xa", BATCHES) | {"c": Layout("f64", "cpu", (3, 2, 16), (32, 16, 1)), "p": ROW, "q": ROW}
     last = call("aten.softmax.int", "q", "m")
     ops = [made, (SWAPPED, "a", "c"), *([part] if read == "p" else []), op, last]
     found = decided(program(ops, "c q", layouts | shape))
