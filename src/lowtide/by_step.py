@@ -17,7 +17,7 @@ from typing import Any
 from lowtide.analysis import iteration_live
 from lowtide.codegen.cpp import kernel
 from lowtide.core.errors import BugError
-from lowtide.plan.plan import Place
+from lowtide.plan.plan import MemoryPlan, Place
 from lowtide.runtime.load import release_retained
 from lowtide.runtime.records import Call, Calls, Planned
 from lowtide.schedule.schedule import CALL, Step, memory_graph
@@ -63,9 +63,19 @@ def by_step(run: Callable[[], Any]) -> tuple[StepBytes, ...]:
             sys.settrace(before)
     totals = _most_per_mark(events)
     out: list[StepBytes] = []
+    reached: dict[int, tuple[MemoryPlan, int]] = {}  # by program, how far into its plan calls have come
     for call, (at, seen), live in zip(log.calls, watcher.calls, iteration_live(log.calls), strict=True):
-        out += _rows(call, at, seen, live, totals)
+        plan, me = call.planned.plan, id(call.planned)
+        untaken = sum(_untaken(p, end) for key, (p, end) in reached.items() if key != me)
+        out += _rows(call, at, seen, [n - untaken for n in live], totals)
+        end = _first_step(call.planned, call.section) + sum(s.section == call.section for s in call.planned.schedule.steps)
+        reached[me] = plan, max(end, reached.get(me, (plan, 0))[1])
     return tuple(out)
+
+
+def _untaken(plan: MemoryPlan, end: int) -> int:
+    """Bytes of the slabs kept from call to call that no step before ``end`` takes."""
+    return sum(slab.nbytes for slab in plan.slabs if slab.kept and slab.first >= end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +146,9 @@ def _rows(
         missing, stray = _against(planned, call.section, base + t, seen[k + 1].names)
         name = graph.sections[call.section].name
         shift = len(live) - len(steps)  # the call of a section is a step of its own
-        later = sum(slab.nbytes for slab in planned.plan.slabs if slab.kept and slab.first > base + t)
+        predicted = live[t + shift] - _untaken(planned.plan, base + t + 1)
         last = t == len(steps) - 1
-        out.append(StepBytes(graph.name, name, step.op.name, live[t + shift] - later, measured, missing, stray, last))
+        out.append(StepBytes(graph.name, name, step.op.name, predicted, measured, missing, stray, last))
     return out
 
 

@@ -259,7 +259,7 @@ def test_without_a_target_a_device_is_left_to_torch(device: str, monkeypatch: py
     assert torch.equal(torch.compile(f, backend="lowtide")(torch.ones(3)), torch.full((3,), 2.0))
     (record,) = records()
     assert record.fallback is not None and f"no target computes on {device}:0" in str(record.fallback)
-    assert "test_programs.py" in str(record.fallback)
+    assert "test_two_devices.py" in str(record.fallback)
 
 
 @pytest.mark.spec("SC-69", "IR-56")
