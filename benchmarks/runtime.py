@@ -207,6 +207,11 @@ def main(words: list[str] | None = None) -> int:
     chosen = parser.parse_args(words)
     torch.set_num_threads(2)
     rounds, seconds, scale = (3, 0.02, 1) if chosen.quick else (9, 0.1, 4)
+    known = (
+        [*(p.name for p in programs(scale)), *(name for name, _, _ in networks(chosen.quick))] if chosen.only else []
+    )
+    if unknown := sorted(set(chosen.only) - set(known)):
+        parser.error(f"--only: there is no {', '.join(unknown)}; known: {', '.join(known)}")
     with torch.no_grad():
         if chosen.part != "networks":
             wanted = [p for p in programs(scale) if not chosen.only or p.name in chosen.only]

@@ -50,16 +50,8 @@ def device_peaks(graph: MemoryGraph, order: Sequence[int] | None = None) -> dict
 
 def lifts_others(graph: MemoryGraph, order: Sequence[int], device: str) -> bool:
     """Whether an order that is meant for the peak of ``device`` raises that of another, against program order."""
-    others = {b.device for b in graph.buffers} | {n.device for n in graph.nodes if n.workspace}
-    return any(
-        timeline(graph, order, device=d).peak > timeline(graph, device=d).peak for d in sorted(others - {device})
-    )
-
-
-def over_budget_first(peaks: Mapping[str, int], budgets: Mapping[str, int]) -> tuple[int, int]:
-    """A key by which orders compare: bytes over the devices' budgets first, then all devices together. Bytes."""
-    over = sum(max(0, peak - budgets[d]) for d, peak in peaks.items() if d in budgets)
-    return over, sum(peaks.values())
+    now, then = device_peaks(graph, order), device_peaks(graph)
+    return any(now[d] > then[d] for d in now if d != device)
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,8 @@ WINDOWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
 @dataclass(frozen=True, slots=True)
 class _Layout:
     """One way to lay everything out: ``live`` bytes per step, and what a call allocates. ``between``: most bytes by which it
-    holds more than ``none`` at a border between sections; what is kept for the next call, which can be given back, apart."""
+    holds more at a border between sections than all storages by themselves would (at least 0); what is kept for the next
+    call, which can be given back, apart."""
 
     name: str
     places: dict[str, Place]
@@ -138,8 +139,9 @@ def _best(
 ) -> tuple[_Layout, tuple[tuple[str, int], ...]]:
     """The cheapest way, and the peak of every way in bytes: as planned, or at least, where that was enough to drop it.
 
-    Ways are laid out in the order of what they would cost if every slab were as small as its bound, until none of the
-    others can be cheaper: packing is only done where it may decide.
+    Ways are laid out in the order of what they would cost if every slab were as small as its bound, and only packed while
+    that is less than the cheapest found. That cost is a hope and no bound, since holes are filled later: a way that is
+    dropped might have turned out cheaper.
     """
     hopes = [_lay_out(chains, name, groups, at, packed=False) for name, groups in ways]
     best: _Layout | None = None

@@ -1,8 +1,9 @@
-"""The compiled twins (``greedy.cpp``, ``search.cpp``, ``repair.cpp``; one library): built on first use, called by ctypes; the
-Python twins serve in their stead.
+"""The compiled twins (``greedy.cpp``, ``search.cpp``, ``repair.cpp``, ``replan.cpp``; one library): built on first use, called by
+ctypes; the Python twins serve in their stead.
 
 Comes in: ``Flat`` and ``Sections``. Goes out: placements and answers of the exact search. Promised: the same answers with
-and without a compiler (the exact search then reaches fewer nodes in the same time); ``why_not()`` says why there is none.
+and without a compiler (the exact search then reaches fewer nodes in the same time), except where ``replan`` does without its
+search or its lists in Python because too many pairs meet; ``why_not()`` says why there is none.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Reads a MemoryPlan from the version-1 JSON that ``MemoryPlan.to_json`` writes.
 
-Comes in: JSON. Goes out: the MemoryPlan. Promised: ``load(dumps(p.to_json())) == p``; JSON that is no plan is refused
+Comes in: JSON. Goes out: the MemoryPlan. Promised: ``load(dumps(p.to_json())) == p``; what a plan of one device and no
+allocators has nothing of (``others``, a slab's ``allocator``) may be left out; JSON that is no plan is refused
 with the JSON path of the fault, a promise that its own ``live`` does not keep included. Whether the plan is right for a
 schedule is for ``plan.replay`` to say.
 """
@@ -21,7 +22,7 @@ def load(text: str, file: str = "<text>") -> MemoryPlan:
 
 def read_memory_plan(at: Cursor) -> MemoryPlan:
     """The plan of a JSON object. Raises FileError with the place of the first fault."""
-    f = at.fields(("version", *_FIGURES, "others", "slabs", "places"))
+    f = at.fields(("version", *_FIGURES, "slabs", "places"), ("others",))
     f["version"].version()
     slabs = tuple(_slab(c) for c in f["slabs"].items())
     main = _figures(f)
@@ -34,7 +35,7 @@ def read_memory_plan(at: Cursor) -> MemoryPlan:
         sum_nbytes=main.sum_nbytes,
         chosen=main.chosen,
         candidates=main.candidates,
-        others=tuple(_figures(c.fields(_FIGURES)) for c in f["others"].items()),
+        others=tuple(_figures(c.fields(_FIGURES)) for c in (f["others"].items() if "others" in f else ())),
     )
 
 
@@ -53,9 +54,10 @@ def _figures(f: dict[str, Cursor]) -> DeviceFigures:
 
 
 def _slab(at: Cursor) -> Slab:
-    f = at.fields(("nbytes", "device", "first", "end", "kept", "allocator"))
+    f = at.fields(("nbytes", "device", "first", "end", "kept"), ("allocator",))
     first, end = _span(f)
-    return Slab(f["nbytes"].whole(), f["device"].text(), first, end, f["kept"].flag(), f["allocator"].text())
+    allocator = f["allocator"].text() if "allocator" in f else ""
+    return Slab(f["nbytes"].whole(), f["device"].text(), first, end, f["kept"].flag(), allocator)
 
 
 def _place(at: Cursor, slabs: int) -> Place:

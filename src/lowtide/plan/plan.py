@@ -2,7 +2,7 @@
 
 Comes from ``plan.choose``; goes to ``codegen``, the report and the checker (``plan.replay``). Promised: frozen; the
 positions are those of ``memory_graph(schedule).nodes``; ``promised_nbytes`` is the most bytes that the program holds at
-once beyond what the caller holds, library workspaces and callee-allocated results included.
+once on the device that most are on, beyond what the caller holds, library workspaces and callee-allocated results included.
 """
 
 from __future__ import annotations
@@ -14,10 +14,8 @@ from functools import cached_property
 from lowtide.core.codec import VERSION
 
 FRESH, OVER, SLAB = "fresh", "over", "slab"
-_ON_THE_HOST, _ELSEWHERE = (
-    64,
-    512,
-)  # what allocators align to: malloc for vectors, CUDA's for all; no device asks for more
+_ON_THE_HOST = 64  # a cache line, and the widest vectors
+_ELSEWHERE = 512  # what CUDA's caching allocator aligns all to; no device asks for more
 
 
 def alignment_of(device: str) -> int:
@@ -108,9 +106,7 @@ class MemoryPlan:
     @property
     def devices(self) -> tuple[DeviceFigures, ...]:
         """The figures of every device, those of ``device`` first."""
-        main = DeviceFigures(
-            self.device, self.live, self.lower_bound, self.sum_nbytes, self.chosen, self.candidates
-        )  # fmt: skip
+        main = DeviceFigures(self.device, self.live, self.lower_bound, self.sum_nbytes, self.chosen, self.candidates)
         return (main, *self.others)
 
     def on(self, device: str) -> DeviceFigures:
@@ -120,13 +116,13 @@ class MemoryPlan:
 
     @property
     def promised_nbytes(self) -> int:
-        """The promised peak."""
-        return max(self.live, default=0)
+        """The promised peak of ``device``; those of others are in ``others``."""
+        return self.devices[0].promised_nbytes
 
     @property
     def peak_step(self) -> int:
-        """First step at which the promised peak is held."""
-        return self.live.index(max(self.live)) if self.live else 0
+        """First step at which the promised peak of ``device`` is held."""
+        return self.devices[0].peak_step
 
     @property
     def coverage(self) -> float:

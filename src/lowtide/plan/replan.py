@@ -93,8 +93,9 @@ def replanner(
 
     ``recent``: how many size vectors keep their answer; the least recently used one goes first. ``native``: use the compiled
     functions where there is a compiler. ``long``: in the build that is twice as fast and takes longer to make; None: in
-    that one as soon as it is there, and before in the other, which gives the same answers. ``nodes``: most steps of the search
-    (None: 7 per buffer, 8000 at least, and without a compiler none where more than 60,000 of the pairs to place meet).
+    that one as soon as it is there, and before in the other, which gives the same answers. ``nodes``: most steps of
+    each of up to two searches (None: 7 per buffer, 8000 at least, and without a compiler no search where more than 60,000 of the
+    pairs to place meet).
 
     Raises:
         UserError: the problem has windows or merges, whose extents would have to change with the sizes; or (from the

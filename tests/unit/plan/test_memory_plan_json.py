@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -40,6 +41,14 @@ def plans(draw: st.DrawFn) -> MemoryPlan:
 @given(plans())
 def test_plans_come_back(plan: MemoryPlan):
     assert load(dumps(plan.to_json())) == plan
+
+
+def test_further_devices_and_allocators_may_be_left_out():
+    top = json.loads(dumps(PLAN.to_json()))
+    del top["others"], top["slabs"][0]["allocator"]
+    assert load(json.dumps(top)) == PLAN
+    more = replace(PLAN, slabs=(replace(PLAN.slabs[0], allocator="symm"),), others=(PLAN.devices[0],))
+    assert load(dumps(more.to_json())) == more
 
 
 PLAN = MemoryPlan("cpu", (Place("x", 8, 0, 2, "slab", None, 0),), (Slab(64, "cpu", 0, 2),), (64, 32), 8, 64, "one")
