@@ -50,6 +50,7 @@ from lowtide.runtime import kernels
 from lowtide.runtime.probe import probe
 from lowtide.runtime.records import Record
 from lowtide.schedule.fusion import fuse_loops
+from lowtide.schedule.rules import CACHED
 from lowtide.torch_compat import boxed
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -158,7 +159,7 @@ class Case:
         except Unsupported:
             return []
         low = lower(graph)
-        low, steps = inline_within(low, probe(low.graph), OPTIONS)
+        low, steps = inline_within(low, probe(low.graph), OPTIONS, CACHED)
         self.lowered = fuse_loops(low, steps, inplace=OPTIONS.inplace).lowered if OPTIONS.fuse else low
         return [kernel(loop) for loop in self.lowered.loops.values()]
 

@@ -38,6 +38,7 @@ from lowtide.plan.plan import FRESH
 from lowtide.plan.refine import refine
 from lowtide.schedule.fusion import Fused, fuse_loops
 from lowtide.schedule.json import dump, load
+from lowtide.schedule.rules import CACHED
 from lowtide.schedule.schedule import OpFacts, Schedule, memory_graph, schedule
 
 HERE = Path(__file__).parent / "corpus"
@@ -58,7 +59,7 @@ def read(path: Path) -> tuple[Graph, Mapping[str, OpFacts]]:
 
 def fused(graph: Graph, facts: Mapping[str, OpFacts]) -> Fused:
     """The graph as the pipeline would fuse it."""
-    return fuse_loops(*inline_within(lower(graph), facts, LOOPS))
+    return fuse_loops(*inline_within(lower(graph), facts, LOOPS, CACHED))
 
 
 def measure(path: Path) -> Row:
@@ -66,7 +67,7 @@ def measure(path: Path) -> Row:
     graph, facts = read(path)
     aten, _ = order_steps(schedule(graph, facts), LOOPS)
     clock = [time.process_time()]
-    lowered, apart = inline_within(lower(graph), facts, LOOPS)
+    lowered, apart = inline_within(lower(graph), facts, LOOPS, CACHED)
     clock.append(time.process_time())
     made = fuse_loops(lowered, apart).lowered
     clock.append(time.process_time())

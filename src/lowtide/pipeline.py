@@ -41,7 +41,7 @@ from lowtide.plan.choose import main_device, plan_memory
 from lowtide.plan.disjoint import check_plan
 from lowtide.plan.follow import follow, in_order
 from lowtide.plan.holders import holders
-from lowtide.plan.plan import MemoryPlan
+from lowtide.plan.plan import DeviceFigures, MemoryPlan
 from lowtide.plan.refine import refine
 from lowtide.plan.refused import refusals
 from lowtide.plan.replay import replay
@@ -55,7 +55,7 @@ from lowtide.schedule.estimate import estimates
 from lowtide.schedule.fusion import fuse_again, fuse_loops
 from lowtide.schedule.inline import inline, lengthened
 from lowtide.schedule.open_layouts import decide_layouts
-from lowtide.schedule.rules import CACHED, Rules
+from lowtide.schedule.rules import Rules
 from lowtide.schedule.schedule import OpFacts, Schedule, memory_graph, reordered, schedule
 from lowtide.schedule.text import print_schedule
 from lowtide.target import Target
@@ -71,12 +71,14 @@ Facts = Callable[[Graph], Mapping[str, OpFacts]]
 class Joined:
     """How loops were put together, in names that sizes do not change: ``stored``: loops that were not put into their readers;
     ``order``: the operations then, in the order that fusion started from; ``pairs``: what it made one, one after the other;
-    ``apart``: why other pairs stay two, with the bytes of the sizes at which that was decided."""
+    ``apart``: why other pairs stay two, with the bytes of the sizes at which that was decided; ``placed``: whether calls write
+    parts of concatenations where they belong."""
 
     stored: frozenset[str] = frozenset()
     order: tuple[str, ...] = ()
     pairs: tuple[tuple[str, str], ...] = ()
     apart: tuple[Reason, ...] = ()
+    placed: bool = False
 
 
 @dataclass(frozen=True)
@@ -133,16 +135,16 @@ def compile_graph(
 
     Raises:
         Unsupported: no target computes where the graph's values lie.
-        OverBudget: the promised peak is above ``options.budget``.
+        OverBudget: the promised peak on some device is above ``options.budget``.
         VerifyError: the plan is not one that may be used; or, with ``options.verify``, a checker finds a stage's result wrong.
     """
     see = _Stopwatch((observers or from_environment()).of_graph(graph.name))
     see("capture", lambda: print_graph(graph))
     at = _Setting(options, facts, machine, target or target_of(graph))
-    apart, known = parts_in_places(graph, lower_graph(graph, options, at.target), at)
-    nbytes = made_nbytes(graph)
-    made = take_over(apart, known, at, see, before, nbytes) if before is not None else None
-    made = made or decide(apart, known, at, see)
+    apart = lower_graph(graph, options, at.target)
+    known, nbytes = at.facts(apart.graph), made_nbytes(graph)
+    made = take_over(graph, apart, known, at, see, before, nbytes) if before is not None else None
+    made = made or decide(graph, apart, known, at, see)
     lowered, ordered, plan = made.lowered, made.ordered, made.plan
     see("buffers", lambda: print_buffers(ordered))
     see("plan", lambda: dumps(plan.to_json(), indent=1), plan.promised_nbytes)
@@ -200,26 +202,53 @@ def lower_graph(graph: Graph, options: Options, target: Target) -> Lowered:
     return lower(graph, target.device, target.dtypes)
 
 
-def parts_in_places(graph: Graph, apart: Lowered, at: _Setting) -> tuple[Lowered, Mapping[str, OpFacts]]:
-    """The loops, and what is known of the calls; of a graph in which calls write parts of concatenations where they belong, if
-    that peaks lower, or as high and takes less time."""
-    known = at.facts(apart.graph)
-    placed = in_their_places(graph, apart, known) if apart.loops else graph
+def parts_in_places(
+    graph: Graph, apart: Lowered, known: Mapping[str, OpFacts], at: _Setting
+) -> tuple[Lowered, Mapping[str, OpFacts]] | None:
+    """The loops, and what is known of the calls, of ``graph`` with calls that write parts of concatenations where they belong;
+    None where there is none."""
+    placed = in_their_places(graph, apart, known)
     if placed is graph:
-        return apart, known
+        return None
     other = lower(placed, at.target.device, at.target.dtypes)
-    known_of_other = at.facts(other.graph)
-
-    def costs(lowered: Lowered, of_calls: Mapping[str, OpFacts]) -> tuple[int, float]:
-        _, steps = inline_within(lowered, of_calls, at.options, at.target.rules)
-        return timeline(memory_graph(steps)).peak, sum(e.seconds for e in estimates(steps, at.machine).values())
-
-    return (other, known_of_other) if costs(other, known_of_other) < costs(apart, known) else (apart, known)
+    return other, at.facts(other.graph)
 
 
-def decide(apart: Lowered, known: Mapping[str, OpFacts], at: _Setting, see: _Stopwatch) -> _Planned:
+@dataclass(frozen=True)
+class _Inlined:
+    """Small loops in their readers, the steps in the order that fusion starts from, what is known of the calls, and how it was
+    put together."""
+
+    lowered: Lowered
+    steps: Schedule
+    known: Mapping[str, OpFacts]
+    joined: Joined
+
+
+def inlined_in_places(graph: Graph, apart: Lowered, known: Mapping[str, OpFacts], at: _Setting) -> _Inlined:
+    """Small loops in their readers, with parts of concatenations in their places, if that peaks lower, or as high and takes less
+    time."""
+
+    def inlined(apart: Lowered, known: Mapping[str, OpFacts], placed: bool) -> _Inlined:
+        found, steps = inline_within(apart, known, at.options, at.target.rules)
+        stored = frozenset(apart.loops.keys() & found.loops.keys())
+        return _Inlined(found, steps, known, Joined(stored, tuple(s.op.name for s in steps.steps), placed=placed))
+
+    def costs(x: _Inlined) -> tuple[int, float]:
+        return timeline(memory_graph(x.steps)).peak, sum(e.seconds for e in estimates(x.steps, at.machine).values())
+
+    first = inlined(apart, known, False)
+    other = parts_in_places(graph, apart, known, at)
+    return first if other is None else min(first, inlined(*other, True), key=costs)
+
+
+def decide(graph: Graph, apart: Lowered, known: Mapping[str, OpFacts], at: _Setting, see: _Stopwatch) -> _Planned:
     """Everything searched for: which loops are one, the order of steps, the way of slabs. Kernels are built meanwhile."""
-    lowered, joined, text = join_loops(apart, known, at.options, at.machine, at.target.rules)
+    lowered, joined, text = apart, Joined(), ""
+    if apart.loops:
+        small = inlined_in_places(graph, apart, known, at)
+        lowered, joined, text = join_loops(small, at)
+        known = small.known
     lowered, known, spared = stored_once(lowered, known, at.facts)
     if lowered.loops:
         see("fusion", text)
@@ -235,11 +264,22 @@ def decide(apart: Lowered, known: Mapping[str, OpFacts], at: _Setting, see: _Sto
 
 
 def take_over(
-    apart: Lowered, known: Mapping[str, OpFacts], at: _Setting, see: _Stopwatch, before: Compiled, nbytes: int
+    graph: Graph,
+    apart: Lowered,
+    known: Mapping[str, OpFacts],
+    at: _Setting,
+    see: _Stopwatch,
+    before: Compiled,
+    nbytes: int,
 ) -> _Planned | None:
     """Everything as it was decided at other sizes; None, and nothing was built or told, where that does not hold at these, is
     over the budget, or holds a much larger share of all ``nbytes`` at once."""
-    lowered = join_again(apart, known, at.options, at.machine, at.target.rules, before.joined)
+    if before.joined.placed:
+        found = parts_in_places(graph, apart, known, at)
+        if found is None:
+            return None
+        apart, known = found
+    lowered = join_again(apart, known, at, before.joined)
     if lowered is None:
         return None
     lowered, known, spared = stored_once(lowered, known, at.facts)
@@ -249,7 +289,7 @@ def take_over(
         return None
     ordered, plan = followed
     larger = plan.promised_nbytes * before.nbytes > _SHARE * before.plan.promised_nbytes * nbytes
-    if larger or (at.options.budget is not None and plan.promised_nbytes > at.options.budget):
+    if larger or _over(plan, at.options) is not None:
         return None
     if lowered.loops:
         see("fusion", "as at the sizes before\n" + "".join(f"{a} + {b}\n" for a, b in before.joined.pairs))
@@ -281,34 +321,27 @@ def _tell_scheduled(see: _Stopwatch, lowered: Lowered, sources: Sequence[Source]
     see.observers.see("memory", lambda: memory_json.dumps(memory_graph(scheduled)))
 
 
-def join_loops(
-    lowered: Lowered, known: Mapping[str, OpFacts], options: Options, machine: Machine, rules: Rules
-) -> tuple[Lowered, Joined, str]:
-    """Small loops in their readers, and what pays to be one as one; how, in names and in words."""
-    if not lowered.loops:
-        return lowered, Joined(), ""
-    inlined, steps = inline_within(lowered, known, options, rules)
-    order = tuple(s.op.name for s in steps.steps)
-    stored = frozenset(lowered.loops.keys() & inlined.loops.keys())
-    if not options.fuse:
-        return inlined, Joined(stored, order), "nothing is fused, as asked\n"
-    fused = fuse_loops(inlined, steps, inplace=options.inplace, machine=machine, rules=rules)
-    joined = Joined(stored, order, fused.pairs, fused.refused)
+def join_loops(small: _Inlined, at: _Setting) -> tuple[Lowered, Joined, str]:
+    """What pays to be one loop as one; how, in names and in words."""
+    if not at.options.fuse:
+        return small.lowered, small.joined, "nothing is fused, as asked\n"
+    fused = fuse_loops(
+        small.lowered, small.steps, inplace=at.options.inplace, machine=at.machine, rules=at.target.rules
+    )
+    joined = replace(small.joined, pairs=fused.pairs, apart=fused.refused)
     return replace(fused.lowered, apart=fused.refused), joined, fused.text()
 
 
-def join_again(
-    lowered: Lowered, known: Mapping[str, OpFacts], options: Options, machine: Machine, rules: Rules, before: Joined
-) -> Lowered | None:
+def join_again(lowered: Lowered, known: Mapping[str, OpFacts], at: _Setting, before: Joined) -> Lowered | None:
     """The loops put together as at other sizes; None where that does not hold at these."""
     if not lowered.loops:
         return lowered
+    inplace, rules = at.options.inplace, at.target.rules
     inlined = inline(lowered, before.stored, rules)
-    scheduled = schedule(inlined.graph, known, inplace=options.inplace, loops=inlined.loops)
-    steps = in_order(scheduled, before.order)
-    if steps is None or not options.fuse:
+    steps = in_order(schedule(inlined.graph, known, inplace=inplace, loops=inlined.loops), before.order)
+    if steps is None or not at.options.fuse:
         return None if steps is None else inlined
-    fused = fuse_again(inlined, steps, before.pairs, inplace=options.inplace, machine=machine, rules=rules)
+    fused = fuse_again(inlined, steps, before.pairs, inplace=inplace, machine=at.machine, rules=rules)
     return None if fused is None else replace(fused.lowered, apart=before.apart)
 
 
@@ -321,7 +354,7 @@ def stored_once(
 
 
 def inline_within(
-    lowered: Lowered, known: Mapping[str, OpFacts], options: Options, rules: Rules = CACHED
+    lowered: Lowered, known: Mapping[str, OpFacts], options: Options, rules: Rules
 ) -> tuple[Lowered, Schedule]:
     """The graph with small loops in their readers, and its order of least peak, which is not above that of the graph as it
     came. Fusion starts from that order: what does not lift the peak there does not lift it in the end."""
@@ -408,14 +441,22 @@ def order_steps(scheduled: Schedule, options: Options) -> tuple[Schedule, OrderR
     return reordered(scheduled, found.order), found
 
 
+def _over(plan: MemoryPlan, options: Options) -> DeviceFigures | None:
+    """The first device on which the plan needs more than the budget."""
+    budget = options.budget
+    return None if budget is None else next((d for d in plan.devices if d.promised_nbytes > budget), None)
+
+
 def _hold_to_budget(ordered: Schedule, plan: MemoryPlan, options: Options) -> None:
-    if options.budget is None or plan.promised_nbytes <= options.budget:
+    over = _over(plan, options)
+    if over is None or options.budget is None:
         return
-    least = min((nbytes for _, nbytes in plan.candidates), default=plan.promised_nbytes)
+    needed = over.promised_nbytes
+    least = min((nbytes for _, nbytes in over.candidates), default=needed)
+    held = f" At the peak: {'; '.join(map(str, holders(ordered, plan, 3)))}" if over.device == plan.device else ""
     raise OverBudget(
-        f"graph {ordered.graph.name} needs {format_bytes(plan.promised_nbytes)} ({plan.promised_nbytes} bytes), the budget is "
-        f"{format_bytes(options.budget)}; the smallest peak known is {format_bytes(least)} ({least} bytes). "
-        f"At the peak: {'; '.join(map(str, holders(ordered, plan, 3)))}",
+        f"graph {ordered.graph.name} needs {format_bytes(needed)} ({needed} bytes) on {over.device}, the budget is "
+        f"{format_bytes(options.budget)}; the smallest peak known is {format_bytes(least)} ({least} bytes).{held}",
         budget_nbytes=options.budget,
-        promised_nbytes=plan.promised_nbytes,
+        promised_nbytes=needed,
     )

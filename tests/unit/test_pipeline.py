@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 
+from lowtide import pipeline
 from lowtide.cli.main import main
+from lowtide.codegen.targets import TARGETS, libraries_only
 from lowtide.core.errors import OverBudget, VerifyError
 from lowtide.core.observe import Observers
 from lowtide.core.options import Options
@@ -50,8 +52,6 @@ def test_program_order_stays_where_no_other_is_better():
 
 @pytest.mark.spec("SC-59")
 def test_a_wrong_plan_is_refused_before_it_runs(monkeypatch: pytest.MonkeyPatch):
-    import lowtide.pipeline as pipeline
-
     right = pipeline.refine
 
     def wrong(*args, **kwargs):
@@ -120,6 +120,41 @@ def test_a_budget_is_held_against_the_promise():
     assert f"({promised} bytes)" in str(refused.value) and "smallest peak known" in str(refused.value)
 
 
+# More bytes on the first device, a few on the second.
+TWO = """graph g version 1
+  section inference
+    input %x: f32[1024]{1} @cuda:0
+    input %y: f32[16]{1} @cpu
+    %a: f32[1024]{1} @cuda:0 = aten.exp.default(%x)
+    %b: f32[1024]{1} @cuda:0 = aten.exp.default(%a)
+    %c: f32[16]{1} @cpu = aten.exp.default(%y)
+    return %b
+    return %c
+"""
+
+
+@pytest.mark.spec("SC-12")
+@pytest.mark.parametrize("least", ["cpu", "cuda:0"])
+def test_a_budget_is_held_on_each_device(least: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(TARGETS, "cuda", libraries_only("cuda"))
+    graph = parse(TWO if least == "cpu" else TWO.replace("cpu", "C").replace("cuda:0", "cpu").replace("C", "cuda:0"))
+    options = Options(kernels="aten")
+    first = compile_graph(graph, lambda _: {}, options, SILENT)
+    plan = first.plan
+    (other,) = plan.others
+    assert other.device == least and 0 < other.promised_nbytes < plan.promised_nbytes
+    swollen = replace(other, live=tuple(n and plan.promised_nbytes + n for n in other.live))
+    monkeypatch.setattr(pipeline, "refine", lambda ordered, *_: (ordered, replace(plan, others=(swollen,))))
+    monkeypatch.setattr(pipeline, "follow", lambda scheduled, *_: (scheduled, replace(plan, others=(swollen,))))
+    tight = replace(options, budget=plan.promised_nbytes)
+    for before in (None, first):
+        with pytest.raises(
+            OverBudget, match=rf"\({swollen.promised_nbytes} bytes\) on {least}, the budget is"
+        ) as refused:
+            compile_graph(graph, lambda _: {}, tight, SILENT, before)
+        assert refused.value.promised_nbytes == swollen.promised_nbytes
+
+
 def test_a_larger_plan_that_is_forced_names_the_smaller_one():
     made = training()
     auto = compile_graph(made.graph, facts_of(made), Options(), SILENT).plan
@@ -159,7 +194,9 @@ SMALL = "    %q: f32[8,8]{8,1} @cpu = mine.op.default(%v)"
 
 @pytest.mark.spec("IR-51")
 @pytest.mark.parametrize(("between", "placed"), [(LARGE, False), (SMALL, True)], ids=["much", "little"])
-def test_parts_are_written_where_they_belong_unless_their_memory_is_in_the_way(between: str, placed: bool):
+def test_parts_are_written_where_they_belong_unless_their_memory_is_in_the_way(
+    between: str, placed: bool, monkeypatch: pytest.MonkeyPatch
+):
     text = LATE.replace("BETWEEN", between).replace("    %m:", "    input %k2: f32[8,1024]{1024,1} @cpu\n    %m:")
     graph = parse(text)
     known = {n: OpFacts(out="aten.mm.out") for n in ("m", "p")} | {"c": OpFacts(out="aten.empty.out")}
@@ -168,3 +205,22 @@ def test_parts_are_written_where_they_belong_unless_their_memory_is_in_the_way(b
     assert any(op.target == "aten.empty.memory_format" for op in compiled.schedule.graph.ops) == placed
     whole = 8 * 1032 * 4
     assert compiled.plan.promised_nbytes < (2 * whole if placed else whole + 8 * 4096 * 4)
+    assert compiled.joined.placed == placed
+
+    def searched(*_: object, **__: object) -> None:
+        raise AssertionError("a further size searches for nothing")
+
+    for name in ("inline_within", "reorder"):
+        monkeypatch.setattr(pipeline, name, searched)
+    again = compile_graph(graph, lambda _: known, Options(verify=True), SILENT, compiled)
+    assert again.followed and again.program == compiled.program and again.joined == compiled.joined
+
+
+@pytest.mark.spec("IR-51")
+def test_each_of_two_programs_has_its_order_searched_for_once_before_fusion(monkeypatch: pytest.MonkeyPatch):
+    text = LATE.replace("BETWEEN", SMALL).replace("    %m:", "    input %k2: f32[8,1024]{1024,1} @cpu\n    %m:")
+    known = {n: OpFacts(out="aten.mm.out") for n in ("m", "p")} | {"c": OpFacts(out="aten.empty.out")}
+    asked, right = [], pipeline.inline_within
+    monkeypatch.setattr(pipeline, "inline_within", lambda *given: asked.append(given[0]) or right(*given))
+    compile_graph(parse(text), lambda _: known, Options(), SILENT)
+    assert len(asked) == 2 and asked[0] is not asked[1]

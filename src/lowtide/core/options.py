@@ -21,7 +21,8 @@ KERNELS = ("loops", "aten")
 class Options:
     """Options of ``torch.compile(model, backend="lowtide", options={...})``.
 
-    budget: bytes (or ``"6GiB"``); a graph whose promised peak is above it is refused at compile time. None: no limit.
+    budget: bytes (or ``"6GiB"``); on each device; a graph whose promised peak on one of them is above it is refused at compile
+        time. None: no limit.
     reorder: look for an order of operations with a lower peak; off keeps program order.
     inplace: let a result take over a dying operand's bytes.
     slabs: ``"auto"`` carves what it can from few allocations wherever that does not raise the promised peak,
