@@ -310,6 +310,14 @@ class _Dynamic(Importer):
         if not rows or not all(isinstance(x, torch.Tensor) for x in val):
             raise Unsupported(Reason(f"{node}", f"has no rows, or gives what is no tensor ({origin_of(node)})"))
         body = self._inside(f"{self.block}.{part}", _held(gm, part))
+        written = _written(args, (body,))
+        for i, (a, taken) in enumerate(zip(args, body.inputs, strict=True)):
+            if i < carried + rows or not isinstance(a, Ref) or not isinstance(taken, Ref) or a.name not in written:
+                continue
+            given, wanted = self.values[a.name].layout, body.graph.value[taken.name].layout
+            if given.stride != wanted.stride:  # a turn would write a copy
+                why = f"is {given} and written, the loop was captured for {wanted} ({origin_of(node)})"
+                raise Unsupported(Reason(f"operand {i} of {node}", why))
         self._outer(node, val, SCAN, args, (body,), carried, rows)
         if self.lines[-1].binds:
             raise Unsupported(Reason(f"{node}", f"gives rows whose size depends on data ({origin_of(node)})"))

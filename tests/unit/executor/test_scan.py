@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,9 @@ from torch._higher_order_ops.scan import scan  # noqa: E402
 from lowtide import memory_analysis  # noqa: E402
 from lowtide.core.errors import Unsupported  # noqa: E402
 from lowtide.executor import capture  # noqa: E402
+from lowtide.executor.placing import STRATEGIES  # noqa: E402
+from lowtide.executor.plans import Policy  # noqa: E402
+from lowtide.executor.run import Executor  # noqa: E402
 from lowtide.runtime.records import records  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")]
@@ -141,3 +145,52 @@ def test_rows_whose_size_depends_on_data_are_refused(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(capture._Dynamic, "_binds", lambda self, v: real(self, v) or (capture.Bind("u9", 1, 0),))
     with pytest.raises(Unsupported, match="rows whose size depends on data"):
         planned(leaving, torch.randn(5, 40), torch.randn(40), shapes=(({0: D}, None),))
+
+
+def writing(turned: bool) -> Executor:
+    """A loop, made by hand, whose turns add each row to what stays, which lies as its body was captured for, or turned."""
+    from torch._subclasses.fake_tensor import FakeTensorMode  # the graph needs values of that kind
+
+    aten, mode = torch.ops.aten, FakeTensorMode()
+
+    def node(graph: Any, op: Any, *args: Any) -> Any:
+        made = graph.call_function(op, args)
+        with mode:
+            made.meta["val"] = op(*(a.meta["val"] if isinstance(a, torch.fx.Node) else a for a in args))
+        return made
+
+    def given(graph: Any, **sizes: tuple[int, ...]) -> list[Any]:
+        found = [graph.placeholder(name) for name in sizes]
+        with mode:
+            for n, size in zip(found, sizes.values(), strict=True):
+                n.meta["val"] = torch.empty(size)
+        return found
+
+    inner, outer, root = torch.fx.Graph(), torch.fx.Graph(), torch.nn.Module()
+    c, a, stays = given(inner, c=(4,), a=(4,), stays=(4, 4))
+    node(inner, aten.copy_.default, stays, node(inner, aten.add.Tensor, stays, a))
+    inner.output((node(inner, aten.add.Tensor, c, a), node(inner, aten.sin.default, a)))
+    root.turn = torch.fx.GraphModule(root, inner)
+    c, x, k = given(outer, c=(4,), x=(3, 4), k=(4, 4))
+    k = node(outer, aten.mul.Tensor, k, 2)
+    k = node(outer, aten.t.default, k) if turned else k
+    loop = outer.call_function(torch.ops.higher_order.scan, (outer.get_attr("turn"), [c], [x], (k,)))
+    loop.meta["val"] = (c.meta["val"], x.meta["val"])
+    parts = []
+    for i, value in enumerate(loop.meta["val"]):
+        parts.append(outer.call_function(operator.getitem, (loop, i)))
+        parts[-1].meta["val"] = value
+    outer.output((*parts, node(outer, aten.add.Tensor, k, 1)))
+    block, held = capture.import_block("writing", torch.fx.GraphModule(root, outer))
+    return Executor(block, held, Policy(STRATEGIES["packed"], verify=True))
+
+
+@pytest.mark.spec("IR-65", "IR-64")
+def test_what_stays_is_written_where_it_lies_or_the_loop_is_refused():
+    run = writing(False)
+    for _ in range(4):
+        c, x, k = torch.randn(4), torch.randn(3, 4), torch.randn(4, 4)
+        last, rows, after = run([c, x, k])
+        torch.testing.assert_close((last, rows, after), (c + x.sum(0), x.sin(), k * 2 + x.sum(0) + 1))
+    with pytest.raises(Unsupported, match="operand 2 of scan"):
+        writing(True)
