@@ -1,8 +1,8 @@
 """Layouts that are still open: what is known of a tensor before its strides are decided, and the ways to decide them.
 
-Comes in: an ``Open``, and what somebody wants of it. Goes out: a ``Layout``. Promised: an open layout has no strides, so that
-nothing can say where one of its elements lies; deciding changes neither size nor dtype, and brings in no unknown size that was
-not there; what is decided is a ``Layout``, which no function here changes.
+Comes in: an ``Open``, and the strides that somebody wants of it. Goes out: a ``Layout``. Promised: an open layout has no strides
+but those that it would get if nobody wanted others, in which loops touch it until it is decided; deciding changes neither size
+nor dtype, and brings in no unknown size that was not there; what is decided is a ``Layout``, which no function here changes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lowtide.ir.graph import Layout
-from lowtide.ir.strides import fill_order, filled, inverse, same_places
 from lowtide.ir.symbolic import Dim, symbols_of
 
 
@@ -48,38 +47,3 @@ def exactly(x: Open, stride: Sequence[Dim]) -> Layout:
     if strange:
         raise ValueError(f"the strides depend on {min(strange)}, the tensor does not")
     return Layout(x.dtype, x.device, x.size, tuple(stride))
-
-
-def by_fill_order(x: Open, order: Sequence[int]) -> Layout:
-    """Dense, filling memory in ``order``: along its first dimension neighbours lie side by side.
-
-    Raises:
-        ValueError: ``order`` is no permutation of the dimensions.
-    """
-    return exactly(x, filled(x.size, order))
-
-
-def by_stride_order(x: Open, order: Sequence[int]) -> Layout:
-    """Dense; ``order`` has for each dimension its place among the strides, 0 for the smallest.
-
-    Raises:
-        ValueError: ``order`` is no permutation of the dimensions.
-    """
-    return by_fill_order(x, inverse(order))
-
-
-def like(x: Open, other: Layout) -> Layout:
-    """Dense, filling memory in the order in which ``other``, of as many dimensions and known strides, does.
-
-    Raises:
-        ValueError: ``other`` has fewer or more dimensions.
-    """
-    return by_fill_order(x, fill_order(other.size, other.stride))
-
-
-def requested(x: Open | Layout, stride: Sequence[Dim]) -> Layout | None:
-    """The layout of a tensor that is asked to have these strides: as it is where every element lies so already, decided so
-    where it is open, and None where only a copy would have them."""
-    if isinstance(x, Open):
-        return exactly(x, stride)
-    return x if same_places(x.size, x.stride, stride) else None

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lowtide.ir.graph import Op, refs_in
+from lowtide.ir.index import divisions
 from lowtide.ir.loops import CURVES, Loop
 
 
@@ -27,6 +29,17 @@ class Task:
     def changes(self) -> tuple[str, ...]:
         """Values of those it is given that it writes."""
         return tuple(n for k, n in enumerate(self.given) if k in self.loop.written)
+
+
+def task_of(op: Op, loop: Loop) -> Task:
+    """The loop of an operation, and that one's values."""
+    given = tuple(n for a in op.args for n in refs_in(a))
+    return Task(loop, given, tuple(o for o in op.outputs if o is not None))
+
+
+def divided(loop: Loop) -> int:
+    """How many divisions its indices hold."""
+    return sum(len(divisions(x.index)) for x in loop.body if x.index is not None)
 
 
 def weight(loop: Loop) -> int:

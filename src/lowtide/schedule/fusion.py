@@ -22,9 +22,8 @@ from functools import cached_property
 from lowtide.core.reason import Reason
 from lowtide.core.units import format_bytes
 from lowtide.ir.graph import Graph, Op, Section, refs_in
-from lowtide.ir.loops import Loop
 from lowtide.ir.lowered import LOOP, Lowered, loop_op, pruned
-from lowtide.ir.task import Task
+from lowtide.ir.task import Task, task_of
 from lowtide.memory.estimate import Estimate
 from lowtide.memory.flat import Flat, build, saved_bytes
 from lowtide.schedule.cost import Machine, loop_cost
@@ -158,7 +157,7 @@ class _Work:
                 continue
             place[s.op.name] = len(place)
             read, changed, made = accesses(s.op, self.storage)
-            task = _task(s.op, s.loop) if s.loop is not None else None
+            task = task_of(s.op, s.loop) if s.loop is not None else None
             workspace = max(s.facts.workspace, s.facts.out_workspace)
             self.node[s.op.name] = _Node(s.op, task, read, changed, made, s.inplace, workspace)
         for i, section in enumerate(self.graph.sections):
@@ -573,8 +572,3 @@ def _with_views(section: Section, ops: Sequence[Op]) -> list[Op]:
         out.append(op)
     need([n for a in section.returns for n in refs_in(a)])
     return out
-
-
-def _task(op: Op, loop: Loop) -> Task:
-    given = tuple(n for a in op.args for n in refs_in(a))
-    return Task(loop, given, tuple(o for o in op.outputs if o is not None))

@@ -15,10 +15,10 @@ import math
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import replace
 
-from lowtide.ir.graph import ITEMSIZE, Graph, Op, Section, Value, int_of, refs_in
+from lowtide.ir.graph import ITEMSIZE, Graph, Op, Ref, Section, Value, int_of, refs_in
 from lowtide.ir.guards import visited
 from lowtide.ir.lowered import LOOP, Lowered, loop_op, pruned
-from lowtide.ir.task import Task, weight
+from lowtide.ir.task import Task, task_of, weight
 from lowtide.memory.lifetime import lifetimes, timeline
 from lowtide.schedule.inlined import inlined
 from lowtide.schedule.rules import CACHED, Rules
@@ -54,7 +54,7 @@ class _Work:
         self.rules = rules
         self.lowered, self.graph = lowered, graph
         self.op: dict[str, Op] = {op.name: op for op in graph.ops if op.target == LOOP}
-        self.tasks = {n: Task(lowered.loops[n], _given(op), _made(op)) for n, op in self.op.items()}
+        self.tasks = {n: task_of(op, lowered.loops[n]) for n, op in self.op.items()}
         self.section = {op.name: i for i, s in enumerate(graph.sections) for op in s.ops}
         self.at = {op.name: k for k, op in enumerate(graph.ops)}
         self.changed = {
@@ -151,15 +151,7 @@ class _Work:
 
     def _op(self, op: Op) -> Op:
         t = self.tasks[op.name]
-        return op if t.given == _given(op) else loop_op(t.given, t.makes, t.changes, op.origin, op.name)
-
-
-def _given(op: Op) -> tuple[str, ...]:
-    return tuple(n for a in op.args for n in refs_in(a))
-
-
-def _made(op: Op) -> tuple[str, ...]:
-    return tuple(o for o in op.outputs if o is not None)
+        return op if op.args == tuple(map(Ref, t.given)) else loop_op(t.given, t.makes, t.changes, op.origin, op.name)
 
 
 def _numel(v: Value) -> int:

@@ -21,14 +21,14 @@ from dataclasses import dataclass, replace
 from lowtide.core.units import format_bytes
 from lowtide.ir.build import LoopBuilder, compact
 from lowtide.ir.graph import Layout, Op, Ref, Value, int_of, refs_in
-from lowtide.ir.index import Ranges, affine, divisions, flatten, unflatten
-from lowtide.ir.layouts import Open, as_it_is, opened, requested
+from lowtide.ir.index import Ranges, affine, flatten, unflatten
+from lowtide.ir.layouts import Open, as_it_is, exactly, opened
 from lowtide.ir.loops import Instr, Loop, renumbered
 from lowtide.ir.lowered import LOOP, Lowered, loop_op, pruned
 from lowtide.ir.normal import normalise
 from lowtide.ir.strides import BY_STORAGE, same_places
 from lowtide.ir.symbolic import Dim, symbol, symbols_of
-from lowtide.ir.task import Task
+from lowtide.ir.task import Task, divided, task_of
 from lowtide.schedule.schedule import kept_by_caller
 
 # Matrix products, and which of their arguments are matrices, or stacks of them, that may lie by rows or by columns.
@@ -139,7 +139,7 @@ class _Work:
         graph = pruned(lowered.graph)
         self.lowered, self.graph = lowered, graph
         self.op: dict[str, Op] = {op.name: op for op in graph.ops if op.target == LOOP}
-        self.tasks = {n: Task(lowered.loops[n], _given(op), _made(op)) for n, op in self.op.items()}
+        self.tasks = {n: task_of(op, lowered.loops[n]) for n, op in self.op.items()}
         self.values: dict[str, Value] = dict(graph.value)
         self.users: dict[str, dict[str, None]] = {}
         for n, t in self.tasks.items():
@@ -226,7 +226,7 @@ class _Work:
         touched = [n for n in self.users[way.who] if n != way.by]
         if not way.move.in_lines and not way.move.still and not self.turnable(touched, way.maker):
             return False
-        relaid = self.relaid(way)
+        relaid = self.relaid(way, layout)
         changed = {n: self.replaced(n, way) for n in dict.fromkeys((*touched, way.by))}
         if relaid is None or any(t is None for t in changed.values()):
             return False
@@ -238,15 +238,15 @@ class _Work:
         no more than the one copy that is spared."""
         return all(self.tasks[n].loop.pointwise for n in names) and sum(n != maker for n in names) <= 1
 
-    def relaid(self, way: _Way) -> Mapping[str, Layout] | None:
-        """Layouts on the twin of what library calls read of a storage, by value; None where somebody cannot do with them."""
+    def relaid(self, way: _Way, layout: Open) -> Mapping[str, Layout] | None:
+        """Layouts on the twin of what library calls read of an open storage; None where one cannot do with them."""
         out: dict[str, Layout] = {}
         for name in self.standing[way.who]:
             calls = self.called.get(name, [])
             v = self.values[name]
             moved = v.layout if way.move.still else way.move.layout(v.layout)
             if name == way.who and moved is not None:
-                moved = requested(self.layout[name], moved.stride)
+                moved = exactly(layout, moved.stride)
             if name == way.who and not calls:
                 continue  # nothing is left of it
             if moved is None or (not way.move.still and not _agree(name, v.layout, moved, calls, self.values)):
@@ -281,7 +281,7 @@ class _Work:
                     moved = replace(moved, index=index, attr=names.index(value))
                 at[n] = b.emit(moved)
         loop, kept = compact(b.build())
-        if loop.stages and _divisions(loop) > _divisions(task.loop):
+        if loop.stages and divided(normalise(loop)) > divided(normalise(task.loop)):
             return None
         return Task(loop, tuple(names[j] for j in kept), tuple(makes))
 
@@ -383,20 +383,8 @@ def _looked_up(index: Dim) -> bool:
     return any(name[0] == "v" for name in symbols_of(index))
 
 
-def _divisions(loop: Loop) -> int:
-    return sum(len(divisions(x.index or 0)) for x in normalise(loop).body)
-
-
 def _written(loop: Loop, slot: int) -> tuple[int, int, Instr] | None:
     """The (stage, number, instruction) of the one plain store into a buffer; None where it is written otherwise."""
     (first, *more) = [found for found in loop.numbered(slot) if found[2].writes]
     plain = not more and first[2].op == "store" and len(first[2].args) == 1
     return first if plain else None
-
-
-def _given(op: Op) -> tuple[str, ...]:
-    return tuple(n for a in op.args for n in refs_in(a))
-
-
-def _made(op: Op) -> tuple[str, ...]:
-    return tuple(o for o in op.outputs if o is not None)
