@@ -45,7 +45,8 @@ def memory_lines(schedule: Schedule, varying: Graph | None = None) -> tuple[tupl
     for name, k in known.scope.items():
         a, shapes = alive[name], varying or graph
         kept = a.escapes or a.end > ends[k]
-        infos[name] = Info(nbytes_of(shapes, name), a.nbytes, _layout(shapes.value[name].layout), kept, a.device)
+        layout = _layout(shapes.value[name].layout)
+        infos[name] = Info(nbytes_of(shapes, name), a.nbytes, layout, kept, a.device, a.allocator)
     lines: list[Line] = []
     for i, section in enumerate(graph.sections):
         steps = [s for s in schedule.steps if s.section == i]

@@ -45,13 +45,14 @@ class Line:
 @dataclass(frozen=True, slots=True)
 class Info:
     """A buffer that we allocate: bytes as an expression (hint: at example sizes, None where unknown until it begins), its
-    layout as text, whether the caller keeps it or an alias of it, where it lies."""
+    layout as text, whether the caller keeps it or an alias of it, where it lies and whose memory it is."""
 
     nbytes: Dim
     hint: int | None
     layout: str = ""
     output: bool = False
     device: str = "cpu"
+    allocator: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,8 @@ def request_of(group: Group, info: Info) -> Request:
     """One request per storage; an unknown size gets a guess that only decides where it goes."""
     ranges = live_in([(group.begin, group.end)])
     hint = GUESS if info.hint is None else info.hint
-    return Request(group.names[0], info.nbytes, hint, ranges, group.output, info.hint is None, info.device)
+    late = info.hint is None
+    return Request(group.names[0], info.nbytes, hint, ranges, group.output, late, info.device, info.allocator)
 
 
 def pooled(

@@ -1,8 +1,8 @@
 """Pools of an allocation tree: which requests share one allocation, by mode.
 
 Comes in: requests, a mode, an alignment. Goes out: frozen pools in a fixed order, with expressions for their sizes and
-offsets. Promised: one device per pool; a pool that holds a size that is unknown until some step begins no earlier than
-that request; deterministic.
+offsets. Promised: one device and one allocator per pool; a pool that holds a size that is unknown until some step begins no
+earlier than that request; deterministic.
 
 Modes. ``none``: every output its own storage, pools that never grow. ``intermediates``: outputs as before, the others
 share pools that grow. ``outputs``: as before, and one pool for all outputs of a device. ``combined``: one pool for all.
@@ -27,7 +27,7 @@ MODES = ("none", "intermediates", "outputs", "combined")
 class Pool:
     """One allocation. ``sizes``: names to compute before ``nbytes`` and the offsets (each over names before it).
     ``members``: requests in order of name; ``pinned``: bytes at hint that the caller's hold on the outputs keeps alive
-    beyond the outputs themselves."""
+    beyond the outputs themselves. ``allocator``: whose memory all of them are, empty for the device's usual one."""
 
     name: str
     device: str
@@ -39,6 +39,7 @@ class Pool:
     ranges: LiveRanges
     output: bool
     pinned: int
+    allocator: str = ""
 
 
 @dataclass(eq=False)
@@ -85,21 +86,21 @@ def plan_pools(
     """
     if mode not in MODES:
         raise OptionError(f"there is no mode {mode!r} of pools; known: {', '.join(MODES)}")
-    devices: dict[str, list[_Open]] = {}
+    places: dict[tuple[str, str], list[_Open]] = {}
     alive = [r for r in requests if r.ranges.spans]
     for r in sorted((r for r in alive if r.output), key=lambda r: (r.hint, -_life(r), r.name)):
-        pools = devices.setdefault(r.device, [])
+        pools = places.setdefault((r.device, r.allocator), [])
         shared = [p for p in pools if p.may_join(r)] if mode in ("outputs", "combined") else []
         if shared:
             shared[0].append(r, alignment)
         else:
             pools.append(_opened(r, mode == "combined", alignment))
     for r in sorted((r for r in alive if not r.output), key=lambda r: (-r.hint, -_life(r), r.name)):
-        pools = devices.setdefault(r.device, [])
+        pools = places.setdefault((r.device, r.allocator), [])
         if not any(p.take(r, alignment, last=p is pools[-1]) for p in list(pools)):
             pools.append(_opened(r, mode != "none", alignment))
-    opened = [(device, p) for device in sorted(devices) for p in devices[device]]
-    return tuple(_finished(f"{prefix}pool{k}", device, p, alignment) for k, (device, p) in enumerate(opened))
+    opened = [p for place in sorted(places) for p in places[place]]
+    return tuple(_finished(f"{prefix}pool{k}", p, alignment) for k, p in enumerate(opened))
 
 
 def _life(request: Request) -> Moment:
@@ -110,7 +111,7 @@ def _opened(request: Request, grows: bool, alignment: int) -> _Open:
     return _Open(temporal([leaf(request)], alignment), grows, [request])
 
 
-def _finished(name: str, device: str, pool: _Open, alignment: int) -> Pool:
+def _finished(name: str, pool: _Open, alignment: int) -> Pool:
     laid = finalise(pool.root, alignment, name)
     members = tuple(sorted(pool.members, key=lambda r: r.name))
     kept = sum(align_up(r.hint, alignment) for r in members if r.output)
@@ -118,14 +119,18 @@ def _finished(name: str, device: str, pool: _Open, alignment: int) -> Pool:
     output = any(r.output for r in members)
     ranges = joined(r.ranges for r in members)
     offsets = dict(laid.offsets)
-    return Pool(name, device, laid.sizes, laid.nbytes, pool.root.hint, members, offsets, ranges, output, pinned)
+    one = members[0]
+    return Pool(
+        name, one.device, laid.sizes, laid.nbytes, pool.root.hint, members, offsets, ranges, output, pinned, one.allocator,
+    )  # fmt: skip
 
 
 def describe(pools: Sequence[Pool]) -> str:
     """A readable dump: per pool its bytes, then every request with its offset and live ranges."""
     lines: list[str] = []
     for p in pools:
-        lines.append(f"{p.name} on {p.device}: {p.nbytes} bytes ({p.hint} at hint)")
+        whose = f" of {p.allocator}" if p.allocator else ""
+        lines.append(f"{p.name} on {p.device}{whose}: {p.nbytes} bytes ({p.hint} at hint)")
         lines += [f"  {n} = {d}" for n, d in p.sizes]
         lines += [f"  {r.name} at {p.offsets[r.name]}, {r.nbytes} bytes, alive {r.ranges.spans}" for r in p.members]
     return "\n".join(lines)

@@ -17,7 +17,10 @@ from lowtide.memory import json as memory_json
 from lowtide.memory.lifetime import lifetimes
 from lowtide.plan.choose import plan_memory
 from lowtide.plan.disjoint import check_plan
+from lowtide.plan.memory_lines import memory_lines
 from lowtide.plan.plan import SLAB
+from lowtide.plan.pool_lines import pooled
+from lowtide.plan.pools import MODES
 from lowtide.plan.refused import refusals
 from lowtide.plan.replay import replay
 from lowtide.schedule.json import read_schedule, to_json
@@ -85,6 +88,18 @@ def test_why_bytes_of_an_allocator_are_not_handed_on(allocators: dict[str, str])
     found = {r.what: r.because for r in refusals(made, plan_memory(made, Options()))}
     assert found["%d over %c"] == "memory of allocator symm is not handed on"
     assert found["%c over %b"] == "memory of allocator symm is not handed on"
+
+
+@pytest.mark.spec("IR-19", "PP-08")
+@pytest.mark.parametrize("mode", MODES)
+def test_pools_hold_the_memory_of_one_allocator(mode: str) -> None:
+    allocators = {"a": "symm", "c": "symm", "d": "other"}
+    lines, infos = memory_lines(chain(allocators))
+    assert {n: i.allocator for n, i in infos.items() if i.allocator} == allocators
+    _, pools = pooled(lines, infos, mode=mode)
+    for p in pools:
+        assert {allocators.get(r.name, "") for r in p.members} == {p.allocator}
+    assert {r.name for p in pools for r in p.members} >= set(allocators)
 
 
 def test_allocators_come_back_from_json() -> None:
