@@ -71,3 +71,33 @@ def test_other_steps_are_not_followed_and_no_order_is_taken_on_trust():
     assert follow(first, fewer, plan.chosen, Options()) is None
     backwards = replace(first, steps=tuple(reversed(first.steps)))
     assert follow(first, backwards, plan.chosen, Options()) is None
+
+
+def on_two_devices() -> Schedule:
+    """Two large results on the CPU, each read by one elsewhere that stays; and one elsewhere that is soon over."""
+    reads = {"a1": "x", "a2": "x", "m": "x", "n": "m", "b1": "a1", "b2": "a2", "y": "n b1 b2"}
+    nbytes = {"x": 64, "a1": 65536, "a2": 65536, "m": 4096, "n": 512, "b1": 4096, "b2": 4096, "y": 512}
+    device = {n: "cpu" if n in ("x", "a1", "a2") else "cuda:0" for n in nbytes}
+    values = tuple(Value(n, Layout("u8", device[n], (k,), (1,)), n) for n, k in nbytes.items())
+    ops = tuple(Op(n, "aten.cat.default", (tuple(map(Ref, r.split())),), (), (n,)) for n, r in reads.items())
+    graph = Graph("g", values, (Section("inference", (Ref("x"),), ops, (Ref("y"),)),))
+    return schedule(graph, {op.name: OpFacts(out="aten.cat.out") for op in ops})
+
+
+@pytest.mark.spec("PP-28", "PK-17")
+@pytest.mark.parametrize(("names", "kept"), [("m n a1 b1 a2 b2 y", True), ("a1 b1 a2 b2 m n y", False)])
+def test_an_order_that_lifts_another_device_is_not_kept(names: str, kept: bool):
+    """Both orders hold one large result less on the CPU; the second holds one more elsewhere."""
+    made = on_two_devices()
+    before = replace(made, steps=tuple(made.step[n] for n in names.split()))
+    found = follow(made, before, "none", Options())
+    assert found is not None
+    ordered, plan = found
+    replay(ordered, plan)
+    assert plan.device == "cpu" and plan.on("cuda:0").promised_nbytes == 4096 * 2 + 512 * 2
+    assert ([s.op.name for s in ordered.steps] == names.split()) is kept
+    assert peak_on(made, "cpu") == 65536 * 2 > 65536 == peak_on(before, "cpu")
+
+
+def peak_on(s: Schedule, device: str) -> int:
+    return timeline(memory_graph(s), device=device).peak

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Collection
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -33,13 +35,15 @@ def test_the_promise_never_rises_and_the_checker_takes_the_result(made: Schedule
             assert better is made and refined is plan
 
 
-def wide(seed: int) -> Schedule:
-    """Operations on one or two earlier results, of very different sizes."""
+def wide(seed: int, elsewhere: Collection[int] = ()) -> Schedule:
+    """Operations on one or two earlier results, of very different sizes; those ``elsewhere`` (by index) are on another device,
+    in multiples of what it aligns to, and the others then of a hundred times what the CPU does, so that theirs are most bytes."""
     draw = random.Random(seed)
     values, ops = [Value("x", Layout("u8", "cpu", (64,), (1,)), "x")], list[Op]()
     for i in range(14):
         reads = [Ref("x")] + [Ref(op.name) for op in draw.sample(ops[-6:], min(len(ops), draw.randint(0, 2)))]
-        values.append(Value(f"t{i}", Layout("u8", "cpu", (64 * draw.choice((1, 2, 3, 5, 7)),), (1,)), f"t{i}"))
+        device, unit = ("cuda:0", 512) if i in elsewhere else ("cpu", 6400 if elsewhere else 64)
+        values.append(Value(f"t{i}", Layout("u8", device, (unit * draw.choice((1, 2, 3, 5, 7)),), (1,)), f"t{i}"))
         ops.append(Op(f"t{i}", "aten.cat.default", (tuple(reads),), (), (f"t{i}",)))
     section = Section("inference", (Ref("x"),), tuple(ops), (Ref("t13"),))
     facts = OpFacts(out="aten.cat.out")
@@ -58,3 +62,17 @@ def test_some_order_of_higher_live_peak_packs_lower():
         won += refined.promised_nbytes < plan.promised_nbytes
         other += timeline(memory_graph(better)).peak > timeline(memory_graph(best)).peak
     assert won > 0
+
+
+@pytest.mark.spec("PP-33", "PK-17")
+def test_an_order_that_packs_lower_is_not_taken_where_it_lifts_another_device():
+    made = wide(130, random.Random(1130).sample(range(13), 5))
+    best = reordered(made, reorder(memory_graph(made), budget_steps=20_000, device="cpu").order)
+    plan = plan_memory(best, ARENA)
+    assert refine(best, plan, ARENA) == (best, plan)
+    much = replace(
+        plan, others=tuple(replace(f, live=(1 << 40,)) for f in plan.others)
+    )  # above which nothing is lifted
+    _, found = refine(best, much, ARENA)
+    assert found.promised_nbytes < plan.promised_nbytes
+    assert found.on("cuda:0").promised_nbytes > plan.on("cuda:0").promised_nbytes
