@@ -1,7 +1,8 @@
 """The pipeline on one screen: from a captured Graph to a Program, one frozen type per stage.
 
     capture    PyTorch program        -> Graph        frontend (backend.py and aot.py call it)
-    lower      Graph                  -> Lowered      what we compute ourselves as loops, small ones in their readers
+    lower      Graph                  -> Lowered      what we compute ourselves as loops
+    join       Lowered + facts        -> Lowered      small loops in their readers, fused loops, what is stored twice once
     schedule   Lowered + facts        -> Schedule     steps, in program order
     order      Schedule               -> Schedule     of least peak
     plan       Schedule               -> MemoryPlan   bytes at offsets, the promised peak
@@ -249,7 +250,7 @@ def decide(graph: Graph, apart: Lowered, known: Mapping[str, OpFacts], at: _Sett
         small = inlined_in_places(graph, apart, known, at)
         lowered, joined, text = join_loops(small, at)
         known = small.known
-    lowered, known, spared = stored_once(lowered, known, at.facts)
+    lowered, known, spared = stored_once(lowered, known, at)
     if lowered.loops:
         see("fusion", text)
         see("layouts", spared)
@@ -282,7 +283,7 @@ def take_over(
     lowered = join_again(apart, known, at, before.joined)
     if lowered is None:
         return None
-    lowered, known, spared = stored_once(lowered, known, at.facts)
+    lowered, known, spared = stored_once(lowered, known, at)
     scheduled = _scheduled(lowered, known, at.options)
     followed = follow(scheduled, before.schedule, before.plan.chosen, at.options)
     if followed is None:
@@ -346,11 +347,14 @@ def join_again(lowered: Lowered, known: Mapping[str, OpFacts], at: _Setting, bef
 
 
 def stored_once(
-    lowered: Lowered, known: Mapping[str, OpFacts], facts: Facts
+    lowered: Lowered, known: Mapping[str, OpFacts], at: _Setting
 ) -> tuple[Lowered, Mapping[str, OpFacts], str]:
-    """The loops without second copies, what is known of the calls, which may be given other strides then, and what went."""
+    """The loops without second copies, what is known of the calls, which may be given other strides then, and what went; all as
+    it was where nothing is to be fused."""
+    if not at.options.fuse:
+        return lowered, known, ""
     found = decide_layouts(lowered)
-    return found.lowered, facts(found.lowered.graph) if found.notes else known, found.text()
+    return found.lowered, at.facts(found.lowered.graph) if found.notes else known, found.text()
 
 
 def inline_within(

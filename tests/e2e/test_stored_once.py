@@ -178,3 +178,23 @@ def test_readers_of_memory_and_of_parts_see_what_eager_sees(
     given = (torch.randn(x, dtype=torch.float64), torch.randn(w, dtype=torch.float64))
     for got, want in zip(torch.compile(f, backend="lowtide", options=VERIFIED)(*given), f(*given), strict=True):
         torch.testing.assert_close(got, want)
+
+
+@pytest.mark.spec("IR-52")
+def test_without_fusion_everything_is_stored_as_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same program with it and without: one has the copy alone, both have eager's numbers."""
+    notes = noted(monkeypatch)
+    x, w = torch.linspace(-3, 3, 96).reshape(2, 3, 16), torch.ones(16, 4)
+
+    def f(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+        a = x.sin()
+        return a.transpose(0, 1).contiguous(), a[0] @ w
+
+    found: list[int] = []
+    for fuse in (False, True):
+        torch.compiler.reset()
+        compiled = torch.compile(f, backend="lowtide", options=VERIFIED | {"fuse": fuse})
+        for got, want in zip(compiled(x, w), f(x, w), strict=True):
+            torch.testing.assert_close(got, want)
+        found.append(len(notes))
+    assert found == [0, 1]

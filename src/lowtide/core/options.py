@@ -29,7 +29,8 @@ class Options:
         ``"none"`` allocates and frees every tensor by itself, ``"one"`` forces a single arena.
     kernels: ``"loops"`` computes what is not a product, a convolution or attention with kernels generated in C++,
         ``"aten"`` calls PyTorch's for everything.
-    fuse: make one of generated kernels that share values, where that is cheaper and does not raise the promised peak.
+    fuse: make one of generated kernels that share values, where that is cheaper and does not raise the promised peak, and store
+        once what they would store twice.
     retain: bytes (or text) of slabs kept between calls, per process; ``lowtide.release_retained()`` gives them back.
     recent_shapes: how many shape signatures keep their plan when sizes vary.
     verify: check every plan and program with the independent checkers before it runs (tests switch it on).
