@@ -2,8 +2,8 @@
 
 Comes in: a static Loop. Goes out: a ``Kernel``: the text of ``extern "C" void NAME(const int64_t* P, BUFFERS...)`` and
 the numbers that ``P`` holds. Promised: sizes and strides are numbers in ``P``, not in the text, so loops that differ in
-them alone have the same text; the result does not depend on the number of threads; buffers are touched only at the
-elements that the loop names. Stands on ``kernel.h``.
+them alone have one of few texts, by how long the arrays of a row or a tile must be; the result does not depend on the
+number of threads; buffers are touched only at the elements that the loop names. Stands on ``kernel.h``.
 
 Three shapes. *flat*: no outer ranges, each stage is a nest of its own, shared out over its leading ranges; sums go
 through a fixed number of blocks. *rows*: the outer points are shared out, vectors run along the inner ranges; what is
@@ -370,13 +370,13 @@ class _Writer(Body):
             self.odometer("i", self.outer)
             return self.product(self.outer)
         t = held.variable
-        for n, length in self.rows_held(held):
+        for n, length in _rows_held(held):
             kind = BUFFER[self.loop.body[n].dtype]
             self.put(f"alignas(64) {kind} turned{n}[{held.points * pitch(length)}];")
         self.odometer("i", *self.tiles_of(held))
         size = self.number(self.outer[t])
         self.put(f"const i64 t0 = tile * {held.points}, t1 = lesser<i64>(t0 + {held.points}, {size});")
-        for n, length in self.rows_held(held):
+        for n, length in _rows_held(held):
             if self.loop.body[n].op == "load":
                 at, jump = self.corner(n, t)
                 into = f"turned{n}, {pitch(length)}"
@@ -388,7 +388,7 @@ class _Writer(Body):
             for n in numbers
         }
         others, _, _ = self.tiles_of(held)
-        return f"{self.product(others)} * (({self.driver_number(self.outer[t])} + {held.points - 1}) / {held.points})"
+        return f"{self.product(others)} * {_tiles(self.driver_number(self.outer[t]), held)}"
 
     def close_rows(self) -> None:
         """Go on to the next outer point or tile; what a tile leaves is turned into place before."""
@@ -398,21 +398,17 @@ class _Writer(Body):
             return
         self.elements = {}
         self.close()
-        for n, length in self.rows_held(held):
+        for n, length in _rows_held(held):
             if self.loop.body[n].op == "store":
                 at, jump = self.corner(n, held.variable)
                 to = f"b{self.loop.body[n].attr} + {at}, {jump}"
                 self.put(f"turn(turned{n}, {pitch(length)}, t1 - t0, {self.number(length)}, {to});")
         self.step("i", *self.tiles_of(held))
 
-    def rows_held(self, held: Tile) -> list[tuple[int, int]]:
-        """Of what a tile holds, the first instruction that touches it, and the length of its rows."""
-        return [(numbers[0], length) for numbers, length in zip(held.slots, held.length, strict=True)]
-
     def tiles_of(self, held: Tile) -> tuple[list[int], str, list[str]]:
         """The outer ranges beside the one that is cut into tiles, the number of tiles, and the names of those ranges."""
         others = [k for k in range(len(self.outer)) if k != held.variable]
-        tiles = f"(({self.number(self.outer[held.variable])} + {held.points - 1}) / {held.points})"
+        tiles = _tiles(self.number(self.outer[held.variable]), held)
         return [self.outer[k] for k in others], tiles, [f"i{k}" for k in others]
 
     def corner(self, n: int, t: int) -> tuple[str, str]:
@@ -422,15 +418,15 @@ class _Writer(Body):
         first = substitute(index_of(x), {f"i{t}": symbol("t0"), "r0": 0})
         return self.dim(first, self.loop.ranges(stage)), self.number(coefficient(x, "r0"))
 
-    def folded(self, rows: str) -> list[str]:
-        """Sums and extremes over the outer points, in ``rows`` units: each block of those takes what is its own, in order,
+    def folded(self, units: str) -> list[str]:
+        """Sums and extremes over the outer points, in ``units`` units: each block of those takes what is its own, in order,
         and the blocks' results are joined, sums in f64, in order; gives the lines of the driver."""
         inner = max(shape.total(self.loop.stages[k]) for k in self.folds.values())
         sizes = {n: [int_of(m) for m in self.loop.stages[k].inner] for n, k in self.folds.items()}
         kind = {n: VALUE[self.loop.body[n].dtype] for n in self.folds}
         at = self.begin(f"{_NAME}_block")
         self.put(f"const i64 blocks = *(const i64*)B[{self.extra + len(sizes)}];")
-        self.put(f"const i64 rows = *(const i64*)B[{self.extra + len(sizes) + 1}];")
+        self.put(f"const i64 units = *(const i64*)B[{self.extra + len(sizes) + 1}];")
         self.open("for (i64 u = lo; u < hi; ++u)")
         self.put(f"void* C[{self.extra + len(sizes)}];")
         self.put(f"for (int k = 0; k < {self.extra}; ++k) C[k] = B[k];")
@@ -440,12 +436,13 @@ class _Writer(Body):
             x = self.loop.body[n]
             self.put(f"for (i64 c = 0; c < {many}; ++c) f{n}[c] = {neutral(FOLDS[x.op], x.dtype)};")
             self.put(f"C[{j}] = f{n};")
-        self.put(f"{_NAME}_part(P, C, rows * u / blocks, rows * (u + 1) / blocks);")
+        self.put(f"{_NAME}_part(P, C, units * u / blocks, units * (u + 1) / blocks);")
         self.close()
         self.end(at)
         driver: list[str] = []
         nbytes = " + ".join(f"{self.product(sizes[n])} * sizeof({kind[n]})" for n in self.folds)
-        driver += [f"  const i64 rows = {rows};", f"  const i64 blocks = fold_blocks(rows, {nbytes});"]
+        points = 1 if self.held is None else self.held.points
+        driver += [f"  const i64 units = {units};", f"  const i64 blocks = fold_blocks(units, {points}, {nbytes});"]
         for n in self.folds:
             many = self.product(sizes[n])
             driver.append(
@@ -454,7 +451,7 @@ class _Writer(Body):
         given = "".join(f"(void*)b{k}, " for k in range(len(self.loop.dtypes)))
         given += "(void*)&failed, " if self.loop.checks else ""
         given += "".join(f"(void*)f{n}, " for n in self.folds)
-        driver.append(f"  void* const C[] = {{{given}(void*)&blocks, (void*)&rows}};")
+        driver.append(f"  void* const C[] = {{{given}(void*)&blocks, (void*)&units}};")
         work = f"{self.product(self.outer)} * {self.driver_number(inner)}"
         driver.append(f"  share({_NAME}_block, P, C, blocks, {work});")
         for j, n in enumerate(self.folds, self.extra):
@@ -488,11 +485,6 @@ class _Writer(Body):
         self.close()
         self.end(at)
         return f"  share({_NAME}_sum{n}, P, C, {self.product(sizes)}, blocks * {self.product(sizes)});"
-
-    def row_length(self, n: int) -> int:
-        """Length of the array that keeps an instruction's values along a row: one of few, so that texts stay equal."""
-        stage = next(s for s, lo in zip(self.loop.stages, self.loop.starts, strict=True) if lo <= n < lo + len(s.body))
-        return next(m for m in shape.KEPT if m >= int_of(stage.inner[0]))
 
     def nested_stage(self, k: int) -> None:
         """One stage at one outer point."""
@@ -589,3 +581,13 @@ class _Writer(Body):
                 self.put(f"{VALUE[x.dtype]} c{n}[{self.tile}];")
             start = "0" if self.in_runs(n) else start
             self.put(f"for (i64 j = 0; j < many; ++j) {'c' if x.op == 'scan' else 'a'}{n}[j] = {start};")
+
+
+def _rows_held(held: Tile) -> list[tuple[int, int]]:
+    """Of what a tile holds, the first instruction that touches it, and the length of its rows."""
+    return [(numbers[0], length) for numbers, length in zip(held.slots, held.length, strict=True)]
+
+
+def _tiles(size: str, held: Tile) -> str:
+    """How many tiles a range of this size has."""
+    return f"(({size} + {held.points - 1}) / {held.points})"

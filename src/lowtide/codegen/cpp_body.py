@@ -24,7 +24,7 @@ from lowtide.codegen.cpp_ops import (
     taken,
 )
 from lowtide.codegen.cpp_text import Text
-from lowtide.ir.graph import int_of
+from lowtide.ir.graph import ITEMSIZE, int_of
 from lowtide.ir.index import uses
 from lowtide.ir.loops import FAILURES, FOLDS, Instr, Loop, Stage
 from lowtide.ir.tiles import tile
@@ -32,6 +32,8 @@ from lowtide.schedule.rules import CACHED
 
 TILES = (1024, 512, 256, 128)  # columns, the most where their results are kept in arrays, which shall stay in cache
 KEPT_BYTES = 24_576  # of those arrays
+STACKED = 3 << 19  # bytes of all arrays on a thread's stack, which may have 2 MiB
+_FOLD_BLOCKS, _FOLD_NBYTES = 8, 1 << 18  # as many blocks of folds as ``fold_blocks`` makes at least, and bytes of more
 DEEP = 256  # points of a column whose sum is taken in f32
 # A truth value that is gathered over lanes: as wide as what it is about, since mixed widths do not vectorise well.
 FLAG = {"f32": "int32_t", "f64": "i64", "bool": "int32_t"}
@@ -47,13 +49,28 @@ class Body(Text):
         self.lasting = shape.lasting(loop)
         self.folds = shape.folds(loop)  # and the stage of each
         self.kept, self.idle = shape.recomputed(loop) if self.shape == "rows" else ({}, set[int]())
-        self.keeps = frozenset(self.kept.values())
         self.held = tile(loop, CACHED.held_nbytes) if self.shape == "rows" else None
+        if self.stacked() > STACKED:
+            self.kept, self.idle = {}, set[int]()
+        self.keeps = frozenset(self.kept.values())
         arrays = sum(12 if self.in_runs(n) else 8 for n in self.lasting)
         self.tile = next((t for t in TILES if t * arrays <= KEPT_BYTES), TILES[-1])
         self.group = shape.groups(loop)  # of a reduction with several results, the first of them
         self.gathered: frozenset[int] = frozenset()  # groups whose values are taken in runs
         self.elements: dict[int, str] = {}  # loads and stores that touch an array instead of a buffer
+
+    def stacked(self) -> int:
+        """Bytes that one thread's stack holds at most: what folds leave, a tile, and values kept along a row."""
+        wide = [max(4, ITEMSIZE[x.dtype]) for x in self.loop.body]  # bytes of a value, which is a number of C++
+        nbytes = sum(shape.total(self.loop.stages[k]) * wide[n] for n, k in self.folds.items())
+        folded = max(_FOLD_BLOCKS * nbytes, _FOLD_NBYTES) if nbytes else 0
+        tiled = 0 if self.held is None else self.held.nbytes(self.loop)
+        return folded + tiled + sum(self.row_length(n) * wide[n] for n in {*self.kept.values()})
+
+    def row_length(self, n: int) -> int:
+        """Length of the array that keeps an instruction's values along a row: one of few, so that texts stay equal."""
+        stage = next(s for s, lo in zip(self.loop.stages, self.loop.starts, strict=True) if lo <= n < lo + len(s.body))
+        return next(m for m in shape.KEPT if m >= int_of(stage.inner[0]))
 
     # -- reductions --------------------------------------------------------------------------------------------------
 

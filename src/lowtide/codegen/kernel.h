@@ -535,12 +535,14 @@ FN i64 tile_width(i64 most, i64 columns, i64 others, i64 work) {
   return ((columns + tiles - 1) / tiles + 15) / 16 * 16 + 16 * (columns == 0);
 }
 
-// Into how many blocks outer points are cut over which sums of ``nbytes`` are taken: some 16 points each, a few blocks
-// where there are few points, and no more than whose sums fit in a second cache, but 8 for threads to share. It follows from
-// the sizes alone, and so does the order in which is summed.
-FN i64 fold_blocks(i64 rows, i64 nbytes) {
+// Into how many blocks units of so many outer points are cut over which sums or extremes of ``nbytes`` are taken: some 16 points
+// each, a few blocks where there are few points, and no more than whose results fit in a second cache, but 8 for threads to
+// share. It follows from the sizes alone, and so does the order in which they are joined.
+FN i64 fold_blocks(i64 units, i64 points_per_unit, i64 nbytes) {
   const i64 fit = (1 << 18) / (nbytes > 0 ? nbytes : 1), most = fit < 8 ? 8 : fit;
-  i64 k = rows / 16 < 8 ? (rows < 8 ? rows : 8) : rows / 16;
+  const i64 points = units * points_per_unit;
+  i64 k = points / 16 < 8 ? 8 : points / 16;
   k = k < most ? k : most;
+  k = k < units ? k : units;
   return k < 1 ? 1 : k > 256 ? 256 : k;
 }

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from lowtide.ir.graph import int_of
 from lowtide.ir.index import affine
 from lowtide.ir.loops import FOLDS, Instr, Loop, Stage, renumbered
-from lowtide.ir.tiles import FEWEST, apart
+from lowtide.ir.tiles import FEWEST, apart, strides
 from lowtide.schedule.rules import CACHED
 
 KEPT = (1024, 4096, CACHED.kept_row)  # points of a row whose values are kept for a later stage: lengths of the array
@@ -122,11 +122,11 @@ def turned(loop: Loop, k: int) -> tuple[int, list[int]] | None:
         return None
     found: dict[int, list[int]] = {}
     for n, x in enumerate(stage.body, loop.starts[k]):
-        parts = affine(x.index) if x.op in ("load", "store") and x.index is not None else None
-        if parts is None or not apart(loop, x) or parts[0].get(f"r{last}", 0) < 2:
+        moves = strides(x)
+        if moves is None or not apart(loop, x) or moves.get(f"r{last}", 0) < 2:
             continue
         for t in range(last):
-            if parts[0].get(f"r{t}") == 1 and int_of(stage.inner[t]) >= FEWEST:
+            if moves.get(f"r{t}") == 1 and int_of(stage.inner[t]) >= FEWEST:
                 found.setdefault(t, []).append(n)
     return max(found.items(), key=lambda f: (len(f[1]), f[0]), default=None)
 

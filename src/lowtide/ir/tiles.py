@@ -8,6 +8,7 @@ tile at a time too, gives the same.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -16,7 +17,7 @@ from lowtide.ir.index import affine
 from lowtide.ir.loops import Instr, Loop
 
 FEWEST = 16  # points of a range that are worth turning
-LENGTHS = (256, 1024, 2048, 4096, 8192, 1 << 14)  # of a tile's rows: few, so that loops over other sizes have one text
+_LENGTHS = (256, 1024, 2048, 4096, 8192, 1 << 14)  # of a tile's rows: few, so that loops over other sizes have one text
 _POINTS = (64, 32, 16)  # outer points of a tile
 _UNITS = 8  # tiles to share out
 
@@ -31,8 +32,19 @@ class Tile:
     slots: tuple[tuple[int, ...], ...]
     length: tuple[int, ...]
 
+    def nbytes(self, loop: Loop) -> int:
+        """Of its arrays."""
+        return self.points * _row_nbytes(loop, [held[0] for held in self.slots], self.length)
 
-def crossing(loop: Loop) -> dict[int, list[int]]:
+
+def strides(x: Instr) -> Mapping[str, int] | None:
+    """How far a load or store moves through its buffer with each variable; None where it divides, or goes where something
+    that was loaded says."""
+    found = affine(x.index) if x.op in ("load", "store") and x.index is not None else None
+    return None if found is None or any(name[0] == "v" for name in found[0]) else found[0]
+
+
+def _crossing(loop: Loop) -> dict[int, list[int]]:
     """By outer range, the loads and stores (by number) that run through memory along it and jump along the innermost range of
     their stage."""
     found: dict[int, list[int]] = {}
@@ -41,11 +53,11 @@ def crossing(loop: Loop) -> dict[int, list[int]]:
         if last < 0 or int_of(s.inner[last]) < FEWEST:
             continue
         for n, x in enumerate(s.body, first):
-            parts = affine(x.index) if x.op in ("load", "store") and x.index is not None else None
-            if parts is None or parts[0].get(f"r{last}", 0) < 2:
+            moves = strides(x)
+            if moves is None or moves.get(f"r{last}", 0) < 2:
                 continue
             for t, size in enumerate(loop.outer):
-                if parts[0].get(f"i{t}") == 1 and int_of(size) >= FEWEST:
+                if moves.get(f"i{t}") == 1 and int_of(size) >= FEWEST:
                     found.setdefault(t, []).append(n)
     return found
 
@@ -53,10 +65,11 @@ def crossing(loop: Loop) -> dict[int, list[int]]:
 @lru_cache(maxsize=4096)
 def tile(loop: Loop, most: int) -> Tile | None:
     """The tile of at most ``most`` bytes in which most of what crosses is turned; None where nothing does, or no tile is as
-    small."""
+    small. It holds what stages of one inner range touch, all of that or nothing: one row that is too long, and there is none.
+    """
     stages = [k for k, s in enumerate(loop.stages) for _ in s.body]
     best: Tile | None = None
-    for t, numbers in sorted(crossing(loop).items(), reverse=True):
+    for t, numbers in sorted(_crossing(loop).items(), reverse=True):
         slots: dict[tuple[object, ...], list[int]] = {}
         for n in numbers:
             x, inner = loop.body[n], loop.stages[stages[n]].inner
@@ -80,25 +93,26 @@ def apart(loop: Loop, x: Instr) -> bool:
 
 def _points(loop: Loop, first: list[int], length: tuple[int, ...], size: int, most: int) -> int:
     """Outer points of a tile that holds these rows; 0 where there is nothing to hold, or too much."""
-    if any(n > LENGTHS[-1] for n in length):
+    if any(n > _LENGTHS[-1] for n in length):
         return 0
-    nbytes = sum(_longest(m) * ITEMSIZE[loop.body[n].dtype] for n, m in zip(first, length, strict=True))
+    nbytes = _row_nbytes(loop, first, length)
     fitting = [p for p in _POINTS if nbytes and p * nbytes <= most]
     return next((p for p in fitting if size >= p * _UNITS), fitting[-1] if fitting else 0)
 
 
+def _row_nbytes(loop: Loop, first: Sequence[int], length: Sequence[int]) -> int:
+    """Bytes of a row of each array of a tile, and of what lies between it and the next."""
+    return sum(pitch(m) * ITEMSIZE[loop.body[n].dtype] for n, m in zip(first, length, strict=True))
+
+
 def pitch(length: int) -> int:
     """Elements from one held row to the next: no power of two, so that a column does not share one place of a cache."""
-    return _longest(length) + FEWEST
-
-
-def _longest(length: int) -> int:
-    return next(m for m in LENGTHS if m >= length)
+    return next(m for m in _LENGTHS if m >= length) + FEWEST
 
 
 def astray(loop: Loop, most: int) -> int:
     """How many elements, by buffer and index, a nest touches across its rows and holds in no tile of at most ``most`` bytes."""
     found = tile(loop, most)
     held = {n for s in found.slots for n in s} if found is not None else set[int]()
-    numbers = {n for listed in crossing(loop).values() for n in listed} - held
+    numbers = {n for listed in _crossing(loop).values() for n in listed} - held
     return len({(loop.body[n].attr, loop.body[n].index) for n in numbers})

@@ -20,11 +20,11 @@ from dataclasses import replace
 from functools import lru_cache
 
 from lowtide.ir.graph import int_of
-from lowtide.ir.index import Ranges, add, affine, bounds, divisions, mul, substitute, unflatten
+from lowtide.ir.index import Ranges, add, affine, bounds, mul, substitute, unflatten
 from lowtide.ir.loops import COMPARED, FOLDED, FOLDS, SUMMED, Instr, Loop, Stage, renumbered
 from lowtide.ir.normal import normalise, reindexed
 from lowtide.ir.symbolic import Dim, symbol
-from lowtide.ir.task import Task
+from lowtide.ir.task import Task, divided
 from lowtide.ir.tiles import astray
 from lowtide.schedule.cost import across, elements, walk
 from lowtide.schedule.rules import CACHED, Rules
@@ -54,7 +54,7 @@ def _joined(a: Task, b: Task, needed: frozenset[str], rules: Rules) -> Task | st
     if why := _ill_matched(a, b, rules):
         return why
     a, b = _normal(a), _normal(b)
-    stray = sum(astray(t.loop, rules.held_nbytes) for t in (a, b))
+    stray = sum(astray(t.loop, rules.held_nbytes) for t in (a, b) if not across(t.loop))
     met = _met_as_they_are_or_folded(a, b, rules)
     if isinstance(met, str):
         return met
@@ -63,10 +63,10 @@ def _joined(a: Task, b: Task, needed: frozenset[str], rules: Rules) -> Task | st
     if len(made.given) + len(made.makes) > rules.most_buffers:
         return f"together they touch more than {rules.most_buffers} buffers"
     if sum(math.prod(map(int_of, s.inner)) for s in made.loop.stages for x in s.body if x.op in FOLDS) > FOLDED:
-        return f"together they sum up more than {FOLDED} columns"
+        return f"together they take sums or extremes of more than {FOLDED} columns"
     if _streams(made.loop, rules) > max(rules.most_streams, _streams(a.loop, rules), _streams(b.loop, rules)):
         return f"one pass would walk through more than {rules.most_streams} buffers at once"
-    if not across(made.loop) and astray(made.loop, rules.held_nbytes) > stray:
+    if not across(made.loop) and astray(normalise(made.loop), rules.held_nbytes) > stray:
         return "one pass would walk through memory in two orders, and no tile of it would stay in cache"
     return made
 
@@ -159,6 +159,8 @@ def by_rows(t: Task, rules: Rules) -> Task | str:
         for x in s.body:
             n += 1
             if x.op == "reduce":
+                if any(a in summed for a in x.args):
+                    return "the sums of columns are used again before they are stored"
                 if x.attr not in FOLDS.values() or not inner:
                     return f"there is no partial {x.attr} of columns"
                 summed[n] = kept[x.args[0]]
@@ -178,9 +180,9 @@ def by_rows(t: Task, rules: Rules) -> Task | str:
     if any(x.dtype not in (SUMMED if FOLDS[x.op] == "sum" else COMPARED) for x in folds):
         return "the sums or extremes of columns are in a type that folds do not compute in"
     if math.prod(outer) * len(folds) > FOLDED:
-        return f"there are more than {FOLDED} columns to sum"
-    if math.prod(outer) > rules.few_columns and math.prod(rows) < rules.long_columns:
-        return f"there are fewer than {rules.long_columns} rows to sum, of more than {rules.few_columns} columns"
+        return f"there are more than {FOLDED} columns"
+    if math.prod(outer) * len(folds) > rules.few_columns and math.prod(rows) < rules.long_columns:
+        return f"there are fewer than {rules.long_columns} rows of more than {rules.few_columns} columns"
     if any(not _one_each(x.index, outer) for x in folds):
         return "the sums of columns do not lie in places of their own"
     loop = Loop(rows, (Stage(outer, tuple(body)),), t.loop.inputs, t.loop.outputs)
@@ -326,7 +328,7 @@ def _over(p: Task, nest: Loop, k: int, x: Instr, way: tuple[tuple[int, ...], tup
         return "they touch the buffer that both have at other points"
     points: dict[str, Dim] = {f"r{j}": e for j, e in enumerate(where)}
     loop = reindexed(p.loop, outer, {}, [inner], [points])
-    if _divisions(loop) > _divisions(p.loop):
+    if divided(loop) > divided(p.loop):
         return "in the other's space its indices would divide"
     return replace(p, loop=loop)
 
@@ -334,10 +336,6 @@ def _over(p: Task, nest: Loop, k: int, x: Instr, way: tuple[tuple[int, ...], tup
 def _inside(e: Dim, n: int, ranges: Ranges) -> bool:
     lo, hi = bounds(e, ranges)
     return lo is not None and hi is not None and lo >= 0 and hi < n
-
-
-def _divisions(loop: Loop) -> int:
-    return sum(len(divisions(x.index)) for x in loop.body if x.index is not None)
 
 
 def _met_nests(a: Task, b: Task) -> tuple[Task, Task] | str:

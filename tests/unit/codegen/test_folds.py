@@ -107,6 +107,8 @@ def test_the_number_of_threads_does_not_show():
     [
         ("fold 4", "fold 1", "buffer"),
         ("fold 5 [r0]", "fold 4 [r0]", "buffer"),
+        ("fold 5 [r0]", "fold_max 4 [r0]", "buffer"),
+        ("fold 4 [r0]", "fold_min 4 [i0]", "index"),
         ("fold 4 [r0]", "fold 4 [((i0*8)+r0)]", "index"),
         ("loop [3]", "loop []", "index"),
         ("f32", "f16", "dtype"),

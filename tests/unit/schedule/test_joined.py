@@ -64,6 +64,7 @@ Y = "load 0 4*r0+i0"  # down a column
 COLUMN = ((4,), f"a = {Y}; s = reduce sum a")
 FIRST = "n = index r0; c = const 3; k = lt n c"  # true at the first three points
 LONG = 1 << 14
+MOST = 1 << 13  # columns that are summed however few their rows are
 MANY = 1 << 16  # columns whose sums would not stay in cache
 WIDE = 20  # rows of which some are turned: more than the fewest that are worth it
 OTHER = "other outer points"
@@ -229,6 +230,12 @@ PAIRS: dict[str, Pair] = {
         ),
         "s t",
     ),
+    "sums of the greatest of columns": Pair(
+        task(rows(), "x", "y"),
+        task(nest((4,), 1, 1, ((4,), f"a = {Y}; s = reduce max a"), ((4,), "t = reduce sum s"), ((), "store 1 i0 t")), "y", "s"),
+        "y s",
+        "used again before they are stored",
+    ),
     "the products of columns": Pair(
         task(rows(), "x", "y"),
         task(nest((4,), 1, 1, ((4,), f"a = {Y}; s = reduce prod a"), ((), "store 1 i0 s")), "y", "s"),
@@ -247,6 +254,22 @@ PAIRS: dict[str, Pair] = {
         "s t",
         "fewer than 128 rows",
     ),
+    "few rows, and sums and extremes of many columns": Pair(
+        task(nest((40,), 1, 1, ((MOST,), f"a = load 0 {MOST}*i0+r0; s = reduce sum a"), ((), "store 1 i0 s")), "x", "t"),
+        task(
+            nest(
+                (MOST,),
+                1,
+                2,
+                ((40,), f"a = load 0 {MOST}*r0+i0; s = reduce sum a; t = reduce max a"),
+                ((), "store 1 i0 s; store 2 i0 t"),
+            ),
+            "x",
+            "s u",
+        ),
+        "s t u",
+        "fewer than 128 rows",
+    ),
     # tiles of rows that some walk across
     "rows and what lies turned": Pair(
         task(nest((WIDE,), 1, 1, ((WIDE,), f"a = load 0 {WIDE}*i0+r0; s = reduce sum a"), ((), "store 1 i0 s")), "x", "s"),
@@ -256,6 +279,12 @@ PAIRS: dict[str, Pair] = {
     "longer rows than a tile holds, and what lies turned": Pair(
         task(nest((WIDE,), 1, 1, ((LONG,), f"a = load 0 {LONG}*i0+r0; s = reduce sum a"), ((), "store 1 i0 s")), "x", "s"),
         task(flat(1, 1, (WIDE, LONG), f"a = load 0 {LONG}*r0+r1; b = add a a; store 1 r0+{WIDE}*r1 b"), "x", "y"),
+        "s y",
+        "no tile of it would stay in cache",
+    ),
+    "sums of columns, and what lies turned, of longer rows than a tile holds": Pair(
+        task(nest((LONG,), 1, 1, ((MOST,), f"a = load 0 {LONG}*r0+i0; s = reduce sum a"), ((), "store 1 i0 s")), "x", "s"),
+        task(flat(1, 1, (MOST, LONG), f"a = load 0 {LONG}*r0+r1; b = add a a; store 1 r0+{MOST}*r1 b"), "x", "y"),
         "s y",
         "no tile of it would stay in cache",
     ),

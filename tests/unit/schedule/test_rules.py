@@ -30,7 +30,8 @@ ROW_SUMS = nest(
     ((8,), "a = load 0 8*i0+r0; b = sub a s; store 1 8*i0+r0 b"),
 )
 ALONG = nest((20,), 1, 1, ((20,), "a = load 0 20*i0+r0; s = reduce sum a"), ((), "store 1 i0 s"))
-TURNED = flat(1, 1, (20, 20), "a = load 0 20*r0+r1; b = add a a; store 1 r0+20*r1 b")  # 16 rows of 256 numbers are held
+# In a tile, 16 rows of 256 numbers and 16 more between them.
+TURNED = flat(1, 1, (20, 20), "a = load 0 20*r0+r1; b = add a a; store 1 r0+20*r1 b")
 OF_ROWS = nest((40,), 1, 1, ((200,), "a = load 0 200*i0+r0; s = reduce sum a"), ((), "store 1 i0 s"))
 OF_COLUMNS = nest((200,), 1, 1, ((40,), "a = load 0 200*r0+i0; s = reduce sum a"), ((), "store 1 i0 s"))
 WIDE_SUM = flat(2, 1, (64,), "a = load 0 r0; b = load 1 r0; c = add a b; store 2 r0 c")
@@ -74,8 +75,8 @@ ASKED: dict[str, tuple[int | float, int | float, Callable[[Rules], bool]]] = {
     "kept_row": (7, 8, kept_in_rows),
     "most_idle": (1.07, 1.08, one_task(Task(NARROW, ("x",), ("y",)), Task(WIDE, ("x",), ("z",)), {"y", "z"})),
     "held_nbytes": (
-        16 * 256 * 8 - 1,
-        16 * 256 * 8,
+        16 * 272 * 8 - 1,
+        16 * 272 * 8,
         one_task(Task(ALONG, ("x",), ("s",)), Task(TURNED, ("x",), ("y",)), {"s", "y"}),
     ),
     "inlined_instructions": (5, 6, inlined),
