@@ -12,7 +12,9 @@ import lowtide
 PUBLIC = [
     "Options",
     "__version__",
+    "add_target",
     "compile_exported",
+    "libraries_only",
     "memory_analysis",
     "place_allocations",
     "plan_at_run_time",

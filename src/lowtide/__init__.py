@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lowtide.analysis import memory_analysis
     from lowtide.aot import compile_exported, plan_at_run_time
+    from lowtide.codegen.targets import add_target, libraries_only
     from lowtide.core.options import Options
     from lowtide.executor.trace import place_allocations, trace_memory
     from lowtide.pictures import write_pictures
@@ -21,7 +22,9 @@ __version__ = "0.1.0"
 
 # Public name -> module that defines it.
 _HOME = {
+    "add_target": "lowtide.codegen.targets",
     "compile_exported": "lowtide.aot",
+    "libraries_only": "lowtide.codegen.targets",
     "memory_analysis": "lowtide.analysis",
     "place_allocations": "lowtide.executor.trace",
     "plan_at_run_time": "lowtide.aot",
@@ -34,7 +37,9 @@ _HOME = {
 __all__ = [
     "Options",
     "__version__",
+    "add_target",
     "compile_exported",
+    "libraries_only",
     "memory_analysis",
     "place_allocations",
     "plan_at_run_time",

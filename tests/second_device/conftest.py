@@ -13,7 +13,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from lowtide.codegen.targets import TARGETS, add_target, libraries_only  # noqa: E402
+from lowtide import add_target, libraries_only  # noqa: E402
+from lowtide.codegen.targets import TARGETS  # noqa: E402
 from lowtide.core import native  # noqa: E402
 from lowtide.executor.shaping import c10_flags  # noqa: E402
 

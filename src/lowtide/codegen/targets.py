@@ -21,7 +21,8 @@ TARGETS: dict[str, Target] = {CPU.device: CPU}
 
 
 def libraries_only(device: str) -> Target:
-    """A target without kernels of its own: its device computes by library calls alone, in planned memory."""
+    """A target without kernels of its own: its device computes by library calls alone, in planned memory. ``device``: the kind,
+    as torch names it."""
 
     def none(loop: Loop) -> Kernel:
         raise BugError(f"a kernel for {device} is asked for, where there are none: {loop}")
@@ -30,7 +31,8 @@ def libraries_only(device: str) -> Target:
 
 
 def add_target(target: Target) -> None:
-    """Have programs planned whose values lie on a further kind of device.
+    """Have programs planned whose values lie on a further kind of device, from now on and in the whole process:
+    ``lowtide.add_target(lowtide.libraries_only("xpu"))``.
 
     Raises:
         UserError: there is a target for that kind already, or it has kernels: a program gets those of one target.
