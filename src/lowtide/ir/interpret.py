@@ -132,6 +132,7 @@ _INDEX: Mapping[str, Callable[[Any, Any], Any]] = {
     "+": lambda a, b: a + b, "*": lambda a, b: a * b, "//": lambda a, b: a // b, "%": lambda a, b: a % b,
     "max": np.maximum, "min": np.minimum, "ceildiv": lambda a, b: -(-a // b), "pow": lambda a, b: a**b,
 }  # fmt: skip
+_JOINED = {"sum": np.add, "max": np.maximum, "min": np.minimum}
 
 
 def _memory(x: Instr, a: list[Array], at: Array, shape: tuple[int, ...], buffer: Array) -> Array:
@@ -155,9 +156,6 @@ def _memory(x: Instr, a: list[Array], at: Array, shape: tuple[int, ...], buffer:
     else:
         np.add.at(buffer, at[guard], given.astype(buffer.dtype))
     return None
-
-
-_JOINED = {"sum": np.add, "max": np.maximum, "min": np.minimum}
 
 
 def cast(v: Array, dtype: str) -> Array:

@@ -68,8 +68,8 @@ OPS = UNARY | BINARY | COMPARE | TEST | _OTHERS
 class Instr:
     """One scalar operation.
 
-    dtype: of its result; what ``store``, ``accumulate`` and ``fold`` write has the buffer's. args: numbers of the
-    instructions it uses. index: the element of ``load store accumulate fold``, the value of ``index``. attr: the buffer's
+    dtype: of its result; what ``store``, ``accumulate`` and folds write has the buffer's. args: numbers of the
+    instructions it uses. index: the element that ``ACCESSES`` touch, the value of ``index``. attr: the buffer's
     number, the constant as text, or the kind of ``reduce``, ``scan`` and ``check``. A ``load`` with an argument happens only
     where that is true, and gives 0 elsewhere; a ``store`` or ``accumulate`` with a second one likewise. ``check``: the
     kernel reports a failure where its argument is false at any point. ``fold``: the element of an output that nothing else
@@ -357,11 +357,11 @@ def _check_instr(loop: Loop, x: Instr, n: int, k: int) -> None:
 def _check_fold(loop: Loop, x: Instr, fail: Callable[[str, str], VerifyError]) -> None:
     slot = int(str(x.attr))
     if slot < len(loop.inputs) or sum(y.touches and y.attr == slot for y in loop.body) > 1:
-        raise fail("buffer", "fold fills an output that nothing else touches")
+        raise fail("buffer", f"{x.op} fills an output that nothing else touches")
     if x.dtype not in (SUMMED if FOLDS[x.op] == "sum" else COMPARED):
         raise fail("dtype", f"{x.op} does not compute in {x.dtype}")
     if not loop.outer or any(s[0] != "r" for s in symbols_of(x.index or 0)):
-        raise fail("index", "fold sums over outer points, so its element is the same at all of them")
+        raise fail("index", f"{x.op} reduces over outer points, so its element is the same at all of them")
 
 
 def renumbered(x: Instr, at: Mapping[int, int]) -> Instr:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 
-from built import run
+from built import build, call, run
+from lowtide.codegen.cpp import kernel
 from lowtide.core import native
 from lowtide.core.errors import VerifyError
 from lowtide.ir.interpret import NUMPY, interpret
@@ -101,7 +104,57 @@ def test_the_number_of_threads_does_not_show():
     assert len(set(results)) == 1
 
 
-@pytest.mark.spec("IR-29")
+def kept_beside_folds(width: int) -> Loop:
+    """Ten costly values of each element, added up twice, and the second time summed over the rows."""
+    v, lines = 0, ["loop [9] in(f64) out(f64, f64)"]
+
+    def put(text: str) -> int:
+        nonlocal v
+        lines.append(f"    v{v}: f64 = {text}")
+        v += 1
+        return v - 1
+
+    def costly() -> int:
+        found = put(f"load 0 [((i0*{width})+r0)]")
+        total = put("const 0")
+        for _ in range(10):
+            found = put(f"sin v{found}")
+            total = put(f"add v{total} v{found}")
+        return total
+
+    lines.append(f"  stage [{width}]")
+    mean = put(f"reduce max v{costly()}")
+    lines.append(f"  stage [{width}]")
+    put(f"fold 1 [r0] v{put(f'sub v{costly()} v{mean}')}")
+    lines.append("  stage []")
+    put(f"store 2 [i0] v{mean}")
+    return parse_loop("\n".join(lines) + "\n")
+
+
+@pytest.mark.spec("IR-33")
+@pytest.mark.parametrize(("width", "kept"), [(1000, True), (1 << 14, False)])
+def test_what_lies_on_a_stack_fits_in_a_thread_s(width: int, kept: bool):
+    """Partial results of as many elements as folds may have take 1 MiB of 2, so that nothing is kept along the row."""
+    loop = kept_beside_folds(width)
+    check_loop(loop)
+    assert ("double row" in kernel(loop).text) == kept
+    build([loop])
+    x = np.random.default_rng(0).normal(size=9 * width)
+    made = [np.zeros(width), np.zeros(9)]
+    want = [x, *(m.copy() for m in made)]
+    interpret(loop, want)
+    before = threading.stack_size(2 << 20)
+    try:
+        thread = threading.Thread(target=call, args=(loop, x, *made))
+        thread.start()
+    finally:
+        threading.stack_size(before)
+    thread.join()
+    for got, there in zip(made, want[1:], strict=True):
+        np.testing.assert_allclose(got, there, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.spec("SC-10")
 @pytest.mark.parametrize(
     ("old", "new", "clause"),
     [

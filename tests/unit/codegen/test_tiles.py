@@ -65,6 +65,39 @@ def test_rows_and_what_lies_turned():
         compared(loop, given, [n, n, width, width])
 
 
+def test_the_number_of_threads_does_not_show():
+    """Blocks of tiles, of which folds are joined, follow from sizes alone."""
+    torch = pytest.importorskip("torch")
+    loop = crossed(600, 130)
+    build([loop])
+    given = [np.random.default_rng(k).normal(size=600 * 130).astype("f4") for k in range(2)]
+    results: list[bytes] = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            made = [np.zeros(n, "f4") for n in (600 * 130, 600 * 130, 130, 130)]
+            call(loop, *given, *made)
+            results.append(b"".join(x.tobytes() for x in made))
+    finally:
+        torch.set_num_threads(before)
+    assert len(set(results)) == 1
+
+
+def test_results_in_the_memory_of_what_is_read_for_the_last_time():
+    """Each at the points that read it: what lies turned is read ahead of its tile and stored behind it."""
+    rows, width = 100, 257
+    loop = crossed(rows, width)
+    build([loop])
+    given = [np.random.default_rng(k).normal(size=rows * width).astype("f4") for k in range(2)]
+    want = [*(x.copy() for x in given), *(np.zeros(n, "f4") for n in (rows * width, rows * width, width, width))]
+    interpret(loop, want)
+    columns = [np.zeros(width, "f4") for _ in range(2)]
+    call(loop, *given, *given, *columns)
+    for got, there in zip((*given, *columns), want[2:], strict=True):
+        np.testing.assert_allclose(got, there, rtol=1e-4, atol=1e-3)
+
+
 @pytest.mark.parametrize("dtype", ["bf16", "f16", "bool"])
 def test_narrow_types_are_turned_as_they_lie(dtype: str):
     rows, width = 70, 90
