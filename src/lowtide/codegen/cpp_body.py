@@ -32,7 +32,7 @@ from lowtide.schedule.rules import CACHED
 
 TILES = (1024, 512, 256, 128)  # columns, the most where their results are kept in arrays, which shall stay in cache
 KEPT_BYTES = 24_576  # of those arrays
-STACKED = 3 << 19  # bytes of all arrays on a thread's stack, which may have 2 MiB
+STACKED = 3 << 19  # bytes on a stack, of 2 MiB perhaps, above which no values are kept along a row
 _FOLD_BLOCKS, _FOLD_NBYTES = 8, 1 << 18  # as many blocks of folds as ``fold_blocks`` makes at least, and bytes of more
 DEEP = 256  # points of a column whose sum is taken in f32
 # A truth value that is gathered over lanes: as wide as what it is about, since mixed widths do not vectorise well.
