@@ -7,6 +7,7 @@ every name that is alive or dead against the plan is told (storages of no bytes 
 
 from __future__ import annotations
 
+import gc
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -47,11 +48,13 @@ class StepBytes:
 
 
 def by_step(run: Callable[[], Any]) -> tuple[StepBytes, ...]:
-    """Run one iteration and compare, step by step. Slabs of earlier calls are given back first, so that they count.
+    """Run one iteration and compare, step by step. Slabs of earlier calls are given back first, so that they count, and so
+    is garbage in cycles, which Python would end somewhere in between.
 
     Raises:
         BugError: the generated lines do not fit the plan (which of them is in the message).
     """
+    gc.collect()
     release_retained()
     watcher = _Watcher()
     before = sys.gettrace()
@@ -68,7 +71,9 @@ def by_step(run: Callable[[], Any]) -> tuple[StepBytes, ...]:
         plan, me = call.planned.plan, id(call.planned)
         untaken = sum(_untaken(p, end) for key, (p, end) in reached.items() if key != me)
         out += _rows(call, at, seen, [n - untaken for n in live], totals)
-        end = _first_step(call.planned, call.section) + sum(s.section == call.section for s in call.planned.schedule.steps)
+        end = _first_step(call.planned, call.section) + sum(
+            s.section == call.section for s in call.planned.schedule.steps
+        )
         reached[me] = plan, max(end, reached.get(me, (plan, 0))[1])
     return tuple(out)
 
