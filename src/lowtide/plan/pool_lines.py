@@ -65,7 +65,7 @@ class Group:
     output: bool
 
 
-GUESS = 64  # bytes of a size that is not known; only where it goes depends on it
+GUESS = 64  # bytes that a size which is not known counts in a pool's hint; nobody's place depends on it
 
 
 def groups_of(lines: Sequence[Line], infos: Mapping[str, Info]) -> tuple[tuple[Group, ...], tuple[int, ...]]:
@@ -118,7 +118,7 @@ def _once(name: str, seen: Mapping[str, str] | set[str]) -> None:
 
 
 def request_of(group: Group, info: Info) -> Request:
-    """One request per storage; an unknown size gets a guess that only decides where it goes."""
+    """One request per storage; an unknown size gets a guess as its hint."""
     ranges = live_in([(group.begin, group.end)])
     hint = GUESS if info.hint is None else info.hint
     late = info.hint is None

@@ -1,12 +1,16 @@
 """Pools of an allocation tree: which requests share one allocation, by mode.
 
 Comes in: requests, a mode, an alignment. Goes out: frozen pools in a fixed order, with expressions for their sizes and
-offsets. Promised: one device and one allocator per pool; a pool that holds a size that is unknown until some step begins no
-earlier than that request; deterministic.
+offsets. Promised: one device and one allocator per pool; sizes that are unknown until some step lie in regions of their own,
+so that whatever they turn out to be, no other pool begins later, grows or lies otherwise for them; deterministic.
 
 Modes. ``none``: every output its own storage, pools that never grow. ``intermediates``: outputs as before, the others
 share pools that grow. ``outputs``: as before, and one pool for all outputs of a device. ``combined``: one pool for all.
 In all of them a request that fits may move into an output's storage where that is not yet, or no longer, in use.
+
+A region of unknown size is a pool of requests of one and the same expression, each beginning where the one before it ends. Its
+size is known when it begins, it is as large as what lives in it at every moment, and no guess decides who joins it. So all
+regions together hold, at any sizes, just the bytes that are alive. That is so in every mode, for outputs too.
 """
 
 from __future__ import annotations
@@ -50,16 +54,8 @@ class _Open:
     grows: bool
     members: list[Request] = field(default_factory=list[Request])
 
-    def may_join(self, request: Request) -> bool:
-        """What is in a pool with an unknown size begins no earlier than that size is known."""
-        bound = [r for r in (*self.members, request) if r.unbacked]
-        known: Moment = max((r.ranges.begin for r in bound), default=float("-inf"))
-        return all(r.ranges.begin >= known for r in (*self.members, request))
-
     def take(self, request: Request, alignment: int, *, last: bool) -> bool:
         """Host the request; only the last pool may grow, if it grows at all."""
-        if not self.may_join(request):
-            return False
         grow = last and self.grows
         done = allocate(self.root, request, alignment, last=grow)
         if done:
@@ -79,7 +75,7 @@ def plan_pools(
     requests: Sequence[Request], *, mode: str = "intermediates", alignment: int = 64, prefix: str = ""
 ) -> tuple[Pool, ...]:
     """Pools for all requests that are ever alive: outputs first (small to large, longest first), then the others (large to
-    small, longest first). Their names begin with ``prefix``.
+    small, longest first); behind those of a device its regions of unknown size. Their names begin with ``prefix``.
 
     Raises:
         OptionError: there is no such mode.
@@ -88,19 +84,33 @@ def plan_pools(
         raise OptionError(f"there is no mode {mode!r} of pools; known: {', '.join(MODES)}")
     places: dict[tuple[str, str], list[_Open]] = {}
     alive = [r for r in requests if r.ranges.spans]
-    for r in sorted((r for r in alive if r.output), key=lambda r: (r.hint, -_life(r), r.name)):
+    known = [r for r in alive if not r.unbacked]
+    for r in sorted((r for r in known if r.output), key=lambda r: (r.hint, -_life(r), r.name)):
         pools = places.setdefault((r.device, r.allocator), [])
-        shared = [p for p in pools if p.may_join(r)] if mode in ("outputs", "combined") else []
-        if shared:
-            shared[0].append(r, alignment)
+        if pools and mode in ("outputs", "combined"):
+            pools[0].append(r, alignment)
         else:
             pools.append(_opened(r, mode == "combined", alignment))
-    for r in sorted((r for r in alive if not r.output), key=lambda r: (-r.hint, -_life(r), r.name)):
+    for r in sorted((r for r in known if not r.output), key=lambda r: (-r.hint, -_life(r), r.name)):
         pools = places.setdefault((r.device, r.allocator), [])
         if not any(p.take(r, alignment, last=p is pools[-1]) for p in list(pools)):
             pools.append(_opened(r, mode != "none", alignment))
+    for place, regions in _regions([r for r in alive if r.unbacked], alignment).items():
+        places.setdefault(place, []).extend(regions)
     opened = [p for place in sorted(places) for p in places[place]]
     return tuple(_finished(f"{prefix}pool{k}", p, alignment) for k, p in enumerate(opened))
+
+
+def _regions(late: Sequence[Request], alignment: int) -> dict[tuple[str, str], list[_Open]]:
+    """Regions of unknown size, by device and allocator: a request moves into the first of its own expression that ends where
+    the request begins."""
+    found: dict[tuple[str, str], list[_Open]] = {}
+    for r in sorted(late, key=lambda r: (r.ranges.begin, r.ranges.end, r.name)):
+        regions = found.setdefault((r.device, r.allocator), [])
+        ended = [p for p in regions if p.members[0].nbytes == r.nbytes and p.root.ranges.end == r.ranges.begin]
+        if not ended or not ended[0].take(r, alignment, last=False):
+            regions.append(_opened(r, False, alignment))
+    return found
 
 
 def _life(request: Request) -> Moment:

@@ -24,8 +24,8 @@ LEAF, EMPTY, TEMPORAL, SPATIAL = "leaf", "empty", "temporal", "spatial"
 @dataclass(frozen=True, slots=True)
 class Request:
     """``nbytes`` alive in ``ranges``; ``hint`` is its value at example sizes (bytes). ``unbacked``: the size is not
-    known before the request begins, and ``hint`` is a guess. ``output``: the caller keeps it. ``allocator``:
-    whose memory it is, as ``memory.graph.Buffer`` says."""
+    known before the request begins, and ``hint`` is a guess (``plan.pools`` keeps such requests by themselves).
+    ``output``: the caller keeps it. ``allocator``: whose memory it is, as ``memory.graph.Buffer`` says."""
 
     name: str
     nbytes: Dim
