@@ -1,7 +1,8 @@
 """A MemoryGraph as JSON of version 1: reader, writer. The format is docs/schemas/order-graph-1.schema.json.
 
 Comes in: JSON text or a file. Goes out: a MemoryGraph of which every rule of ``memory.graph`` holds, or a FileError
-with the place (``nodes[3].reads[0]``) and the reason. ``read_graph(dumps(g)) == g``, so every peak survives the trip.
+with the place (``nodes[3].reads[0]``) and the reason. ``loads(dumps(g)) == g``, so every peak survives the trip. Nodes that
+do not come in order are put in order (``memory.sort``).
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from pathlib import Path
 
 from lowtide.core import codec
 from lowtide.core.codec import VERSION, Cursor
+from lowtide.core.errors import VerifyError
 from lowtide.memory.graph import Buffer, MemoryGraph, Node
+from lowtide.memory.sort import positions
 
 _NODE = ("reads", "writes", "after", "workspace", "inplace", "device")
 _BUFFER = ("input", "freeable", "output", "device", "alias_of", "allocator")
@@ -67,14 +70,19 @@ def _graph(root: Cursor) -> MemoryGraph:
         b = _buffer(at, buffers)
         buffers[b.name] = b
     names: dict[str, int] = {}
-    for i, at in enumerate(top["nodes"].items()):
+    listed = list(top["nodes"].items())
+    for i, at in enumerate(listed):
         field = at.fields(("name",), _NODE)["name"]
         name = _name(field)
         if name in names:
             field.fail(f"a node {name!r} stands already at nodes[{names[name]}]")
         names[name] = i
+    try:
+        order = positions([_named(at) for at in listed], buffers)
+    except VerifyError as e:
+        top["nodes"].fail(f"not all nodes can run: {e}")
     reader = _Reader(buffers, names)
-    nodes = tuple(reader.node(i, at) for i, at in enumerate(top["nodes"].items()))
+    nodes = tuple(reader.node(listed[i]) for i in order)
     for at, b in zip(top["buffers"].items(), buffers.values(), strict=True):
         if b.output and reader.source(b.name) is None:
             at.fail(f"{b.name!r} is an output, but nothing writes it")
@@ -114,8 +122,15 @@ def _buffer(at: Cursor, known: dict[str, Buffer]) -> Buffer:
     return Buffer(name, f["nbytes"].whole(), device, flag["input"], flag["freeable"], flag["output"], alias, allocator)
 
 
+def _named(at: Cursor) -> Node:
+    """A node with the names that say where it may stand."""
+    f = at.fields(("name",), _NODE)
+    reads, writes, after = (tuple(x.text() for x in f[key].items()) if key in f else () for key in _NODE[:3])
+    return Node(f["name"].text(), reads, writes, after)
+
+
 class _Reader:
-    """Reads nodes in program order and remembers who wrote what."""
+    """Reads nodes in the order in which they run and remembers who wrote what."""
 
     def __init__(self, buffers: dict[str, Buffer], names: dict[str, int]) -> None:
         self.buffers, self.names = buffers, names
@@ -139,12 +154,12 @@ class _Reader:
             name = under
         return name
 
-    def node(self, i: int, at: Cursor) -> Node:
-        """The node at index ``i``."""
+    def node(self, at: Cursor) -> Node:
+        """The node at a place of the list."""
         f = at.fields(("name",), _NODE)
         name = f["name"].text()
         reads = tuple(self._read(x, name) for x in f["reads"].items()) if "reads" in f else ()
-        after = tuple(self._after(x, name, i) for x in f["after"].items()) if "after" in f else ()
+        after = tuple(self._after(x, name) for x in f["after"].items()) if "after" in f else ()
         writes: list[str] = []
         for x in f["writes"].items() if "writes" in f else ():
             writes.append(self._write(x, name))
@@ -170,20 +185,15 @@ class _Reader:
     def _read(self, at: Cursor, node: str) -> str:
         name = self._known(at)
         if self.source(name) is None:
-            at.fail(f"{node!r} reads {name!r}, which no earlier node writes and which is no input")
+            at.fail(f"{node!r} reads {name!r}, which no other node writes and which is no input")
         return name
 
-    def _after(self, at: Cursor, node: str, i: int) -> str:
+    def _after(self, at: Cursor, node: str) -> str:
         name = at.text()
         if name not in self.names:
             at.fail(f"there is no node {name!r}")
         if name == node:
             at.fail(f"{node!r} cannot run after itself")
-        if self.names[name] > i:
-            at.fail(
-                f"{node!r} is to run after {name!r}, which stands later, at nodes[{self.names[name]}]: "
-                "nodes stand in program order, so this is a cycle or a wrong order"
-            )
         return name
 
     def _write(self, at: Cursor, node: str) -> str:

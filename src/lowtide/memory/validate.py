@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from lowtide.core.errors import VerifyError
 from lowtide.memory.graph import MemoryGraph
+from lowtide.memory.sort import sort
 
 
 def validate(graph: MemoryGraph) -> None:
@@ -50,29 +51,11 @@ def validate_names(graph: MemoryGraph) -> None:
 
 
 def validate_acyclic(graph: MemoryGraph) -> None:
-    """Depth-first search in three colours, without recursion.
+    """No node needs itself, directly or through others.
 
     Raises:
         VerifyError: ``cycle``, with the nodes along it.
     """
-    white, grey, black = 0, 1, 2
-    preds = graph.predecessors
-    colour = [white] * len(preds)
-    for root in range(len(preds)):
-        path = [root] if colour[root] == white else []
-        todo = [iter(preds[root])] if path else []
-        if path:
-            colour[root] = grey
-        while path:
-            following = next(todo[-1], None)
-            if following is None:
-                colour[path.pop()] = black
-                todo.pop()
-            elif colour[following] == grey:
-                cycle = [*path[path.index(following) :], following]
-                names = " needs ".join(graph.nodes[i].name for i in cycle)
-                raise VerifyError("cycle", names)
-            elif colour[following] == white:
-                colour[following] = grey
-                path.append(following)
-                todo.append(iter(preds[following]))
+    _, cycle = sort(graph.predecessors)
+    if cycle:
+        raise VerifyError("cycle", " needs ".join(graph.nodes[i].name for i in cycle))

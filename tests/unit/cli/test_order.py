@@ -50,6 +50,16 @@ def test_json(file: str, capsys: pytest.CaptureFixture[str]):
     assert err == ""
 
 
+@pytest.mark.spec("SC-22")
+def test_nodes_may_come_in_any_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = tmp_path / "backwards.json"
+    big, shrink, join = GRAPH["nodes"]
+    path.write_text(json.dumps({**GRAPH, "nodes": [join, shrink, big]}))
+    assert main(["order", str(path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["order"], found["candidates"]["program"]) == (["shrink", "big", "join"], 60)
+
+
 def test_table_and_file(file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     out = tmp_path / "out.json"
     assert main(["order", file, "-o", str(out)]) == 0

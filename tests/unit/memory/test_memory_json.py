@@ -74,9 +74,9 @@ BAD = {
     "output without writer": (graph([{**Y, "output": True}], []), "buffers[0]: 'y' is an output, but nothing writes"),
     "node twice": (graph([], [{"name": "n"}, {"name": "n"}]), "nodes[1].name: a node 'n' stands already at nodes[0]"),
     "reads unknown": (graph([], [{"name": "n", "reads": ["q"]}]), "nodes[0].reads[0]: there is no buffer 'q'"),
-    "reads too early": (
-        graph([X, Y], [{"name": "n", "reads": ["x", "y"]}, {"name": "m", "writes": ["y"]}]),
-        "nodes[0].reads[1]: 'n' reads 'y', which no earlier node writes",
+    "reads what nothing writes": (
+        graph([X, Y], [{"name": "n", "reads": ["x", "y"]}]),
+        "nodes[0].reads[1]: 'n' reads 'y', which no other node writes",
     ),
     "reads its own write": (graph([Y], [{"name": "n", "reads": ["y"], "writes": ["y"]}]), "nodes[0].reads[0]"),
     "reads are no list": (graph([X], [{"name": "n", "reads": "x"}]), "nodes[0].reads: a list is expected"),
@@ -94,7 +94,7 @@ BAD = {
     "after itself": (graph([], [{"name": "n", "after": ["n"]}]), "nodes[0].after[0]: 'n' cannot run after itself"),
     "cycle": (
         graph([], [{"name": "n", "after": ["m"]}, {"name": "m", "after": ["n"]}]),
-        "nodes[0].after[0]: 'n' is to run after 'm', which stands later, at nodes[1]",
+        "nodes: not all nodes can run: cycle: n needs m needs n",
     ),
     "negative workspace": (graph([], [{"name": "n", "workspace": -5}]), "nodes[0].workspace: -5 is below 0"),
     "pair of one": (
