@@ -61,7 +61,8 @@ class GraphAnalysis:
     moved_bytes, operations, estimated_seconds: of all steps together, by the machine's measured rates.
     reasons: what is not as one would wish, library calls that need not be among it. coverage: how many operations became
     generated loops, and which calls are left; None where library calls compute everything. refused: pairs of loops that
-    stay two kernels, results that overwrite no operand, and storages outside slabs, each with why.
+    stay two kernels, storages with the same elements that stay two, results that overwrite no operand, and storages outside
+    slabs, each with why.
     """
 
     name: str

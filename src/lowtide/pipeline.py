@@ -87,8 +87,8 @@ class Compiled:
     """All stages of one program, for the report, the checkers and the runtime.
 
     coverage: of loops; None where library calls compute everything. apart: why pairs of loops stay two kernels (where
-    followed: at the sizes before). nbytes: of all that the captured program makes. followed: whether loops, order and way of
-    slabs are those of the program at other sizes.
+    followed: at the sizes before), and storages of the same elements stay two. nbytes: of all that the captured program
+    makes. followed: whether loops, order and way of slabs are those of the program at other sizes.
     """
 
     schedule: Schedule
@@ -354,7 +354,8 @@ def stored_once(
     if not at.options.fuse:
         return lowered, known, ""
     found = decide_layouts(lowered)
-    return found.lowered, at.facts(found.lowered.graph) if found.notes else known, found.text()
+    told = replace(found.lowered, apart=(*lowered.apart, *found.refused))
+    return told, at.facts(told.graph) if found.notes else known, found.text()
 
 
 def inline_within(

@@ -111,14 +111,19 @@ def test_the_json_form_has_all_figures_and_the_text_is_a_table():
 
 @pytest.mark.spec("G12")
 def test_what_was_refused_is_there_to_read():
-    """Loops that stay two kernels, results that overwrite nothing, storages outside slabs: in the record and in its JSON."""
-    f = torch.compile(lambda x: (torch.softmax(x, 0), torch.softmax(x, 1), (x + 1) @ (x * 2)), backend="lowtide")
-    f(torch.randn(64, 64))
+    """Loops that stay two kernels, a copy and what is copied, both returned, results that overwrite nothing, storages outside
+    slabs: in the record and in its JSON."""
+
+    def f(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        doubled = x * 2
+        return torch.softmax(x, 0), torch.softmax(x, 1), (x + 1) @ doubled, doubled, doubled.T.contiguous()
+
+    torch.compile(f, backend="lowtide")(torch.randn(64, 64))
     told = lowtide.memory_analysis()
     (graph,) = told.graphs
     what = [r.what for r in graph.refused]
     assert [w for w in what if w.endswith("stay two kernels")] and [w for w in what if w.endswith(" in a slab")]
-    assert [w for w in what if " over %" in w]
+    assert [w for w in what if " over %" in w] and [w for w in what if " stored once, as %" in w]
     data = json.loads(json.dumps(told.to_json()))
     assert data["graphs"][0]["refused"] == [
         {"what": r.what, "because": r.because, "knob": r.knob} for r in graph.refused

@@ -25,8 +25,8 @@ LOOP = "lowtide.loop.default"
 class Lowered:
     """``loops`` by the name of the operation. ``reasons``: what stayed a library call that need not. ``members``: for a
     loop that inlining or fusion made of several, the names of the operations in it; one that was inlined stands in each
-    of its readers. ``apart``: why pairs of loops stay two. ``together``: names of operations that came in one list, which may
-    be launched together."""
+    of its readers. ``apart``: why pairs of loops, or of storages with the same elements, stay two. ``together``: names of
+    operations that came in one list, which may be launched together."""
 
     graph: Graph
     loops: Mapping[str, Loop]

@@ -25,7 +25,7 @@ from lowtide.torch_compat import left_to_python
 @dataclass(frozen=True)
 class Planned:
     """One variant: a program for given sizes; ``coverage``: what became loops, None where library calls compute it all;
-    ``apart``: why pairs of loops stay two kernels."""
+    ``apart``: why pairs of loops stay two kernels, and storages of the same elements two."""
 
     schedule: Schedule
     plan: MemoryPlan

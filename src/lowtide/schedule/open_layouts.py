@@ -1,8 +1,9 @@
 """Open layouts: what is stored twice, perhaps in two orders, is stored once.
 
-Comes in: Lowered after fusion, when it is known what is stored. Goes out: Lowered without second copies, and a line for each
-that went. Promised: what the sections take and return keeps its name, and its strides; every layout is decided once; every
-access goes to the same element as before; no kernel is added, no byte lives that did not, so the peak of an order does not rise.
+Comes in: Lowered after fusion, when it is known what is stored. Goes out: Lowered without second copies, a line for each
+that went, a Reason for each that stays. Promised: what the sections take and return keeps its name, and its strides; every
+layout is decided once; every access goes to the same element as before; no kernel is added, no byte lives that did not, so
+the peak of an order does not rise.
 
 A storage is *open* where one loop makes it, nothing changes it, no section returns it, and its readers can do with other
 strides: its maker and its readers would have it as captured, but nobody outside says so. *Twins* are two storages with the same
@@ -18,6 +19,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from lowtide.core.reason import Reason
 from lowtide.core.units import format_bytes
 from lowtide.ir.build import LoopBuilder, compact
 from lowtide.ir.graph import Layout, Op, Ref, Value, int_of, refs_in
@@ -41,14 +43,16 @@ _LINE = 16  # elements side by side that a loop walks as well as all of a row
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """``lowered`` with all layouts decided; ``notes``: a line for each storage that gave way."""
+    """``lowered`` with all layouts decided; ``notes``: a line for each storage that gave way; ``refused``: why another that a
+    loop makes does not give way to its twin."""
 
     lowered: Lowered
     notes: tuple[str, ...]
+    refused: tuple[Reason, ...] = ()
 
     def text(self) -> str:
-        """The notes."""
-        return "".join(f"{line}\n" for line in self.notes)
+        """What is stored once, in order, and what is not."""
+        return "".join(f"{line}\n" for line in (*self.notes, *map(str, self.refused)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +152,13 @@ class _Work:
         self.maker = {o: n for n, t in self.tasks.items() for o in t.makes}
         self.changed = {graph.value[m].storage for op in graph.ops for m in op.mutates}
         returned = {graph.value[n].storage for s in graph.sections for a in s.returns for n in refs_in(a)}
-        fixed = self.changed | returned | kept_by_caller(graph)
+        self.fixed = dict.fromkeys(self.changed, "it is changed")
+        self.fixed |= dict.fromkeys(returned, "a later section receives it as it was captured")
+        self.fixed |= dict.fromkeys(kept_by_caller(graph), "the caller gets to keep it")
         self.layout: dict[str, Open | Layout] = {
-            n: graph.value[n].layout if n in fixed else opened(graph.value[n].layout) for n in self.maker
+            n: graph.value[n].layout if n in self.fixed else opened(graph.value[n].layout) for n in self.maker
         }
+        self.refused: dict[tuple[str, str], str] = {}  # who does not give way to whom, and why
         self.standing: dict[str, list[str]] = {}
         for v in graph.values:
             self.standing.setdefault(v.storage, []).append(v.name)
@@ -186,14 +193,13 @@ class _Work:
                 one = task.values[source]
                 if source >= len(task.given) and _written(loop, source) is None:
                     continue
-                if not any(isinstance(self.layout.get(n), Open) for n in (one, other)):
-                    continue
                 move = self.move(one, x, other, store, loop.ranges(stage))
                 if move is None:
                     continue
                 theirs = _Way(other, one, move.back, self.maker.get(one, ""), name, number)
                 if not loaded and any(at < n < number for _, n, _ in loop.numbered(source)):
-                    yield theirs  # what reads the first store before the second cannot do with the second alone
+                    self.refused[one, other] = f"%{name} reads it before it stores %{other}"
+                    yield theirs
                     continue
                 here = [
                     _Way(one, other, move, self.maker.get(one, "") if loaded else name, name, number if loaded else at),
@@ -219,27 +225,46 @@ class _Work:
         return move_of(tuple(ranges.values()), *strides)
 
     def take(self, way: _Way) -> bool:
-        """Let one give way, if its layout is open and all agree; whether it did."""
-        layout = self.layout.get(way.who)
-        if not isinstance(layout, Open):
+        """Let one give way, if its layout is open and all agree; whether it did, else with why not."""
+        found = self.agreed(way)
+        if isinstance(found, str):
+            if way.who in self.layout:  # no layout is decided here of what no loop makes
+                self.refused[way.who, way.twin] = found
             return False
-        touched = [n for n in self.users[way.who] if n != way.by]
-        if not way.move.in_lines and not way.move.still and not self.turnable(touched, way.maker):
-            return False
-        relaid = self.relaid(way, layout)
-        changed = {n: self.replaced(n, way) for n in dict.fromkeys((*touched, way.by))}
-        if relaid is None or any(t is None for t in changed.values()):
-            return False
-        self.apply(way, {n: t for n, t in changed.items() if t is not None}, relaid)
+        self.apply(way, *found)
+        self.refused = {pair: why for pair, why in self.refused.items() if way.who not in pair}
         return True
 
-    def turnable(self, names: Sequence[str], maker: str) -> bool:
-        """Whether loops may run across memory in what they touch: pointwise ones, which are turned tile by tile, and of readers
-        no more than the one copy that is spared."""
-        return all(self.tasks[n].loop.pointwise for n in names) and sum(n != maker for n in names) <= 1
+    def agreed(self, way: _Way) -> tuple[Mapping[str, Task], Mapping[str, Layout]] | str:
+        """What becomes of the loops that touch it, and the layouts that library calls get, if one gives way; a text says who
+        is against it."""
+        layout = self.layout.get(way.who)
+        if not isinstance(layout, Open):
+            return self.fixed.get(way.who, "another was stored as it lies")
+        touched = [n for n in self.users[way.who] if n != way.by]
+        if not way.move.in_lines and not way.move.still and (why := self.not_turnable(touched, way.maker)):
+            return why
+        relaid = self.relaid(way, layout)
+        if isinstance(relaid, str):
+            return relaid
+        changed: dict[str, Task] = {}
+        for n in dict.fromkeys((*touched, way.by)):
+            task = self.replaced(n, way)
+            if isinstance(task, str):
+                return task
+            changed[n] = task
+        return changed, relaid
 
-    def relaid(self, way: _Way, layout: Open) -> Mapping[str, Layout] | None:
-        """Layouts on the twin of what library calls read of an open storage; None where one cannot do with them."""
+    def not_turnable(self, names: Sequence[str], maker: str) -> str:
+        """Why loops may not run across memory in what they touch: only pointwise ones may, which are turned tile by tile, and
+        of readers no more than the one copy that is spared. Nothing where they may."""
+        if nest := next((n for n in names if not self.tasks[n].loop.pointwise), None):
+            return f"%{nest} would run across memory"
+        readers = [n for n in names if n != maker]
+        return f"{', '.join(f'%{n}' for n in readers)} would run across memory for one copy" if len(readers) > 1 else ""
+
+    def relaid(self, way: _Way, layout: Open) -> Mapping[str, Layout] | str:
+        """Layouts on the twin of what library calls read of an open storage; a text says which cannot do with them."""
         out: dict[str, Layout] = {}
         for name in self.standing[way.who]:
             calls = self.called.get(name, [])
@@ -249,13 +274,15 @@ class _Work:
                 moved = exactly(layout, moved.stride)
             if name == way.who and not calls:
                 continue  # nothing is left of it
-            if moved is None or (not way.move.still and not _agree(name, v.layout, moved, calls, self.values)):
-                return None
+            if moved is None:
+                return f"no strides say where %{name} would lie"
+            if not way.move.still and (against := _against(name, v.layout, moved, calls, self.values)):
+                return f"{against.target} (%{against.name}) reads %{name} as it lies"
             out[name] = moved
         return out
 
-    def replaced(self, name: str, way: _Way) -> Task | None:
-        """An operation that touches the twin instead; None where that would divide more than before, or is looked up."""
+    def replaced(self, name: str, way: _Way) -> Task | str:
+        """An operation that touches the twin instead; a text says why it cannot, or that it would divide more than before."""
         task = self.tasks[name]
         made = [way.twin if n == way.who else n for n in task.makes]
         makes = [n for n in dict.fromkeys(made) if n != way.twin or name == way.maker]
@@ -276,13 +303,13 @@ class _Work:
                     if value == way.who:
                         value = way.twin
                         if not way.move.still and (index is None or _looked_up(index)):
-                            return None
+                            return f"%{name} finds its place in %{way.who} by loaded numbers"
                         index = way.move.element(index or 0, b.ranges)
                     moved = replace(moved, index=index, attr=names.index(value))
                 at[n] = b.emit(moved)
         loop, kept = compact(b.build())
         if loop.stages and divided(normalise(loop)) > divided(normalise(task.loop)):
-            return None
+            return f"indices of %{name} would divide"
         return Task(loop, tuple(names[j] for j in kept), tuple(makes))
 
     def apply(self, way: _Way, changed: Mapping[str, Task], relaid: Mapping[str, Layout]) -> None:
@@ -320,8 +347,9 @@ class _Work:
 
     def decided(self) -> Decided:
         """The program as it has become."""
+        refused = tuple(Reason(f"%{who} stored once, as %{twin}", why) for (who, twin), why in self.refused.items())
         if not self.notes:
-            return Decided(self.lowered, ())
+            return Decided(self.lowered, (), refused)
         new = {n: loop_op(t.given, t.makes, t.changes, self.op[n].origin, self.name(n)) for n, t in self.tasks.items()}
         sections = tuple(replace(s, ops=tuple(self.operations(s.ops, new))) for s in self.graph.sections)
         frozen = {n: as_it_is(y) for n, y in self.layout.items()}
@@ -329,7 +357,7 @@ class _Work:
         graph = pruned(replace(self.graph, values=values, sections=sections))
         loops = {new[n].name: t.loop for n, t in self.tasks.items()}
         members = {op.name: self.members.get(n, (n,)) for n, op in new.items() if n in self.members or op.name != n}
-        return Decided(replace(self.lowered, graph=graph, loops=loops, members=members), tuple(self.notes))
+        return Decided(replace(self.lowered, graph=graph, loops=loops, members=members), tuple(self.notes), refused)
 
     def name(self, name: str) -> str:
         """What an operation is called that was called like something that it no longer makes."""
@@ -348,21 +376,21 @@ class _Work:
             yield from self.views.get(op.name, ())
 
 
-def _agree(name: str, was: Layout, now: Layout, calls: Sequence[Op], values: Mapping[str, Value]) -> bool:
-    """Whether all calls that read a value can do with another layout of it."""
-    apart = (op for op in calls if op.view and any(values[o].layout.dtype != was.dtype for o in op.outputs if o))
-    if any(op.target in BY_STORAGE for op in calls) or any(apart):
-        return False  # they read around it
+def _against(name: str, was: Layout, now: Layout, calls: Sequence[Op], values: Mapping[str, Value]) -> Op | None:
+    """The first of the calls that read a value which cannot do with another layout of it; None where all can."""
+    for op in calls:  # whose results lie around what they read
+        if op.target in BY_STORAGE or (op.view and any(values[o].layout.dtype != was.dtype for o in op.outputs if o)):
+            return op
     if was.offset == now.offset and same_places(was.size, was.stride, now.stride):
-        return True
+        return None
     matrix = len(now.size) >= 2 and _is_matrix(*(tuple(map(int_of, d[-2:])) for d in (now.size, now.stride)))
     for op in calls:
         if op.view:
             continue
         places = [k for k, a in enumerate(op.args) if name in refs_in(a)]
         if not matrix or not places or not set(places) <= set(_PRODUCTS.get(op.target, ())):
-            return False
-    return True
+            return op
+    return None
 
 
 def _is_matrix(size: tuple[int, ...], stride: tuple[int, ...]) -> bool:

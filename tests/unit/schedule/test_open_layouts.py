@@ -1,9 +1,11 @@
-"""What is stored twice is stored once, in the order that a copy wishes: the same numbers, no more kernels, no higher peak."""
+"""What is stored twice is stored once, in the order that a copy wishes: the same numbers, no more kernels, no higher peak; what
+is not says why."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from loop_programs import compute, one_by_one, programs
 
+from lowtide.core.reason import Reason
 from lowtide.ir.graph import Graph, Layout, Op, Origin, Ref, Section, Value
 from lowtide.ir.loops import parse_loop
 from lowtide.ir.lowered import LOOP, Lowered, check_lowered, loop_op
@@ -95,9 +98,16 @@ SUMMED = f"""loop [{N}] in(f64) out(f64)
   stage []
     v2: f64 = store 1 [i0] v1
 """
+LOOKED_UP = f"""loop [] in(i64, f64) out(f64)
+  stage [{N}]
+    v0: i64 = load 0 [r0]
+    v1: f64 = load 1 [((v0*{M})+r0)]
+    v2: f64 = store 2 [r0] v1
+"""
 MADE = (pointwise(BY_ROWS), "x", "a")
 COPIED = (TURNED, "a", "c")
 COLUMN = Layout("f64", "cpu", (N,), (1,))
+INDEX = Layout("i64", "cpu", (N,), (1,))
 TALL = Layout("f64", "cpu", (M, N), (N, 1))
 SQUARE = Layout("f64", "cpu", (N, N), (N, 1))
 
@@ -169,12 +179,29 @@ def test_a_copy_gives_way_where_what_it_copies_is_fixed() -> None:
         found = same(program(ops, returns, {"c": TALL}))
         assert found.notes == (f"%c is stored once, as %{stays}, in its order: 12.0 KiB less",)
         assert BY_COLUMNS not in str(found.lowered.loops["b"])
+        assert found.refused == (), "of what became one nothing stays"
+
+
+KEPT = "the caller gets to keep it"
+WANTED = "aten.softmax.int (%d) reads %c as it lies"
 
 
 @pytest.mark.spec("IR-12")
-@pytest.mark.parametrize("why", ["returned", "changed", "both returned", "summed", "twice", "as a library has it"])
-def test_what_is_fixed_or_worse_in_another_order_stays(why: str) -> None:
-    """Both are returned; one is changed; a reduction would run across memory, or two loops; a library call wants it as it is."""
+@pytest.mark.parametrize(
+    ("why", "refused"),
+    [
+        ("returned", [KEPT, WANTED]),
+        ("changed", []),
+        ("both returned", [KEPT, KEPT]),
+        ("summed", ["%s would run across memory", WANTED]),
+        ("twice", ["%b, %g would run across memory for one copy", WANTED]),
+        ("looked up", ["%g finds its place in %a by loaded numbers", WANTED]),
+        ("as a library has it", ["aten.softmax.int (%e) reads %a as it lies", WANTED]),
+    ],
+)
+def test_what_is_fixed_or_worse_in_another_order_stays(why: str, refused: list[str]) -> None:
+    """Both are returned; one is changed, so that the two are not alike; a reduction would run across memory, or two loops; a
+    number that is loaded says which element is read; a library call wants it as it is."""
     again = (pointwise(BY_ROWS, operation="abs"), "a", "b")
     back = Op("d", "aten.softmax.int", (Ref("c"), 1), (), ("d",))
     other = Op("e", "aten.softmax.int", (Ref("a"), 1), (), ("e",))
@@ -192,11 +219,35 @@ def test_what_is_fixed_or_worse_in_another_order_stays(why: str) -> None:
         ),
         "summed": ([MADE, COPIED, (SUMMED, "a", "s"), back], "s d"),
         "twice": ([MADE, COPIED, again, (pointwise(BY_ROWS, operation="exp"), "a", "g"), back], "b g d"),
+        "looked up": ([MADE, COPIED, (LOOKED_UP, "k a", "g"), back], "g d"),
         "as a library has it": ([MADE, COPIED, other, back], "e d"),
     }
     ops, returns = cases[why]
-    tall = {"s": COLUMN} if why == "changed" else {"c": TALL, "d": TALL, "s": COLUMN}
-    assert decided(program(ops, returns, tall)).notes == ()
+    tall = {"s": COLUMN} if why == "changed" else {"c": TALL, "d": TALL, "s": COLUMN, "k": INDEX}
+    found = decided(program(ops, returns, tall))
+    assert found.notes == ()
+    ways = [("a", "c"), ("c", "a")][: len(refused)]
+    wanted = [Reason(f"%{a} stored once, as %{b}", x) for (a, b), x in zip(ways, refused, strict=True)]
+    assert found.refused == tuple(wanted)
+    assert found.text() == "".join(f"{x.what}: {x.because}\n" for x in wanted)
+
+
+def test_what_no_loop_makes_leaves_no_reason() -> None:
+    """A copy of what is given, which is returned: only of the copy could the layout be another."""
+    found = same(program([(TURNED, "x", "c")], "c", {"c": TALL}))
+    assert found.refused == (Reason("%c stored once, as %x", KEPT),)
+
+
+def test_what_is_saved_for_a_later_section_stays_as_captured() -> None:
+    lowered = program([MADE, COPIED], "a c", {"c": TALL})
+    (section,) = lowered.graph.sections
+    forward = replace(section, name="forward", saved=(0, 1))
+    backward = Section("backward", section.returns, (), ())
+    graph = replace(lowered.graph, sections=(forward, backward))
+    verify(graph)
+    found = decide_layouts(replace(lowered, graph=graph))
+    assert found.notes == ()
+    assert {r.because for r in found.refused} == {"a later section receives it as it was captured"}
 
 
 @pytest.mark.spec("IR-52")
@@ -216,7 +267,8 @@ def test_products_take_what_gave_way_as_a_view() -> None:
     row = Layout("f64", "cpu", (N * M,), (1,))
     part = Op("p", "aten.view.default", (Ref("a"), (N * M,)), (), ("p",), view=True)
     opaque = Op("q", "aten.softmax.int", (Ref("p"), 0), (), ("q",))
-    assert decided(program([MADE, COPIED, part, opaque, other], "q d", layouts | {"p": row, "q": row})).notes == ()
+    found = decided(program([MADE, COPIED, part, opaque, other], "q d", layouts | {"p": row, "q": row}))
+    assert found.notes == () and "no strides say where %p would lie" in [r.because for r in found.refused]
 
 
 @pytest.mark.spec("IR-52")
@@ -250,6 +302,8 @@ def test_of_two_stores_the_first_stays_where_something_reads_it_before_the_secon
 """
     found = same(program([(text, "x", "a b c")], "b c"))
     assert len(found.notes) == (0 if between else 1)
+    if between:
+        assert Reason("%a stored once, as %c", "%op_a_b_c reads it before it stores %c") in found.refused
     assert same(program([(text, "x", "a b c")], "b a")).notes == ("%c is stored once, as %a: 12.0 KiB less",)
 
 
@@ -294,6 +348,7 @@ def test_what_is_read_by_where_it_lies_in_memory_stays(why: str) -> None:
     ops = [made, (SWAPPED, "a", "c"), *([part] if read == "p" else []), op, last]
     found = decided(program(ops, "c q", layouts | shape))
     assert found.notes == ()
+    assert Reason("%a stored once, as %c", f"{op.target} (%m) reads %{read} as it lies") in found.refused
     plain = call("aten.softmax.int", "q", "p")
     assert len(decided(program([made, (SWAPPED, "a", "c"), part, plain], "c q", layouts)).notes) == 1, (
         "it may move else"
