@@ -1,6 +1,7 @@
-"""What all tests share: goldens, hypothesis profiles, and a way to run without torch.
+"""What all tests share: goldens, hypothesis profiles, and no torch for the layers that must not need it.
 
-``--no-torch`` makes ``import torch`` fail, for the layers that must not need it (see test_no_torch.py).
+In their tests ``import torch`` fails, but in those marked ``torch``. With ``--no-torch`` it fails from the start, for all,
+and those that are marked are left out.
 ``--update-golden`` accepts the present text of every golden that is compared.
 ``HYPOTHESIS_PROFILE`` is ``default`` (the same examples each time), ``few`` or ``many`` (new ones each time).
 """
@@ -12,10 +13,13 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from torch_free import FOLDERS, no_torch
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one core each
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -51,6 +55,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         needing = [item for item in items if item.get_closest_marker("torch")]
         config.hook.pytest_deselected(items=needing)
         items[:] = [item for item in items if item not in needing]
+
+
+@pytest.fixture(autouse=True)
+def torch_where_it_may_be_needed(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Takes torch away from the tests of the torch-free layers, which share a process with others."""
+    free = not request.node.get_closest_marker("torch") and any(f in request.path.parents for f in FOLDERS)
+    with no_torch() if free else nullcontext():
+        yield
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ folder (and the measured rates in the cache, where asked), and a part that is mi
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import json
@@ -14,6 +15,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -136,6 +138,14 @@ def _cache() -> str:
     folder = cache_folder()
     if not folder.exists():
         return f"{folder} (made when first needed)"
-    files = [f for f in folder.rglob("*") if f.is_file()]
+    sizes = list(_file_sizes(folder))
     state = "writable" if os.access(folder, os.W_OK) else "NOT writable"
-    return f"{folder}, {len(files)} files, {sum(f.stat().st_size for f in files)} bytes, {state}"
+    return f"{folder}, {len(sizes)} files, {sum(sizes)} bytes, {state}"
+
+
+def _file_sizes(folder: Path) -> Iterator[int]:
+    """Bytes of each file; a build that ends meanwhile takes its files along."""
+    for at, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                yield Path(at, name).stat().st_size
