@@ -1,4 +1,4 @@
-"""Single generated kernels beside ATen, in one process, interleaved: ``python -m benchmarks.kernels [THREADS ...]``.
+"""Single generated kernels beside ATen, interleaved: ``python -m benchmarks.kernels [NAMES]``.
 
 Each case is a function of tensors. ATen runs it as it is. Ours is captured, lowered, inlined, fused and compiled; its
 kernels are called on freshly allocated results, as ATen's are. Printed: the least of many times (ms) for both, their
@@ -7,9 +7,9 @@ ratio, and the geometric mean of the ratios. Sizes are chosen in and beyond the 
 
 from __future__ import annotations
 
+import argparse
 import functools
 import math
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -130,13 +130,20 @@ def least(a: Callable[[], Any], b: Callable[[], Any], seconds: float = 0.4) -> t
 
 def main() -> None:
     """Print the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.kernels", description=__doc__.partition("\n\n")[0])
+    parser.add_argument("kernels", nargs="*", help="of these names (default: all)")
+    parser.add_argument("--threads", type=int, nargs="*", default=[1, 2], help="how many (default: 1 and 2)")
+    parser.add_argument("--sizes", nargs="*", choices=SIZES, default=[*SIZES], help="where tensors lie (default: both)")
+    given = parser.parse_args()
     torch.manual_seed(0)
-    for threads in [int(t) for t in sys.argv[1:]] or [1, 2]:
+    for threads in given.threads:
         torch.set_num_threads(threads)
         ratios: list[float] = []
         print(f"| {threads} threads | ATen ms | ours ms | ATen / ours |\n|---|---|---|---|")
-        for place, size in SIZES.items():
-            for name, (function, args) in cases(*size).items():
+        for place in given.sizes:
+            for name, (function, args) in cases(*SIZES[place]).items():
+                if given.kernels and name not in given.kernels:
+                    continue
                 theirs, mine = least(lambda f=function, a=args: f(*a), ours(function, args))  # type: ignore[misc]
                 ratios.append(theirs / mine)
                 print(f"| {name}, {place} | {theirs:.4f} | {mine:.4f} | {ratios[-1]:.2f} |", flush=True)

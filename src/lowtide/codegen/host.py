@@ -278,8 +278,11 @@ class _Section:
             return self._loop(op, step.loop)
         plain = self.names.of("op", op.target)
         targets = [o if o is not None else "_" for o in op.outputs]
+        made = f"{plain}({', '.join(args)})"
+        if op.paths and any(op.outputs):
+            made = f"leaves({made}, {op.paths})"
         if step is None:
-            return f"{_targets(targets, op)}{plain}({', '.join(args)})"
+            return f"{_targets(targets, op)}{made}"
         places = [self.plan.place[o] for o in op.outputs if o is not None and o in self.plan.place]
         if len(places) == 1 and len(op.outputs) == 1:
             place, result = places[0], str(op.outputs[0])
@@ -287,7 +290,7 @@ class _Section:
                 return self._over(op, step, args, place, result)
             if place.slab is not None and step.facts.out is not None:
                 return self._into(step, result)
-        call = f"{_targets(targets, op)}{plain}({', '.join(args)})"
+        call = f"{_targets(targets, op)}{made}"
         for r in step.facts.restride:
             value = self.graph.value[targets[r]]
             call += f"; {targets[r]} = exact({targets[r]}, {value.layout.size}, {value.layout.stride})"

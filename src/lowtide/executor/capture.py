@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -41,7 +41,7 @@ from lowtide.frontend.sizes import dim_of
 from lowtide.ir.graph import Arg, Expr, Graph, Op, Ref, Section, Value
 from lowtide.ir.index import mul
 from lowtide.ir.strides import filled, same_places
-from lowtide.ir.symbolic import symbol, symbols_of
+from lowtide.ir.symbolic import Dim, symbol, symbols_of
 from lowtide.torch_compat import OpOverload, cond_operator, scan_operator, while_operator
 
 # Functions on numbers that captured graphs call, under the name that a Block uses for them.
@@ -93,6 +93,7 @@ class _Dynamic(Importer):
         self.given: list[Given] = []
         self.known: set[str] = set()
         self.held: dict[str, torch.Tensor] = {}
+        self.among: list[tuple[int, Dim]] = []  # numbers that the operation at hand gives beside its tensors
 
     def build(self, gm: fx.GraphModule) -> Block:
         inputs: list[Ref | Expr | None] = []
@@ -163,10 +164,11 @@ class _Dynamic(Importer):
         val, target = node.meta.get("val"), node.target
         if target is operator.getitem:
             whole = self.env[node.args[0]]  # type: ignore[index]
-            if not isinstance(whole, tuple):
+            if not isinstance(whole, tuple | dict):
                 raise Unsupported(Reason(f"{node}", f"takes a piece of {whole} ({origin_of(node)})"))
             piece = whole[node.args[1]]  # type: ignore[index]
-            if symbols_in(piece) - self.known - self.outside:  # a size that an operation gives beside its tensors
+            said = self.known | self.outside  # a size beside tensors may be an expression over others
+            if not isinstance(piece, dict) and not symbols_in(piece) <= said:
                 raise Unsupported(Reason(f"{node}", f"is a size that nothing else says ({origin_of(node)})"))
             self.env[node] = piece
         elif str(target) in _ITEMS:
@@ -190,7 +192,8 @@ class _Dynamic(Importer):
             called, more = _WRITTEN_AS.get(op.target, (op.target, ()))
             op = replace(op, target=called, args=(*op.args, *more))
             layouts = [self.values[o] if o is not None else None for o in op.outputs]
-            self.lines.append(Line(op, VIEW if op.view else CALL, self._binds(layouts), (), 0, self._unsure(node, op)))
+            binds = (*self._binds(layouts), *self._given_numbers())
+            self.lines.append(Line(op, VIEW if op.view else CALL, binds, (), 0, self._unsure(node, op)))
         else:
             raise Unsupported(
                 Reason(f"{getattr(target, '__name__', target)}", f"is not an operator ({origin_of(node)})")
@@ -242,6 +245,21 @@ class _Dynamic(Importer):
                     self.known.add(name)
                     out.append(Bind(name, i, d))
         return tuple(out)
+
+    def _number_among(self, node: fx.Node, val: Any, position: int) -> Arg:
+        """Noted as the operation's own: whether a size says nothing new is known once the tensors beside it are."""
+        expr = dim_of(val) if isinstance(val, torch.SymInt) else symbol(f"{node.name}_{position}")
+        self.among.append((position, expr))
+        return expr
+
+    def _given_numbers(self) -> Iterator[Bind]:
+        """Of the operation that was read last, what its numbers make known."""
+        for position, expr in self.among:
+            name = _plain(expr)
+            if name is not None and name not in self.known and name not in self.outside:
+                self.known.add(name)
+                yield Bind(name, position, None)
+        self.among.clear()
 
     def _scalar_line(self, node: fx.Node, target: str, args: tuple[Arg, ...], name: str | None) -> None:
         binds = (Bind(name, 0, None),) if name is not None else ()

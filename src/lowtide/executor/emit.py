@@ -331,7 +331,9 @@ class _Writer:
             poisoned = [f"run.poison({o})" for o in placed if self.verify and self._alone(op, o)]
             return [*poisoned, *(self._made(o) for o in results if o not in placed), call]
         text = self._short(op) or f"{self._name(spelled.plain or f'op:{op.target}')}({args})"
-        return [f"{self._targets(op)}{text}", *self._after(line, spelled, results)]
+        if op.paths:
+            text = f"{self._name('leaves:leaves')}({text}, {op.paths})"
+        return [f"{self._targets(line)}{text}", *self._after(line, spelled, results)]
 
     def _picked(self, op: Op) -> str | None:
         """The beginning of a call that picks along one dimension into given bytes: a third of the time of the general one, but
@@ -420,9 +422,10 @@ class _Writer:
                 )
         return out
 
-    def _targets(self, op: Op) -> str:
-        names = [o if o is not None else "_" for o in op.outputs]
-        if op.returns == "none" or not any(op.outputs):
+    def _targets(self, line: Line) -> str:
+        op, numbers = line.op, {b.output for b in line.binds if b.dim is None}
+        names = [o if o is not None else f"_n{k}" if k in numbers else "_" for k, o in enumerate(op.outputs)]
+        if op.returns == "none" or not (numbers or any(op.outputs)):
             return ""
         return f"{names[0]} = " if op.returns == "one" else f"{_tuple(names)[1:-1]} = "
 

@@ -29,7 +29,7 @@ from lowtide.executor.placing import Placement, Strategy, checked, nowhere
 from lowtide.executor.shaping import Geometry, Shapes, Where, where
 from lowtide.executor.spelling import callable_of, spellings
 from lowtide.ir.graph import Atom
-from lowtide.runtime.calls import atom, overload, python_of
+from lowtide.runtime.calls import atom, leaves, overload, python_of
 from lowtide.runtime.load import exact
 
 log = logging.getLogger(__name__)
@@ -277,6 +277,8 @@ class BlockPlan:
                 names[name] = self._once(text)
             elif kind == "exact":
                 names[name] = exact
+            elif kind == "leaves":
+                names[name] = leaves
             else:
                 names[name] = atom(Atom(kind, text))
         filename = f"<{CODE_NAME} {next(_numbers)} {self.block.name}>"

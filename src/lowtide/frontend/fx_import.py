@@ -19,7 +19,7 @@ from torch import fx
 from lowtide.core.errors import Unsupported
 from lowtide.core.reason import Reason
 from lowtide.frontend.sizes import dim_of
-from lowtide.ir.graph import OBJECT, Arg, Atom, Graph, Layout, Op, Origin, Ref, Section, Value, refs_in
+from lowtide.ir.graph import OBJECT, Arg, Atom, Graph, Layout, Op, Origin, Path, Ref, Section, Value, refs_in
 from lowtide.ir.symbolic import Dim, Expr, symbols_of
 from lowtide.program import usable
 from lowtide.torch_compat import OpOverload, opaque_nbytes, resizes_storage, schema_views, unbacked
@@ -38,8 +38,6 @@ _LONGEST = 60  # characters of a tag: it stands in every message
 
 # Views by what they do, though their schema declares a new tensor.
 _UNDECLARED_VIEWS = {"aten._unsafe_view.default": 0}
-# What may be among several results; a size among them is what its expression says, over sizes that are known otherwise.
-_AMONG = torch.Tensor | torch.SymInt | None
 _RANDOM = torch.Tag.nondeterministic_seeded
 
 # Normalisations keep mean and deviation (results 1 and 2) in the type of their parameters where that is the wider one.
@@ -62,7 +60,7 @@ class Importer:
         self.values: dict[str, Value] = {}
         self.constants: dict[str, torch.Tensor] = {}
         self.symbols: dict[str, None] = {}
-        self.env: dict[fx.Node, Arg] = {}
+        self.env: dict[fx.Node, Any] = {}  # arguments; of what gives a mapping, mappings of them
         self.saved: dict[str, Arg] = {}
         self.taken: set[str] = set()
         self.wide: dict[str, torch.dtype] = {}  # storages whose type is not the one that their fake tensors say
@@ -174,7 +172,7 @@ class Importer:
             return
         if target is operator.getitem:
             whole = self.env[node.args[0]]
-            assert isinstance(whole, tuple)
+            assert isinstance(whole, tuple | dict)
             self.env[node] = whole[node.args[1]]
             return
         if not isinstance(target, OpOverload):
@@ -217,45 +215,67 @@ class Importer:
         given_refs = dict.fromkeys(n for a in (*args, *(a for _, a in kwargs)) for n in refs_in(a))
         mutates += tuple(n for n in given_refs if self.values[n].layout.dtype == OBJECT)
         bases = [None if v is None else next(iter(refs_in(self._arg(arguments[v], node))), None) for v in views]
-        outputs, returns = self._results(node, val, bases)
+        outputs, returns, paths = self._results(node, val, bases)
         view = bool(views) and all(v is not None for v in views) and not mutates
         effect = "random" if _RANDOM in target.tags else None
         name = self._name(node.name) if returns != "one" else str(outputs[0])
-        return Op(name, called, args, kwargs, outputs, returns, view, mutates, effect, origin_of(node))
+        return Op(name, called, args, kwargs, outputs, returns, view, mutates, effect, origin_of(node), paths)
 
-    def _results(self, node: fx.Node, val: Any, bases: Sequence[str | None]) -> tuple[tuple[str | None, ...], str]:
-        """Define what a call returns. A list result (``Tensor[]``) is all views of one base or all new."""
+    def _results(
+        self, node: fx.Node, val: Any, bases: Sequence[str | None]
+    ) -> tuple[tuple[str | None, ...], str, tuple[Path, ...]]:
+        """Define what a call returns: the outputs, their kind, and where they lie in a nest. ``bases``: per return of the
+        schema what it stands on; a return that is a list, or a mapping, is all views of one base or all new."""
 
-        def storage(i: int) -> str | None:
-            base = bases[i] if i < len(bases) else bases[-1] if bases else None
+        def storage(path: Path) -> str | None:
+            base = bases[path[0] if len(bases) > 1 and isinstance(path[0], int) else 0] if bases else None
             return self.values[base].storage if base is not None else None
 
         if val is None:
             self.env[node] = None
-            return (), "none"
+            return (), "none", ()
         if isinstance(val, torch.Tensor):
-            self.env[node] = ref = self._define(node, val, storage(0))
-            return (ref.name,), "one"
-        if isinstance(val, tuple | list):
-            used = {u.args[1] for u in node.users if u.target is operator.getitem}
-            odd = [type(v).__name__ for i, v in enumerate(val) if i in used and not isinstance(v, _AMONG)]
-            if odd:
-                raise Unsupported(Reason(f"{node.target}", f"has a {odd[0]} among its results ({origin_of(node)})"))
-            wide = _statistics_dtype(node)
-            refs: list[Arg] = []
-            for i, v in enumerate(val):
-                if i in used and isinstance(v, torch.Tensor):
-                    refs.append(self._define(node, v, storage(i), f"_{i}", wide if i in (1, 2) else None))
-                elif i in used and isinstance(v, torch.SymInt):
-                    refs.append(self._size(v, f"{node.target}", f"has a size that depends on data ({origin_of(node)})"))
-                else:
-                    refs.append(None)
-            self.env[node] = tuple(refs)
-            return tuple(r.name if isinstance(r, Ref) else None for r in refs), "tuple"
-        raise Unsupported(Reason(f"{node.target}", f"returns a {type(val).__name__}"))
+            self.env[node] = ref = self._define(node, val, storage((0,)))
+            return (ref.name,), "one", ()
+        if not isinstance(val, tuple | list | dict):
+            raise Unsupported(Reason(f"{node.target}", f"returns a {type(val).__name__}"))
+        wide, used = _statistics_dtype(node), _taken(node)
+        outputs: dict[Path, str | None] = {}
+
+        def read(v: Any, path: Path) -> Any:
+            if isinstance(v, dict) and all(isinstance(k, int | str) for k in v):
+                return {k: read(x, (*path, k)) for k, x in v.items()}
+            if isinstance(v, tuple | list):
+                return tuple(read(x, (*path, i)) for i, x in enumerate(v))
+            at = len(outputs)
+            outputs[path] = None
+            if path not in used:
+                return None
+            if v is None or isinstance(v, bool | int | float):
+                return v  # known since it was captured
+            if isinstance(v, torch.SymInt | torch.SymFloat | torch.SymBool):
+                return self._number_among(node, v, at)
+            if not isinstance(v, torch.Tensor):
+                what = f"has a {type(v).__name__} among its results ({origin_of(node)})"
+                raise Unsupported(Reason(f"{node.target}", what))
+            suffix = "".join(f"_{step}" for step in path)
+            ref = self._define(node, v, storage(path), suffix, wide if path in ((1,), (2,)) else None)
+            outputs[path] = ref.name
+            return ref
+
+        self.env[node] = read(val, ())
+        flat = all(path == (k,) for k, path in enumerate(outputs))
+        return tuple(outputs.values()), "tuple", () if flat else tuple(outputs)
+
+    def _number_among(self, node: fx.Node, val: Any, position: int) -> Arg:
+        """A number among the results of an operation, at a ``position`` among its outputs: a size is what its expression says,
+        over sizes that are known otherwise."""
+        if isinstance(val, torch.SymInt):
+            return self._size(val, f"{node.target}", f"has a size that depends on data ({origin_of(node)})")
+        raise Unsupported(Reason(f"{node.target}", f"has a number that depends on data ({origin_of(node)})"))
 
     def _arg(self, a: Any, node: fx.Node) -> Arg:
-        if isinstance(a, fx.Node):
+        if isinstance(a, fx.Node) and not isinstance(self.env[a], dict):
             return self.env[a]
         if a is None or isinstance(a, bool | int | float | str):
             return a
@@ -270,6 +290,17 @@ class Importer:
         if isinstance(a, torch.memory_format):
             return Atom("format", str(a).removeprefix("torch."))
         raise Unsupported(Reason(f"{node.target}", f"takes a {type(a).__name__} argument ({origin_of(node)})"))
+
+
+def _taken(node: fx.Node) -> set[Path]:
+    """The places among a call's results that something asks for."""
+    out: set[Path] = set()
+    waiting: list[tuple[fx.Node, Path]] = [(node, ())]
+    while waiting:
+        at, path = waiting.pop()
+        out.add(path)
+        waiting += [(u, (*path, u.args[1])) for u in at.users if u.target is operator.getitem]  # type: ignore[misc]
+    return out
 
 
 def bound(node: fx.Node, schema: Any) -> list[Any]:

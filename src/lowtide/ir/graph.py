@@ -111,6 +111,9 @@ class Atom:
 Arg = Ref | Atom | Expr | int | float | bool | str | None | tuple["Arg", ...]
 
 
+Path = tuple[int | str, ...]  # to a member of a nest: positions in lists and tuples, keys of mappings
+
+
 def refs_in(arg: Arg) -> Iterator[str]:
     """Names of the values in an argument, in order, lists included."""
     if isinstance(arg, Ref):
@@ -127,6 +130,8 @@ class Op:
     ``outputs``: names it defines (None for a result that nobody uses). ``returns``: ``"one"`` value, a ``"tuple"`` of
     them, or ``"none"`` that we look at. ``view``: every output stands on an argument's storage and nothing is computed.
     ``mutates``: values whose bytes it changes. ``effect``: operations with the same effect keep their order.
+    ``paths``: of a tuple that holds lists, tuples or mappings, where each output lies: positions and keys from outside
+    inwards; empty where output k is member k.
     """
 
     name: str
@@ -139,6 +144,7 @@ class Op:
     mutates: tuple[str, ...] = ()
     effect: str | None = None
     origin: Origin = Origin()
+    paths: tuple[Path, ...] = ()
 
     @property
     def reads(self) -> tuple[str, ...]:

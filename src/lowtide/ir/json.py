@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from lowtide.core.codec import VERSION, Cursor, dumps, loads
 from lowtide.core.errors import VerifyError
-from lowtide.ir.graph import Arg, Atom, Graph, Layout, Op, Origin, Ref, Section, Value
+from lowtide.ir.graph import Arg, Atom, Graph, Layout, Op, Origin, Path, Ref, Section, Value
 from lowtide.ir.symbolic import Dim, Expr, parse_dim
 from lowtide.ir.words import DEEPEST, KINDS
 
@@ -99,6 +99,7 @@ def _op(op: Op) -> dict[str, object]:
     out |= {"view": True} if op.view else {}
     out |= {"mutates": list(op.mutates)} if op.mutates else {}
     out |= {"effect": op.effect} if op.effect is not None else {}
+    out |= {"paths": [list(p) for p in op.paths]} if op.paths else {}
     return out | _origin(op.origin)
 
 
@@ -204,8 +205,14 @@ def _read_output(at: Cursor) -> str | None:
     return None if at.value is None else at.text()
 
 
+def _read_path(at: Cursor) -> Path:
+    return _all(at, lambda step: step.text() if isinstance(step.value, str) else step.whole())
+
+
 def _read_op(at: Cursor) -> Op:
-    f = at.fields(("name", "target", "args", "outputs", "returns"), ("kwargs", "view", "mutates", "effect", "origin"))
+    f = at.fields(
+        ("name", "target", "args", "outputs", "returns"), ("kwargs", "view", "mutates", "effect", "origin", "paths")
+    )
     return Op(
         f["name"].text(),
         f["target"].text(),
@@ -217,4 +224,5 @@ def _read_op(at: Cursor) -> Op:
         _all(f["mutates"], Cursor.text) if "mutates" in f else (),
         f["effect"].text() if "effect" in f else None,
         _read_origin(f),
+        _all(f["paths"], _read_path) if "paths" in f else (),
     )

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from lowtide.core.errors import FileError
-from lowtide.ir.graph import Arg, Atom, Graph, Layout, Op, Origin, Ref, Section, Value, refs_in
+from lowtide.ir.graph import Arg, Atom, Graph, Layout, Op, Origin, Path, Ref, Section, Value, refs_in
 from lowtide.ir.symbolic import Expr
 from lowtide.ir.words import DEVICE, KINDS, NAME, PLACE, TAG, WORD, Scan, bare, quoted
 
@@ -182,6 +182,7 @@ class _Printer:
         results, later, usual = self.results(op)
         name = "" if usual == ("one", op.name) else f" as {bare(op.name, NAME)}"
         returns = "" if usual[0] == op.returns else f" returns {bare(op.returns, WORD)}"
+        returns += f" at {arg_text(op.paths)}" if op.paths else ""
         args = [arg_text(a) for a in op.args] + [f"{bare(key, WORD)}={arg_text(a)}" for key, a in op.kwargs]
         mutates = f" mutates {' '.join(map(value_name, op.mutates))}" if op.mutates else ""
         effect = f" effect {bare(op.effect, WORD)}" if op.effect is not None else ""
@@ -412,8 +413,20 @@ class _Reader:
         name = (outputs[0] or "") if returns == "one" else ""
         name = scan.word(NAME, "the operation's name") if scan.maybe(r"as(?=\s)") else name
         returns = scan.word(WORD, "one, tuple or none") if scan.maybe(r"returns(?=\s)") else returns
+        paths = self.paths(scan) if scan.maybe(r"at(?=\s)") else ()
         origin = self.origin(scan) or Origin()
-        return Op(name, target, args, named, outputs, returns, view, mutates, effect, origin)
+        return Op(name, target, args, named, outputs, returns, view, mutates, effect, origin, paths)
+
+    def paths(self, scan: Scan) -> tuple[Path, ...]:
+        """Where the outputs lie in a nest: a list of lists of positions and keys."""
+        at, given = scan.at, scan.arg()
+        out: list[Path] = []
+        for path in given if isinstance(given, tuple) else (given,):
+            steps = path if isinstance(path, tuple) else ()
+            out.append(tuple(s for s in steps if isinstance(s, int | str) and not isinstance(s, bool)))
+            if not steps or len(out[-1]) < len(steps):
+                scan.fail("a list of places is expected, each a list of positions and keys", at)
+        return tuple(out)
 
     def graph(self) -> Graph:
         if self.name is None:

@@ -144,6 +144,16 @@ class _Verifier:
         if not known.get(op.returns, False):
             because = f"{op.name} returns {op.returns!r} and has {len(op.outputs)} outputs"
             self.fail("returns", f"{because}; 'one' has one, 'none' has none, 'tuple' has any", place, op.origin)
+        steps = [s for p in op.paths for s in p]
+        if op.paths and not (
+            op.returns == "tuple"
+            and len(op.paths) == len(op.outputs)
+            and len({*op.paths}) == len(op.paths)
+            and all(op.paths)
+            and not any(isinstance(s, int) and s < 0 for s in steps)
+        ):
+            because = f"{op.name} says where {len(op.paths)} results lie and has {len(op.outputs)} outputs"
+            self.fail("returns", f"{because}; a tuple says it of each, and no two lie at one place", place, op.origin)
         if op.returns == "one" and op.outputs[0] not in (None, op.name):
             self.fail(
                 "op-name", f"{op.name!r} has the one output %{op.outputs[0]}, whose name it takes", place, op.origin

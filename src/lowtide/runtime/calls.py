@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from lowtide.core.errors import BugError
-from lowtide.ir.graph import TRUSTED, Arg, Atom, Graph, Layout, Op, Ref
+from lowtide.ir.graph import TRUSTED, Arg, Atom, Graph, Layout, Op, Path, Ref
 from lowtide.schedule.schedule import runs_on
 
 DTYPES: Mapping[str, torch.dtype] = {
@@ -44,6 +46,18 @@ def python_of(arg: Arg, tensor: Callable[[str], Any]) -> Any:
     if isinstance(arg, tuple):
         return [python_of(a, tensor) for a in arg]
     return atom(arg) if isinstance(arg, Atom) else arg
+
+
+def leaves(results: Any, paths: Sequence[Path]) -> list[Any]:
+    """The members of a call's nested results that lie at these places."""
+    return [functools.reduce(operator.getitem, path, results) for path in paths]
+
+
+def results_of(op: Op, results: Any) -> list[Any]:
+    """What a call gave, one for each output of its operation."""
+    if op.paths:
+        return leaves(results, op.paths)
+    return [results] if op.returns == "one" else list(results)
 
 
 def empty(layout: Layout) -> torch.Tensor:

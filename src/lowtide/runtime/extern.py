@@ -88,10 +88,9 @@ class Extern:
         else:
             results = self.call(*args, **kwargs)
         held = {t.untyped_storage().data_ptr() for t in _tensors((args, tuple(kwargs.values())))}
-        if not isinstance(results, tuple | list):
+        if len(self.new) < 2:  # a list or a mapping is one return
             return self._own(results, 0, held)
-        several = len(self.new) > 1  # a list is one return
-        return type(results)(self._own(r, i if several else 0, held) for i, r in enumerate(results))
+        return tuple(self._own(r, i, held) for i, r in enumerate(results))
 
     def _first(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         given = {n: a for n, a in enumerate(args) if not self.declared[n]}
@@ -112,6 +111,10 @@ class Extern:
         return results
 
     def _own(self, result: Any, i: int, held: set[int]) -> Any:
+        if isinstance(result, tuple | list):
+            return type(result)(self._own(r, i, held) for r in result)
+        if isinstance(result, dict):
+            return {key: self._own(r, i, held) for key, r in result.items()}
         if not isinstance(result, torch.Tensor) or not self.new[i] or not result.numel():
             return result
         at = result.untyped_storage().data_ptr()

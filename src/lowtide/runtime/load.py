@@ -25,7 +25,7 @@ from lowtide.ir.loops import FAILURES
 from lowtide.ir.strides import same_places
 from lowtide.program import Entry, Header, Program, SlabUse
 from lowtide.runtime import kernels
-from lowtide.runtime.calls import DTYPES, atom, overload
+from lowtide.runtime.calls import DTYPES, atom, leaves, overload
 from lowtide.runtime.extern import AsSaid, Extern, trusted
 from lowtide.runtime.lease import lend, made_here
 from lowtide.runtime.retainers import others_nbytes, release_others
@@ -288,6 +288,7 @@ def load(
         "relaid": torch.as_strided,
         "failed": failed,
         "as_said": AsSaid(),
+        "leaves": leaves,
     }
     kernels.finish(kernels.start(program.kernels))
     for name, what in program.bound.items():

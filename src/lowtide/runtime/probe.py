@@ -28,7 +28,7 @@ from lowtide.ir.graph import Atom, Graph, Layout, Op, Ref
 from lowtide.ir.lowered import LOOP
 from lowtide.ir.strides import same_places
 from lowtide.plan.plan import alignment_of
-from lowtide.runtime.calls import REFUSALS, Trial, empty, overload, trial
+from lowtide.runtime.calls import REFUSALS, Trial, empty, overload, results_of, trial
 from lowtide.runtime.measure import peak_of
 from lowtide.schedule.schedule import OF_NEW, OpFacts, runs_on
 
@@ -213,7 +213,7 @@ def _try(graph: Graph, op: Op) -> dict[str, Any]:
     if op.mutates or op.returns == "none":
         record["workspace"] = peak
         return record
-    flat = [results] if op.returns == "one" else list(results)
+    flat = results_of(op, results)
     used = [(i, graph.value[o].layout, flat[i]) for i, o in enumerate(op.outputs) if o is not None]
     record["restride"] = [i for i, layout, t in used if not _as_expected(layout, t, alone.tensors.values())]
     nbytes = sum(layout.extent for _, layout, _ in used)
@@ -251,7 +251,7 @@ def _as_expected(layout: Layout, t: torch.Tensor, operands: Any) -> bool:
 
 def _try_out(graph: Graph, op: Op, record: dict[str, Any], alone: Trial) -> None:
     """Find the overload that writes into given tensors, and keep it if it allocates no more than the plain call."""
-    if record["restride"] or any(o is None for o in op.outputs):
+    if record["restride"] or op.paths or any(o is None for o in op.outputs):
         return
     device = runs_on(graph, op)
     record["overwrite"] = _overwriting(op, alone, device)
