@@ -15,7 +15,6 @@ import pytest
 
 from lowtide.core import native
 from lowtide.core.errors import BuildError
-from lowtide.order.compiled import SEARCH
 
 SOURCE = 'extern "C" int answer(int x) { return x + %d; }'
 needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler")
@@ -63,16 +62,19 @@ def test_a_damaged_library_is_built_anew(cache):
 
 
 @needs_compiler
-def test_libraries_of_ours_are_built_beside_other_work(cache):
-    native.opened.cache_clear()
-    try:
-        native.build_beside(SEARCH)
-        library, why = native.opened(SEARCH)  # while the thread builds, or before it has begun
-        assert library is not None, why
-        assert library is native.opened(SEARCH)[0]
-        assert len(list(cache.glob("order-*.so"))) == 1
-    finally:
-        native.opened.cache_clear()
+def test_libraries_of_packages_are_built_beside_other_work(cache, tmp_path, monkeypatch):
+    package = tmp_path / "of_numbers"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "one.cpp").write_text("static int one() { return 1; }")
+    (package / "two.cpp").write_text('extern "C" int two() { return one() + 1; }')
+    monkeypatch.syspath_prepend(tmp_path)
+    both = native.Library("numbers", "of_numbers", ("one.cpp", "two.cpp"), native.QUICK_FLAGS)
+    native.build_beside(both)
+    library, why = native.opened(both)  # while the thread builds, or before it has begun
+    assert library is not None, why
+    assert library.two() == 2
+    assert len(list(cache.glob("numbers-*.so"))) == 1
 
 
 @needs_compiler
