@@ -77,6 +77,7 @@ def plan_at_run_time(
     retain: int = 1 << 30,
     tight: bool = False,
     verify: bool = False,
+    reorder: bool = True,
 ) -> RunTimePlanned:
     """Run an exported program from one slab whose layout is learned: the first run allocates as PyTorch does.
 
@@ -85,7 +86,7 @@ def plan_at_run_time(
         their own, which ends with the last of them. recent_shapes: signatures that keep their plan. window: runs after
         which a size that was not seen again stops counting (at the latest after twice as many). retain: bytes that idle
         instances may hold. tight: the slab is exactly as large as the plan for the present sizes. verify: poison bytes and
-        check every result.
+        check every result. reorder: look for an order of operations that needs fewer bytes, at the sizes of the first run.
 
     Raises:
         UserError: not an ExportedProgram; when called, arguments that the program was not exported for.
@@ -93,7 +94,7 @@ def plan_at_run_time(
         Unsupported: the program does what we cannot express.
     """
     policy = Policy(
-        strategy_of(strategy), out_variants, recent_shapes, window, verify, manage_outputs, retain, tight
+        strategy_of(strategy), out_variants, recent_shapes, window, verify, manage_outputs, retain, tight, reorder
     )  # fmt: skip
     lowered = _lowered(program)
     block, constants = import_block(f"export{next(_numbers)}", lowered.graph_module)

@@ -207,7 +207,13 @@ def build_at_run_time(record: Record, options: Options, gm: torch.fx.GraphModule
     with the reason in ``record``, where that cannot be expressed either."""
     started = time.perf_counter()
     why = record.fallback or record.because
-    policy = Policy(STRATEGIES["packed"], recent=options.recent_shapes, verify=options.verify, retain=options.retain)
+    policy = Policy(
+        STRATEGIES["packed"],
+        recent=options.recent_shapes,
+        verify=options.verify,
+        retain=options.retain,
+        reorder=options.reorder,
+    )
     try:
         found = Executor(*import_block(record.name, gm), policy)
     except Unsupported as e:

@@ -159,13 +159,7 @@ def lives_of(
     """The lives of a block's managed storages. ``bindings``: sizes of a run, for the library of schedules; they decide
     nothing that would be wrong at other sizes. ``stays``: as for ``managed``."""
     ours = managed(block, facts, copied, stays)
-    given = {name: replace(f, overwrite=None) for name, f in facts.items()}
-    found = schedule(static(block, bindings), given)
-    pairs = {s.op.name: _always(block.graph, s.op, s.inplace, frozenset(ours)) for s in found.steps}
-    loops = [x for x in block.lines if x.kind in (LOOP, SCAN)]
-    pairs |= {x.op.name: carried_pairs(block.graph, x, frozenset(ours)) for x in loops}
-    graph = memory_graph(replace(found, steps=tuple(replace(s, inplace=pairs[s.op.name]) for s in found.steps)))
-    graph = _with_nested(block, graph)
+    graph = memory_of(block, facts, frozenset(ours), bindings, {})
     wanted = {*ours, *(nested_slab(line) for line in block.lines if line.blocks)}
     root: dict[str, str] = {}
     spans: dict[str, tuple[int, int]] = {}
@@ -181,6 +175,24 @@ def lives_of(
     buffer = {name: index[top] for name, top in root.items()}
     order = tuple(n for n in ours if n in buffer)
     return Lives(lives, buffer, order, _count(block, frozenset(order)))
+
+
+def memory_of(
+    block: Block,
+    facts: Mapping[str, OpFacts],
+    ours: frozenset[str],
+    bindings: Mapping[str, int],
+    inside: Mapping[str, int],
+) -> MemoryGraph:
+    """Lines as nodes, with the in-place pairs that hold at all sizes between managed storages (``ours``). ``inside``: bytes of
+    the slabs of blocks inside, by the name of their buffer (one byte where that is not said)."""
+    given = {name: replace(f, overwrite=None) for name, f in facts.items()}
+    found = schedule(static(block, bindings), given)
+    pairs = {s.op.name: _always(block.graph, s.op, s.inplace, ours) for s in found.steps}
+    loops = [x for x in block.lines if x.kind in (LOOP, SCAN)]
+    pairs |= {x.op.name: carried_pairs(block.graph, x, ours) for x in loops}
+    graph = memory_graph(replace(found, steps=tuple(replace(s, inplace=pairs[s.op.name]) for s in found.steps)))
+    return _with_nested(block, graph, inside)
 
 
 def _always(
@@ -212,10 +224,10 @@ def carried_pairs(graph: Graph, line: Line, ours: frozenset[str]) -> tuple[tuple
     return tuple(out)
 
 
-def _with_nested(block: Block, graph: MemoryGraph) -> MemoryGraph:
+def _with_nested(block: Block, graph: MemoryGraph, inside: Mapping[str, int]) -> MemoryGraph:
     """The memory graph with the slab of each nested block as a buffer of its line, and uses inside blocks as reads."""
     lines = {line.op.name: line for line in block.lines if line.kind in NESTED}
-    buffers = [Buffer(nested_slab(line), 1) for line in lines.values()]
+    buffers = [Buffer(name, inside.get(name, 1)) for name in map(nested_slab, lines.values())]
     nodes: list[Node] = []
     for node in graph.nodes:
         line = lines.get(node.name)

@@ -25,6 +25,7 @@ from lowtide.executor.emit import Code, Slot, Spelling, emit
 from lowtide.executor.groups import Life
 from lowtide.executor.learned import WINDOW, Learned
 from lowtide.executor.lives import Lives, foldable, lives_of, managed_outputs, nested_slab, staying
+from lowtide.executor.ordered import ordered
 from lowtide.executor.placing import Placement, Strategy, checked, nowhere
 from lowtide.executor.shaping import Geometry, Shapes, Where, where
 from lowtide.executor.spelling import callable_of, spellings
@@ -44,7 +45,7 @@ class Policy:
     out_variants: off, nothing is managed. strategy: lives -> strategy. recent: signatures whose placement is kept.
     window: runs after which a size that was not seen again is forgotten (at the latest after twice as many). verify:
     poison and check. manage_outputs: results in a slab of their own. retain: bytes that idle instances may hold.
-    tight: a slab is never larger than the plan for the sizes at hand.
+    tight: a slab is never larger than the plan for the sizes at hand. reorder: off keeps program order.
     """
 
     strategy: Callable[[Sequence[Life]], Strategy]
@@ -55,6 +56,7 @@ class Policy:
     manage_outputs: bool = False
     retain: int = 1 << 30
     tight: bool = False
+    reorder: bool = True
 
 
 @dataclass(frozen=True)
@@ -215,18 +217,23 @@ class BlockPlan:
         folded = foldable(self.block)
         spelled = spellings(self.block, sizes, self.copied)
         facts = {n: s.facts for n, s in spelled.items()}
-        lives = lives_of(self.block, facts, self.copied, sizes, self.stays)
-        results = managed_outputs(self.block, facts, self.copied) if self.policy.manage_outputs else ()
+        slab_of = [nested_slab(line) for line in self.block.lines if line.blocks]
+        inside = {n: max(arm.first_nbytes for arm in arms) for n, arms in zip(slab_of, self.inner, strict=True)}
+        block = self.block
+        if self.policy.reorder:
+            block = ordered(block, facts, self.copied, sizes, inside, self.stays)
+        lives = lives_of(block, facts, self.copied, sizes, self.stays)
+        results = managed_outputs(block, facts, self.copied) if self.policy.manage_outputs else ()
         loaded = self._load(
-            emit(self.block, lives, spelled, verify=self.policy.verify, results=results, folded=tuple(folded))
+            emit(block, lives, spelled, verify=self.policy.verify, results=results, folded=tuple(folded))
         )
-        slabs = tuple(lives.buffer[nested_slab(line)] for line in self.block.lines if line.blocks)
+        slabs = tuple(lives.buffer[n] for n in slab_of)
         built = Built(loaded, lives, self.policy, slabs, self._place(lives.lives))
         seen = [0] * len(lives.lives)
         for k, names in enumerate(loaded.code.symbols):
             built.sizes(k, tuple(bindings[n] for n in names), seen)
-        for b, arms in zip(slabs, self.inner, strict=True):
-            seen[b] = max(arm.first_nbytes for arm in arms)
+        for n, b in zip(slab_of, slabs, strict=True):
+            seen[b] = inside[n]
         built.everywhere.see(seen)
         self.first_nbytes = built.place(seen).nbytes
         return built
