@@ -103,25 +103,44 @@ def _index_select(site: Site, self: Arg, dim: int, index: Arg) -> None:
     _picked(site, self, dim, lambda n, at, d: n.load(index, [] if one else [at[d] if at else 0]))
 
 
-COUNTED = 128  # boundaries that every value is compared with; ATen searches among more of them
+COUNTED = 128  # boundaries that every value is compared with; among more of them it is searched
 
 
-def _boundary(site: Site, boundaries: Arg, self: Arg, right: bool) -> None:
-    """How many boundaries are less than a value (``right``: not greater). They ascend, so that is its place."""
+def _boundary(site: Site, boundaries: Arg, self: Arg, right: bool, sorter: Arg = None) -> None:
+    """How many boundaries are less than a value (``right``: not greater). They ascend, so that is its place. ``sorter``: in
+    which order they ascend."""
     out = site.output()
     if out is None:
         return
-    size, rank = site.size(boundaries), len(site.size(self))
-    if size[-1] > COUNTED:
-        raise Refused(f"searches among {size[-1]} boundaries")
-    n = site.loop(site.size(out))
-    (k,) = n.stage(size[-1])
+    many = site.size(boundaries)[-1]
     to = computed_in(promoted(site, (boundaries, self)))
-    b = n.load(boundaries, [k] if len(size) == 1 else [*n.rows[: rank - 1], k]).to(to)
-    v = n.load(self, n.rows).to(to)
-    many = n.reduce("sum", (~(b > v if right else b >= v)).to("i64"))
-    n.stage()
-    n.store(out, n.rows, many)
+
+    def before(n: Nest, at: Sequence[Dim], k: Dim, v: Scalar) -> Scalar:
+        """Whether the boundary number ``k`` comes before a value."""
+        lead = [] if len(site.size(boundaries)) == 1 else list(at[:-1])
+        place = k if sorter is None else n.checked(n.load(sorter, [*lead, k]), many)
+        b = n.load(boundaries, [*lead, place]).to(to)
+        return ~(b > v if right else b >= v)
+
+    if many <= COUNTED:
+        n = site.loop(site.size(out))
+        (k,) = n.stage(many)
+        found = n.reduce("sum", before(n, n.rows, k, n.load(self, n.rows).to(to)).to("i64"))
+        n.stage()
+        n.store(out, n.rows, found)
+        n.done()
+        return
+    # Halves, as ATen takes them, so that boundaries that do not ascend give its results too: as often as any needs.
+    n = site.loop()
+    at = n.stage(*site.size(out))
+    v = n.load(self, at).to(to)
+    low, high = n.const("i64", 0), n.count(many, "i64")
+    for _ in range(many.bit_length()):
+        middle = low + (high - low).of("shr", 1)
+        searched = low < high
+        up = searched & before(n, at, n.at(middle.min(n.count(many - 1, "i64"))), v)
+        low, high = where(up, middle + 1, low), where(up, high, where(searched, middle, high))
+    n.store(out, at, low)
     n.done()
 
 
@@ -135,9 +154,7 @@ def _searchsorted(
     site: Site, sorted_sequence: Arg, self: Arg, *, out_int32: bool = False, right: bool = False,
     side: str | None = None, sorter: Arg = None,
 ) -> None:  # fmt: skip
-    if sorter is not None:
-        raise Refused("has a sorter")
-    _boundary(site, sorted_sequence, self, right or side == "right")
+    _boundary(site, sorted_sequence, self, right or side == "right", sorter)
 
 
 @register("indexing", "take.default")

@@ -17,11 +17,12 @@ from lowtide.ir.graph import Graph, Op, Ref, Section, Value, refs_in
 from lowtide.ir.loops import Loop
 from lowtide.ir.lowered import Lowered, loop_op, pruned
 from lowtide.lowering.foreach import LISTS
+from lowtide.lowering.repeated import Repeats, key_of
 from lowtide.lowering.rules import RECORDS
 from lowtide.lowering.site import Made, Refused, Site, refused
 from lowtide.lowering.table import DTYPES, plain_dtypes
 
-# What libraries do best, and what computes nothing.
+# What libraries do best, and what computes nothing or only asserts.
 _LIBRARY = frozenset(
     (
         "mm", "bmm", "addmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "vdot", "convolution", "convolution_backward",
@@ -30,7 +31,7 @@ _LIBRARY = frozenset(
         "ormqr", "orgqr", "lu_unpack", "triangular_solve",
         "_embedding_bag", "_embedding_bag_backward", "_ctc_loss", "_ctc_loss_backward", "grid_sampler_2d",
         "grid_sampler_2d_backward", "grid_sampler_3d", "grid_sampler_3d_backward", "empty", "empty_like", "new_empty",
-        "empty_strided", "new_empty_strided", "empty_permuted",
+        "empty_strided", "new_empty_strided", "empty_permuted", "_assert_async",
     )
 )  # fmt: skip
 _LIBRARY_KINDS = ("linalg_", "_linalg_", "_fft_")
@@ -39,7 +40,7 @@ _OURS = ("aten.linalg_vector_norm.default", "aten.linalg_cross.default")
 
 def is_library(target: str) -> bool:
     """Whether an operation is left to a library without a word: products, convolutions, attention, factorisations,
-    Fourier transforms, samples at the points of a grid; and memory that nobody fills."""
+    Fourier transforms, samples at the points of a grid; memory that nobody fills, and assertions."""
     name = target.split(".")[1]
     return target not in _OURS and (name in _LIBRARY or name.startswith(_LIBRARY_KINDS))
 
@@ -52,6 +53,7 @@ def lower(graph: Graph, device: str = "cpu", dtypes: Set[str] = DTYPES) -> Lower
     reasons: list[Reason] = []
     together: list[tuple[str, ...]] = []
     sections: list[Section] = []
+    repeats = Repeats()
     for s in graph.sections:
         roots = _roots(graph, s)
         used = {n for op in s.ops for n in op.reads} | {n for a in s.returns for n in refs_in(a)}
@@ -60,7 +62,7 @@ def lower(graph: Graph, device: str = "cpu", dtypes: Set[str] = DTYPES) -> Lower
         ops: list[Op] = []
         for op in s.ops:
             site = Site(graph, op, roots, alone, device)
-            reason = _apply(site, used, ours)
+            reason = _apply(site, used, ours, repeats)
             if reason is not None or not site.made:
                 ops.append(op)
                 reasons += [reason] if reason is not None else []
@@ -83,14 +85,18 @@ def lower(graph: Graph, device: str = "cpu", dtypes: Set[str] = DTYPES) -> Lower
     )
 
 
-def _apply(site: Site, used: Set[str], dtypes: Set[str]) -> Reason | None:
-    """Run the rule of an operation; why there is none, or why it refuses. None with nothing made: needs no loop."""
+def _apply(site: Site, used: Set[str], dtypes: Set[str], repeats: Repeats) -> Reason | None:
+    """Run the rule of an operation, or take what it made of one alike; why there is none, or why it refuses. None with nothing
+    made: needs no loop."""
     op = site.op
     if op.view or is_library(op.target):
         return None
     record = RECORDS.get(op.target)
     if record is None:
         return refused(op, "there is no lowering rule") if op.effect is None else None
+    key = key_of(site, used)
+    if repeats.taken(site, key):
+        return None
     if (why := record.misfit(op)) is not None:
         return refused(op, why)
     try:
@@ -102,6 +108,7 @@ def _apply(site: Site, used: Set[str], dtypes: Set[str]) -> Reason | None:
     except Refused as e:
         site.made.clear()
         return refused(op, str(e))
+    repeats.keep(site, key)
     return None
 
 

@@ -14,7 +14,7 @@ from lowtide.ir.index import add, floordiv, modulo, mul, unflatten
 from lowtide.ir.symbolic import Dim, Expr
 from lowtide.lowering.indexing import flat, spread_out
 from lowtide.lowering.movement import constant, fill_with
-from lowtide.lowering.scalars import Scalar, computed_in, where
+from lowtide.lowering.scalars import FLOATS, Scalar, computed_in, where
 from lowtide.lowering.scatter import zeros_and
 from lowtide.lowering.site import Nest, Refused, Site
 from lowtide.lowering.table import register
@@ -377,16 +377,25 @@ def _narrow_copy(site: Site, self: Arg, dim: int, start: int, length: int) -> No
 
 @register("rearranging", "linspace.default")
 def _linspace(site: Site, start: float, end: float, steps: int, **_kwargs: Arg) -> None:
-    """From both ends towards the middle, so that the last is exact."""
+    _evenly(site, start, end, steps, lambda v: v)
+
+
+@register("rearranging", "logspace.default")
+def _logspace(site: Site, start: float, end: float, steps: int, base: float = 10.0, **_kwargs: Arg) -> None:
+    _evenly(site, start, end, steps, lambda v: v.same(base).of("pow", v))
+
+
+def _evenly(site: Site, start: float, end: float, steps: int, of: Callable[[Scalar], Scalar]) -> None:
+    """A function of numbers at even distances: from both ends towards the middle, so that the last is exact."""
     to = site.dtype(Ref(str(site.op.outputs[0])))
-    if to not in ("f16", "bf16", "f32", "f64"):
+    if to not in FLOATS:
         raise Refused("counts in whole numbers")
     step = (end - start) / (steps - 1) if steps > 1 else 0.0
 
     def element(n: Nest, at: Sequence[Dim]) -> Scalar:
         i = n.index(at[0]).to("f64")
         v = where(i < steps // 2, i * step + start, n.const("f64", end) - (n.const("f64", steps - 1) - i) * step)
-        return (v if steps > 1 else n.const("f64", start)).to(to)
+        return of(v if steps > 1 else n.const("f64", start)).to(to)
 
     fill_with(site, element)
 

@@ -14,11 +14,12 @@ from lowtide.lowering import (
     resampling,
     scatter,
     sorting,
+    special,
 )
 from lowtide.lowering.table import RECORDS
 
 KINDS = (
     activation, foreach, indexing, loss, movement, normalization, pointwise, pooling, rearranging, reduction, resampling, scatter,
-    sorting,
+    sorting, special,
 )  # fmt: skip
 __all__ = ["KINDS", "RECORDS"]

@@ -433,6 +433,7 @@ def _more_rows() -> Iterator[Call]:
         x, mean, variance = t(2, 3, 4, dtype=d), t(3, dtype=d), t(3, low=0.1, dtype=d)
         yield "aten._native_batch_norm_legit_no_training.default", (x, None, None, mean, variance, 0.1, 1e-5), {}
         yield "aten.linspace.default", (-1.5, 3, 7), {"dtype": d}
+        yield "aten.logspace.default", (-1.5, 3, 7, 2.5), {"dtype": d}
         yield "aten.arange.start_step", (0.5, 4, 0.3), {"dtype": d}
 
 
@@ -579,6 +580,15 @@ def _meeting() -> Iterator[Call]:
         yield "aten.bucketize.Tensor", (t(4, 6, dtype=d), edges), {"right": True, "out_int32": True}
         yield "aten.searchsorted.Tensor", (t(4, 9, dtype=d).sort().values, t(4, 5, dtype=d)), {"side": "right"}
         yield "aten.searchsorted.Tensor", (edges, t(dtype=d)), {}
+        many = t(2, 301, dtype=d)
+        values = torch.cat([t(2, 40, dtype=d, edge=True), many[:, ::60]], 1)
+        for right in (False, True):
+            yield "aten.searchsorted.Tensor", (many.sort().values, values), {"right": right}
+            yield "aten.searchsorted.Tensor", (many, values), {"right": right, "sorter": many.argsort()}
+            yield "aten.bucketize.Tensor", (values, many[0].sort().values), {"right": right}
+        few = t(2, 9, dtype=d)
+        yield "aten.searchsorted.Tensor", (few, values), {"sorter": few.argsort(), "out_int32": True}
+        yield "aten.bucketize.Tensor", (values, t(300, dtype=d)), {}  # which do not ascend
         yield "aten.pixel_shuffle.default", (t(2, 12, 3, 4, dtype=d), 2), {}
         yield "aten.pixel_unshuffle.default", (t(2, 3, 4, 6, dtype=d), 2), {}
         yield "aten.channel_shuffle.default", (t(2, 6, 3, dtype=d), 3), {}
