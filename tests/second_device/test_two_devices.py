@@ -18,7 +18,7 @@ from lowtide.codegen.targets import TARGETS, target_of  # noqa: E402
 from lowtide.frontend.moved import made_in_place  # noqa: E402
 from lowtide.ir.text import parse  # noqa: E402
 from lowtide.ir.verify import verify  # noqa: E402
-from lowtide.runtime.records import records  # noqa: E402
+from lowtide.runtime.records import Planned, records  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -146,7 +146,7 @@ def test_a_constant_lies_on_each_device_that_reads_it(device: str) -> None:
     found = check(f, (table, table.to(device)))
     graph = found.schedule.graph
     assert sorted(graph.value[c].layout.device for c in graph.constants) == ["cpu", f"{device}:0"]
-    assert not any("copy" in s.op.target for s in found.schedule.steps)
+    assert not any("_to_copy" in s.op.target for s in found.schedule.steps)
 
 
 @pytest.mark.spec("IR-56", "IR-58")
@@ -212,6 +212,74 @@ def test_what_is_made_of_numbers_alone_is_made_where_it_is_needed(device: str) -
     here = [s.op.target for s in found.schedule.steps if graph.value[s.op.outputs[0] or ""].layout.device == "cpu"]
     copies = [s.op.target for s in found.schedule.steps if "copy" in s.op.target]
     assert len(here) == len(copies) == 1, "the caller keeps the one, which stays a copy"
+
+
+def _devices(found: Planned) -> list[str]:
+    """Where the operations lie that compute something."""
+    graph = found.schedule.graph
+    return [graph.value[s.op.outputs[0] or ""].layout.device for s in found.schedule.steps]
+
+
+@pytest.mark.spec("IR-58", "IR-29")
+def test_a_chain_of_constants_is_computed_where_it_is_needed(device: str) -> None:
+    def f(d: torch.Tensor, e: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        i, table = torch.arange(4), torch.tensor([0.5, 2.0, 4.0, 8.0])
+        mask = (i[None, :] <= i[:, None]) & (i[None, :] + 2 > i[:, None])
+        bias = torch.where(mask, 0.0, -1e9) * 2 + table
+        steps = (table - 1).reshape(2, 2)
+        return d + bias.to(device), e.masked_fill(mask.to(device), 0.0), d[:2, :2] * steps.to(device)
+
+    found = check(f, (torch.randn(4, 4).to(device), torch.randn(4, 4).to(device)))
+    assert {*_devices(found)} == {f"{device}:0"}
+    assert not any("_to_copy" in s.op.target for s in found.schedule.steps)
+    assert sum("arange" in s.op.target for s in found.schedule.steps) == 1, "what two of them need is made once"
+
+
+@pytest.mark.spec("IR-58", "IR-29")
+def test_a_chain_that_devices_round_otherwise_stays_a_copy(device: str) -> None:
+    def f(d: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        ramp = torch.arange(4, dtype=torch.float32)
+        return d * (ramp / 3).exp().to(device), d * torch.add(ramp, ramp, alpha=0.3).to(device)
+
+    found = check(f, (torch.randn(3, 4).to(device),))
+    assert sum("_to_copy" in s.op.target for s in found.schedule.steps) == 2 and "cpu" in _devices(found)
+
+
+@pytest.mark.spec("IR-58", "IR-29")
+@pytest.mark.parametrize(
+    ("made", "moves"),
+    [
+        ("aten.mul.Tensor(%c, %c)", True),
+        ("aten.mul.Tensor(%c, %h)", False),
+        ("aten.sin.default(%c)", False),
+        ("aten._to_copy.default(%c, dtype=dtype:i64)", False),
+        ("aten.add.Tensor(%c, %c, alpha=0.5)", False),
+        ("aten.add.Tensor(%c, %kept)", False),
+    ],
+    ids=["product", "input", "sine", "whole", "alpha", "kept"],
+)
+def test_only_chains_of_constants_that_nobody_else_holds_move(device: str, made: str, moves: bool) -> None:
+    dtype = "i64" if "i64" in made else "f32"
+    text = f"""graph g version 1
+  section inference
+    input %h: f32[2]{{1}} @cpu
+    const %c: f32[2]{{1}} @cpu
+    %kept: f32[2]{{1}} @cpu = aten.full.default([2], 1.0, device=device:cpu)
+    %r: {dtype}[2]{{1}} @cpu = {made}
+    %v: {dtype}[1,2]{{2,1}} @cpu in %r = view aten.unsqueeze.default(%r, 0)
+    %m: {dtype}[1,2]{{2,1}} @{device}:0 = aten._to_copy.default(%v, device=device:{device}:0)
+    %w: {dtype}[2]{{1}} @{device}:0 in %m = view aten.squeeze.dim(%m, 0)
+    %y: f32[2]{{1}} @{device}:0 = aten.add.Tensor(%w, 1.0)
+    return %y
+    return %kept
+"""
+    graph, held = made_in_place(parse(text), {"c": torch.tensor([1.0, 2.0])})
+    verify(graph)
+    assert ("aten._to_copy.default" not in [op.target for op in graph.ops]) == moves or dtype == "i64"
+    assert (f"c_on_{device}_0" in held) == moves == (f"c_on_{device}_0" in graph.constants)
+    if moves:
+        assert not any(v.layout.device == "cpu" for v in graph.values if v.name not in ("h", "kept"))
+        assert graph.value["w"].storage == graph.value["m"].storage != "m", "the copy is a view now"
 
 
 @pytest.mark.spec("IR-56")

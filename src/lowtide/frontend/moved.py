@@ -1,66 +1,171 @@
 """Copies between devices that need not run at every call.
 
 Comes in: a Graph and its constants. Goes out: the same with fewer copies, and the constants that it then names. A constant that
-is copied to another device lies there from the beginning; what is made of nothing but numbers (``full``, ``arange`` of whole
-ones) and copied is made where it is needed. Promised: only where nobody can tell: every device makes the same numbers, nothing
-changes the original or the copy, the copy has the same type, size and strides, and the caller does not get to keep it. A graph
-on one device comes back as it is.
+is copied to another device lies there from the beginning; what is computed of nothing but numbers and constants (a mask of
+``arange``, ``full`` and comparisons) and copied is computed where it is needed, as long as every operation of it is one that all
+devices do alike. Promised: only where nobody can tell: every device makes the same numbers, nothing changes the original, the
+copy or anything between, the copy has the same type, size and strides, and the caller does not get to keep it. A graph on one
+device comes back as it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 
 import torch
 
-from lowtide.ir.graph import Atom, Graph, Op, Ref, refs_in
+from lowtide.ir.graph import Arg, Atom, Graph, Layout, Op, Ref, Section, Value, refs_in
 from lowtide.schedule.schedule import kept_by_caller
 from lowtide.torch_compat import real_tensors
 
 _COPY = "aten._to_copy.default"
 _SAME = ("aten.lift_fresh_copy.default", "aten.clone.default", "aten.alias.default", "aten.detach.default")
 _MADE = ("full", "zeros", "ones", "arange", "scalar_tensor", "eye")
+# What every device does to the last bit: it rounds nothing, or once.
+_EXACT = frozenset(
+    (
+        "add", "sub", "rsub", "mul", "neg", "abs", "sign", "minimum", "maximum", "clamp", "clamp_min", "clamp_max", "eq", "ne",
+        "lt", "le", "gt", "ge", "logical_and", "logical_or", "logical_xor", "logical_not", "bitwise_and", "bitwise_or",
+        "bitwise_xor", "bitwise_not", "where", "masked_fill", "tril", "triu", "cat", "repeat", "flip", "constant_pad_nd",
+        "floor", "ceil", "round", "trunc", "_to_copy",
+    )
+)  # fmt: skip
+_EXACT_OF_WHOLE = frozenset(("cumsum", "sum", "remainder", "floor_divide"))
+_LONGEST = 64  # operations of a chain
 
 
 def made_in_place(graph: Graph, constants: Mapping[str, torch.Tensor]) -> tuple[Graph, dict[str, torch.Tensor]]:
-    """The graph without copies of constants and of recipes, and its constants by name."""
-    held = dict(constants)
+    """The graph without copies of constants and of what is computed of them, and its constants by name."""
     if len({v.layout.device for v in graph.values}) < 2:
-        return graph, held
-    instead: dict[str, Op | None] = {}
-    first: dict[tuple[str, str], str] = {}  # original and device -> the constant there
-    storage: dict[str, str] = {}
-    fixed = kept_by_caller(graph) | {graph.value[m].storage for op in graph.ops for m in op.mutates}
-    for op in graph.ops:
-        source = _source(graph, op, fixed)
-        if not source:
-            continue
-        made, layout = str(op.outputs[0]), graph.value[str(op.outputs[0])].layout
-        if source in held:
-            known = first.setdefault((source, layout.device), made)
-            instead[op.name] = None
-            if known != made:
-                storage[made] = known
-                instead[op.name] = Op(
-                    op.name, "aten.alias.default", (Ref(known),), (), (made,), view=True, origin=op.origin
-                )
+        return graph, dict(constants)
+    moving = _Moving(graph, constants)
+    for section in graph.sections:
+        moving.section(section)
+    return moving.result() if moving.instead else (graph, dict(constants))
+
+
+class _Moving:
+    """One graph while copies are taken out of it; short-lived."""
+
+    def __init__(self, graph: Graph, constants: Mapping[str, torch.Tensor]) -> None:
+        self.graph, self.held = graph, dict(constants)
+        self.fixed = kept_by_caller(graph) | {graph.value[m].storage for op in graph.ops for m in op.mutates}
+        self.instead: dict[str, list[Op]] = {}  # copy -> what runs in its place
+        self.there: dict[tuple[str, str], str] = {}  # value and device -> what it is there
+        self.stands_on: dict[str, str] = {}  # copy -> the storage that it has now
+        self.added: dict[str, list[Value]] = {}  # copy -> values that are defined before it
+        self.rebuilt: set[str] = set()  # operations whose like runs elsewhere too
+        self.taken = set(graph.value)
+
+    def section(self, section: Section) -> None:
+        """Find what goes of one section; what is computed in one is not seen in another."""
+        self.there = {(n, d): to for (n, d), to in self.there.items() if n in self.held}
+        own = {op.name for op in section.ops}
+        for op in section.ops:
+            source = _source(self.graph, op, self.fixed)
+            if not source:
                 continue
-            with real_tensors():
-                there = torch.empty_strided(layout.size, layout.stride, dtype=held[source].dtype, device=layout.device)
-                held[made] = there.copy_(held[source])
-        elif (recipe := graph.maker.get(source)) is not None and _is_recipe(recipe):
-            device = Atom("device", layout.device)
-            kwargs = tuple((k, device if k == "device" else a) for k, a in recipe.kwargs if k != "pin_memory")
-            instead[op.name] = replace(recipe, name=op.name, kwargs=kwargs, outputs=op.outputs, origin=op.origin)
-    if not instead:
-        return graph, held
-    sections = tuple(
-        replace(s, ops=tuple(x for op in s.ops if (x := instead.get(op.name, op)) is not None)) for s in graph.sections
-    )
-    values = tuple(replace(v, storage=storage.get(v.storage, v.storage)) for v in graph.values)
-    made = _read(replace(graph, values=values, sections=sections, constants=tuple(held)))
-    return made, {c: held[c] for c in made.constants}
+            made = self.graph.value[str(op.outputs[0])]
+            known = self.there.get((source, made.layout.device))
+            if known is not None:
+                alias = Op(op.name, "aten.alias.default", (Ref(known),), (), (made.name,), view=True, origin=op.origin)
+                self.instead[op.name], self.stands_on[made.name] = [alias], self._storage(known)
+            elif source in self.held:
+                self._constant(source, made.name, made.layout)
+                self.instead[op.name] = []
+            elif (chain := self._chain(source, own)) is not None:
+                self._rebuild(chain, op, made)
+
+    def _chain(self, source: str, own: Set[str]) -> list[Op] | None:
+        """The operations that make a value of numbers and constants alone, in order; None where there is another."""
+        graph, found = self.graph, dict[str, Op]()
+        device, waiting = graph.value[source].layout.device, [source]
+        while waiting:
+            name = waiting.pop()
+            value, maker = graph.value[name], graph.maker.get(name)
+            if value.layout.device != device or value.storage in self.fixed:
+                return None
+            if name in self.held or (maker is not None and maker.name in found):
+                continue
+            if maker is None or maker.name not in own or not _alike(graph, maker) or len(found) == _LONGEST:
+                return None
+            found[maker.name] = maker
+            waiting += maker.reads
+        return [op for op in graph.ops if op.name in found]
+
+    def _rebuild(self, chain: Sequence[Op], copy: Op, made: Value) -> None:
+        """The same operations on the other device in place of a copy; the last makes what the copy made."""
+        device = made.layout.device
+        made_of, added = list[Op](), list[Value]()
+        for op in chain:
+            last, output = op is chain[-1], str(op.outputs[0])
+            self.rebuilt.add(op.name)
+            if not last and (output, device) in self.there:
+                continue
+            for name in op.reads:
+                if name in self.held and (name, device) not in self.there:
+                    moved = replace(self.graph.value[name].layout, device=device)
+                    constant = self._named(name, device)
+                    self._constant(name, constant, moved)
+                    added.append(Value(constant, moved, constant, self.graph.value[name].origin))
+            name = made.name if last else self._named(output, device)
+            value = self.graph.value[output]
+            self.there[output, device] = name
+            on = name if value.storage == output else self._storage(self.there[value.storage, device])
+            if last:
+                self.stands_on[name] = on
+            else:
+                added.append(replace(value, name=name, storage=on, layout=replace(value.layout, device=device)))
+            made_of.append(self._on(op, device, name))
+        self.instead[copy.name], self.added[made.name] = made_of, added
+
+    def _on(self, op: Op, device: str, made: str) -> Op:
+        """An operation of a chain on another device."""
+
+        def arg(a: Arg) -> Arg:
+            if isinstance(a, Ref):
+                return Ref(self.there[a.name, device])
+            if isinstance(a, Atom) and a.kind == "device":
+                return Atom("device", device)
+            return tuple(map(arg, a)) if isinstance(a, tuple) else a
+
+        kwargs = tuple((k, arg(a)) for k, a in op.kwargs if k != "pin_memory")
+        return replace(op, name=made, args=tuple(map(arg, op.args)), kwargs=kwargs, outputs=(made,))
+
+    def _constant(self, source: str, made: str, layout: Layout) -> None:
+        """Let a constant lie on another device too, under the name ``made``."""
+        self.there[source, layout.device] = made
+        with real_tensors():
+            there = torch.empty_strided(layout.size, layout.stride, dtype=self.held[source].dtype, device=layout.device)
+            self.held[made] = there.copy_(self.held[source])
+
+    def _named(self, name: str, device: str) -> str:
+        found = re.sub(r"\W", "_", f"{name}_on_{device}")
+        while found in self.taken:
+            found += "_r"
+        self.taken.add(found)
+        return found
+
+    def _storage(self, name: str) -> str:
+        """What a value on the other device stands on."""
+        new = next((v.storage for vs in self.added.values() for v in vs if v.name == name), name)
+        return self.stands_on.get(new, new)
+
+    def result(self) -> tuple[Graph, dict[str, torch.Tensor]]:
+        """The graph without the copies, and without what was only there for them."""
+        graph = self.graph
+        sections = tuple(
+            replace(s, ops=tuple(x for op in s.ops for x in self.instead.get(op.name, (op,)))) for s in graph.sections
+        )
+        values = tuple(
+            replace(v, storage=self.stands_on.get(v.storage, v.storage))
+            for old in graph.values
+            for v in (*self.added.get(old.name, ()), old)
+        )
+        made = _read(replace(graph, values=values, sections=sections, constants=tuple(self.held)), self.rebuilt)
+        return made, {c: self.held[c] for c in made.constants}
 
 
 def _source(graph: Graph, op: Op, fixed: frozenset[str]) -> str:
@@ -87,14 +192,30 @@ def _is_recipe(op: Op) -> bool:
     return not op.reads and op.effect is None and len(op.outputs) == 1
 
 
-def _read(graph: Graph) -> Graph:
-    """Without what is only there for copies that went, constants included."""
+def _alike(graph: Graph, op: Op) -> bool:
+    """Whether all devices make the same of the same operands."""
+    library, name, *_ = op.target.split(".")
+    if library != "aten" or op.mutates or op.effect is not None or len(op.outputs) != 1:
+        return False
+    if op.view or op.target in _SAME or _is_recipe(op):
+        return True
+    if any(k == "alpha" for k, _ in op.kwargs):
+        return False  # a product that some devices do not round before they add
+    layouts = [graph.value[n].layout for n in (*op.reads, str(op.outputs[0]))]
+    whole = [x.dtype == "bool" or x.dtype[0] in "iu" for x in layouts]
+    if name == "_to_copy" and whole[-1] and not whole[0]:
+        return False  # what a whole number cannot hold, devices cut off otherwise
+    return name in _EXACT or (name in _EXACT_OF_WHOLE and all(whole))
+
+
+def _read(graph: Graph, rebuilt: Set[str]) -> Graph:
+    """Without what is only there for copies that went, constants included. ``rebuilt``: operations whose like runs elsewhere."""
     while True:
         read = {n for op in graph.ops for n in (*op.reads, *op.mutates)}
         read |= {n for s in graph.sections for a in s.returns for n in refs_in(a)}
         gone = {
             op.name for op in graph.ops
-            if (op.target in _SAME or _is_recipe(op)) and not any(o in read for o in op.outputs)
+            if (op.target in _SAME or op.name in rebuilt) and not any(o in read for o in op.outputs)
         }  # fmt: skip
         if not gone:
             break
