@@ -250,16 +250,17 @@ class _Section:
         """Index into ``sequence`` before which a slab is taken (-1: at once), and after which it is given back."""
         first: dict[int, list[int]] = {}
         final: dict[int, list[int]] = {}
+        begins: dict[int, int] = {}
+        ends: dict[int, int] = {}
+        for i, (_, op, _) in enumerate(self.sequence):
+            for u in {self.slab_values[n] for n in (*op.reads, *op.outputs) if n in self.slab_values}:
+                begins.setdefault(u, i)
+                ends[u] = i
         for u, use in enumerate(self.uses):
-            names = {h.name for h in use.headers}
-            at = [
-                i for i, (_, op, _) in enumerate(self.sequence)
-                if names & {*op.reads, *(o for o in op.outputs if o is not None)}
-            ]  # fmt: skip
-            begin = -1 if use.found_by is not None else at[0] if at else len(self.sequence)
+            begin = -1 if use.found_by is not None else begins.get(u, len(self.sequence))
             first.setdefault(begin, []).append(u)
-            if at and not use.leaves:
-                final.setdefault(at[-1], []).append(u)
+            if u in ends and not use.leaves:
+                final.setdefault(ends[u], []).append(u)
         return first, final
 
     def _call(self, op: Op, step: Step | None, i: int) -> list[str]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 
 from lowtide.ir.symbolic import Dim, Expr, evaluate
 
@@ -26,7 +26,7 @@ OBJECT = "object"
 TRUSTED = ("aten", "prims")  # namespaces of torch's own operators, whose schemas are true
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Layout:
     """Where the elements of a value lie in its storage: size and stride per dimension, offset, all in elements."""
 
@@ -36,12 +36,12 @@ class Layout:
     stride: tuple[Dim, ...]
     offset: Dim = 0
 
-    @property
+    @cached_property
     def static(self) -> bool:
         """No symbols left."""
-        return all(isinstance(d, int) for d in (*self.size, *self.stride, self.offset))
+        return not any(isinstance(d, Expr) for d in (*self.size, *self.stride, self.offset))
 
-    @property
+    @cached_property
     def extent(self) -> int:
         """Bytes from the start of the storage to the end of the furthest element; 0 without elements.
 
@@ -50,10 +50,12 @@ class Layout:
         """
         if not self.static:
             raise ValueError(f"extent of a symbolic layout: {self.size}")
-        if any(n == 0 for n in self.size):
+        if 0 in self.size:
             return 0
-        reach = sum((int_of(n) - 1) * int_of(s) for n, s in zip(self.size, self.stride, strict=True))
-        return (int_of(self.offset) + reach + 1) * ITEMSIZE[self.dtype]
+        reach = int_of(self.offset)
+        for n, stride in zip(self.size, self.stride, strict=True):
+            reach += (int_of(n) - 1) * int_of(stride)
+        return (reach + 1) * ITEMSIZE[self.dtype]
 
 
 def int_of(dim: Dim) -> int:
@@ -123,7 +125,7 @@ def refs_in(arg: Arg) -> Iterator[str]:
             yield from refs_in(a)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Op:
     """One operation: an ATen overload (``target`` such as ``aten.add.Tensor``) on arguments.
 
@@ -146,12 +148,10 @@ class Op:
     origin: Origin = Origin()
     paths: tuple[Path, ...] = ()
 
-    @property
+    @cached_property
     def reads(self) -> tuple[str, ...]:
-        """Names of all values among the arguments, each once, in order of appearance."""
-        out = dict.fromkeys(n for a in self.args for n in refs_in(a))
-        out.update(dict.fromkeys(n for _, a in self.kwargs for n in refs_in(a)))
-        return tuple(out)
+        """Names of all values among the arguments, each once, in order of appearance; every stage asks for them many times."""
+        return tuple(dict.fromkeys(n for a in (*self.args, *(a for _, a in self.kwargs)) for n in refs_in(a)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,18 +219,25 @@ def specialise(graph: Graph, bindings: Mapping[str, int]) -> Graph:
     if not graph.symbols:
         return graph
 
-    def dims(given: tuple[Dim, ...]) -> tuple[Dim, ...]:
-        return tuple(evaluate(d, bindings) for d in given)
+    @cache
+    def number(d: Expr) -> int:
+        return evaluate(d, bindings)
 
+    def dim(d: Dim) -> int:
+        return number(d) if isinstance(d, Expr) else d
+
+    @cache
     def layout(y: Layout) -> Layout:
-        return replace(y, size=dims(y.size), stride=dims(y.stride), offset=evaluate(y.offset, bindings))
+        return Layout(y.dtype, y.device, tuple(map(dim, y.size)), tuple(map(dim, y.stride)), dim(y.offset))
 
     def arg(a: Arg) -> Arg:
         if isinstance(a, Expr):
-            return evaluate(a, bindings)
-        return tuple(arg(x) for x in a) if isinstance(a, tuple) else a
+            return number(a)
+        return tuple(map(arg, a)) if isinstance(a, tuple) else a
 
     def op(o: Op) -> Op:
+        if not any(_varies(a) for a in (*o.args, *(a for _, a in o.kwargs))):
+            return o
         return replace(o, args=tuple(map(arg, o.args)), kwargs=tuple((k, arg(a)) for k, a in o.kwargs))
 
     def section(s: Section) -> Section:
@@ -239,3 +246,7 @@ def specialise(graph: Graph, bindings: Mapping[str, int]) -> Graph:
 
     values = tuple(v if v.layout.static else replace(v, layout=layout(v.layout)) for v in graph.values)
     return Graph(graph.name, values, tuple(map(section, graph.sections)), graph.constants, ())
+
+
+def _varies(a: Arg) -> bool:
+    return isinstance(a, Expr) or (isinstance(a, tuple) and any(map(_varies, a)))

@@ -10,6 +10,7 @@ that run meanwhile (``runtime.measure``) keep theirs.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import os
@@ -255,7 +256,7 @@ def _try_out(graph: Graph, op: Op, record: dict[str, Any], alone: Trial) -> None
         return
     device = runs_on(graph, op)
     record["overwrite"] = _overwriting(op, alone, device)
-    found = _out_overload(op)
+    found = _out_overload(op.target, len(op.outputs), bool(op.reads))
     if found is None:
         return
     target, names = found
@@ -285,17 +286,20 @@ def _overwriting(op: Op, alone: Trial, device: str) -> str | None:
     return target if peak <= args[0].nbytes + alignment_of(device) else None  # the clone, rounded
 
 
-def _out_overload(op: Op) -> tuple[str, list[str]] | None:
-    """Name and out-argument names of the overload with the same inputs whose results are all given by the caller."""
-    namespace, name, _ = op.target.split(".", 2)
+@functools.cache
+def _out_overload(target: str, results: int, reads: bool) -> tuple[str, list[str]] | None:
+    """Name and out-argument names of the overload with the same inputs whose ``results`` are all given by the caller. Other
+    sizes of an operation have the same one, and reading schemas takes as long as a small call. ``reads``: whether it reads
+    tensors."""
+    namespace, name, _ = target.split(".", 2)
     packet = getattr(getattr(torch.ops, namespace), name)
-    wanted = [(a.name, str(a.type)) for a in overload(op.target)._schema.arguments]
+    wanted = [(a.name, str(a.type)) for a in overload(target)._schema.arguments]
     factory = [w for w in wanted if w[0] not in OF_NEW]
     for candidate in packet.overloads():
         given = getattr(packet, candidate)._schema.arguments
         outs = [a.name for a in given if a.is_out]
         inputs = [(a.name, str(a.type)) for a in given if not a.is_out]
         told = [i for i in inputs if i[0] not in OF_NEW]
-        if len(outs) == len(op.outputs) and (inputs == wanted or (told == factory and not op.reads)):
+        if len(outs) == results and (inputs == wanted or (told == factory and not reads)):
             return f"{namespace}.{name}.{candidate}", outs
     return None
