@@ -285,7 +285,7 @@ def take_over(
         return None
     lowered, known, spared = stored_once(lowered, known, at)
     scheduled = _scheduled(lowered, known, at.options)
-    followed = follow(scheduled, before.schedule, before.plan.chosen, at.options)
+    followed = follow(scheduled, before.schedule, before.plan, at.options)
     if followed is None:
         return None
     ordered, plan = followed

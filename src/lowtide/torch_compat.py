@@ -22,6 +22,7 @@ from torch._functorch.partitioners import min_cut_rematerialization_partition as
 from torch._higher_order_ops.cond import cond_op as cond_operator
 from torch._higher_order_ops.scan import scan_op as scan_operator
 from torch._higher_order_ops.while_loop import while_loop_op as while_operator
+from torch._higher_order_ops.while_loop import while_loop_stack_output_op as stacking_while_operator
 from torch._library.fake_class_registry import FakeScriptObject
 from torch._ops import OpOverload
 from torch._prims.rng_prims import run_and_save_rng_state as draw_and_note
@@ -60,6 +61,7 @@ __all__ = [
     "resizes_storage",
     "scan_operator",
     "schema_views",
+    "stacking_while_operator",
     "storage_counter",
     "sym_expr",
     "tree_flatten",

@@ -5,6 +5,7 @@ From then on torch takes it for the accelerator of the process, so these tests r
 
 from __future__ import annotations
 
+import ctypes
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from lowtide.executor.shaping import c10_flags  # noqa: E402
 
 NAME = "lowtide_test"
 HERE = Path(__file__).parent
+_libraries: list[ctypes.CDLL] = []
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -44,7 +46,8 @@ def registered() -> str:
     if NAME not in TARGETS:
         quick = tuple("-O0" if f == "-O3" else f for f in c10_flags())
         source = (HERE / "device.cpp").read_text(encoding="utf-8")
-        native.load(source, "device", (*quick, "-ltorch_cpu")).lowtide_test_begin()
+        _libraries.append(native.load(source, "device", (*quick, "-ltorch_cpu")))
+        _libraries[0].lowtide_test_begin()
         torch.utils.rename_privateuse1_backend(NAME)
         torch._register_device_module(NAME, _module())
         add_target(libraries_only(NAME))
@@ -58,3 +61,11 @@ def device(registered: str) -> Iterator[str]:
     torch.manual_seed(0)
     yield registered
     torch.compiler.reset()
+
+
+@pytest.fixture
+def library(device: str) -> Iterator[ctypes.CDLL]:
+    """The device from inside: ``lowtide_test_late``, ``lowtide_test_recorded``. Nothing is late before or after."""
+    yield _libraries[0]
+    _libraries[0].lowtide_test_late(False)
+    torch.accelerator.synchronize()

@@ -4,7 +4,8 @@
 // can have, so that whoever reads it as one is stopped. Memory comes filled with 0xFF and is filled so again when it ends. All
 // that is allocated while the device computes, by the host's kernels that serve as its library, counts as the device's and not
 // as the host's. Copies that are not to be waited for stay in the queue of their stream until something on that stream runs,
-// or somebody waits for it.
+// or somebody waits for it; where a test asks for it, so does every call that writes into results that it is given. Whoever waits
+// for the whole device lets the streams take turns.
 #include <ATen/EmptyTensor.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/Tensor.h>
@@ -21,7 +22,9 @@
 #include <c10/util/ThreadLocalDebugInfo.h>
 #include <torch/library.h>
 
+#include <atomic>
 #include <cstring>
+#include <deque>
 #include <functional>
 #include <map>
 #include <mutex>
@@ -78,7 +81,10 @@ struct Block {
   size_t nbytes;
 };
 
+void finish_what_is_late();
+
 void end_block(void* context) {
+  finish_what_is_late();
   Ours ours;
   auto* block = static_cast<Block*>(context);
   std::memset(block->host.get(), 0xFF, block->nbytes);
@@ -104,7 +110,8 @@ struct Memory : c10::DeviceAllocator {
   }
   bool initialized() override { return true; }
   void emptyCache(c10::MempoolId_t) override {}
-  void recordStream(const c10::DataPtr&, c10::Stream) override {}
+  // Nothing is freed here before its work is done; that somebody asked for it is all there is to see.
+  void recordStream(const c10::DataPtr&, c10::Stream) override { ++recorded; }
   c10::CachingDeviceAllocator::DeviceStats getDeviceStats(c10::DeviceIndex) override {
     Counts& c = counts();
     std::lock_guard<std::mutex> hold(c.lock);
@@ -118,6 +125,7 @@ struct Memory : c10::DeviceAllocator {
     std::lock_guard<std::mutex> hold(counts().lock);
     counts().allocations = 0;
   }
+  std::atomic<int64_t> recorded{0};
   void resetPeakStats(c10::DeviceIndex) override {
     std::lock_guard<std::mutex> hold(counts().lock);
     counts().peak = counts().now;
@@ -130,8 +138,9 @@ Memory memory;
 
 struct Queues {
   std::recursive_mutex lock;
-  std::map<c10::StreamId, std::vector<std::function<void()>>> waiting;
+  std::map<c10::StreamId, std::deque<std::function<void()>>> waiting;
   c10::StreamId last = 0;
+  std::atomic<bool> late{false};
 };
 
 Queues& queues() {
@@ -141,16 +150,31 @@ Queues& queues() {
 
 thread_local c10::StreamId current = 0;
 
+bool run_one(std::deque<std::function<void()>>& work) {
+  if (work.empty()) return false;
+  auto first = std::move(work.front());
+  work.pop_front();
+  first();
+  return true;
+}
+
 void finish(c10::StreamId stream) {
   std::lock_guard<std::recursive_mutex> hold(queues().lock);
-  std::vector<std::function<void()>> work;
-  std::swap(work, queues().waiting[stream]);
-  for (auto& run : work) run();
+  while (run_one(queues().waiting[stream])) {
+  }
 }
 
 void finish_all() {
   std::lock_guard<std::recursive_mutex> hold(queues().lock);
-  for (auto& [stream, work] : queues().waiting) finish(stream);
+  for (bool any = true; any;) {
+    any = false;
+    for (auto& [stream, work] : queues().waiting) any |= run_one(work);
+  }
+}
+
+// Late calls keep no bytes alive, only where they are.
+void finish_what_is_late() {
+  if (queues().late) finish_all();
 }
 
 struct Guard : c10::impl::DeviceGuardImplInterface {
@@ -279,7 +303,36 @@ c10::IValue translated(const c10::IValue& v, const Translate& one) {
   return v.isDevice() ? c10::IValue(c10::Device(c10::kCPU)) : v;
 }
 
+// Whether a call only writes into results that it is given. These must have the sizes of what is written.
+bool writes_given(const c10::FunctionSchema& schema) {
+  bool any = false;
+  for (const c10::Argument& a : schema.arguments()) any |= a.is_out();
+  return any;
+}
+
+void wait_in_queue(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
+  const auto& schema = op.schema();
+  const size_t count = schema.arguments().size();
+  torch::jit::Stack given(stack->end() - count, stack->end()), args;
+  {
+    Call call;
+    for (const c10::IValue& v : given) args.push_back(translated(v, [&](const Tensor& t) { return call.to_host(t); }));
+  }
+  {
+    std::lock_guard<std::recursive_mutex> hold(queues().lock);
+    queues().waiting[current].push_back([op, args]() mutable {
+      Ours ours;
+      at::AutoDispatchBelowADInplaceOrView below;
+      op.redispatchBoxed(DispatchKeySet(DispatchKey::CPU), &args);
+    });
+  }
+  stack->resize(stack->size() - count);
+  for (size_t i = 0; i < count; ++i)
+    if (schema.arguments()[i].is_out()) stack->push_back(given[i]);
+}
+
 void by_host_kernel(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
+  if (queues().late && writes_given(op.schema())) return wait_in_queue(op, stack);
   finish(current);
   Ours ours;
   Call call;
@@ -336,6 +389,11 @@ Tensor& set_storage(Tensor& t, at::Storage source, int64_t offset, c10::IntArray
   return at::native::set_storage_cpu_(t, std::move(source), offset, size, stride);
 }
 
+Tensor& set_nothing(Tensor& t) {
+  c10::Storage none(c10::Storage::use_byte_size_t(), 0, memory.allocate(0), &memory, true);
+  return set_storage(t, std::move(none), 0, {0}, {1});
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(_, PrivateUse1, m) { m.fallback(torch::CppFunction::makeFromBoxedFunction<&by_host_kernel>()); }
@@ -350,6 +408,8 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
     return at::native::resize_(t, C10_AS_INTARRAYREF_SLOW(size), format);
   });
   m.impl("set_.source_Storage_storage_offset", &set_storage);
+  m.impl("set_", &set_nothing);
+  m.impl("record_stream", [](Tensor& t, c10::Stream s) { memory.recordStream(t.storage().data_ptr(), s); });
   m.impl("set_.source_Storage", static_cast<Tensor& (*)(Tensor&, at::Storage)>(&at::native::set_));
   m.impl("_copy_from", &copy_from);
   m.impl("_copy_from_and_resize", &copy_from_and_resize);
@@ -361,3 +421,9 @@ extern "C" void lowtide_test_begin() {
   c10::SetAllocator(kDevice, &memory);
   at::RegisterPrivateUse1HooksInterface(new Hooks);
 }
+
+// From here on (or no longer) calls that write into given results wait in their streams' queues.
+extern "C" void lowtide_test_late(bool late) { queues().late = late; }
+
+// How often a stream was recorded for bytes of the device.
+extern "C" int64_t lowtide_test_recorded() { return memory.recorded; }

@@ -14,8 +14,8 @@ from functools import cached_property
 from lowtide.ir.graph import TRUSTED, Arg, Expr, Graph, Op, Ref, refs_in
 from lowtide.ir.symbolic import symbols_of
 
-CALL, VIEW, SCALAR, COND, LOOP, SCAN, REGION = "call", "view", "scalar", "cond", "loop", "scan", "region"
-NESTED = (COND, LOOP, SCAN, REGION)
+CALL, VIEW, SCALAR = "call", "view", "scalar"
+NESTED = COND, LOOP, STACK, SCAN, REGION = "cond", "loop", "stack", "scan", "region"
 
 
 OFFSET = -1
@@ -33,14 +33,14 @@ class Bind:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One operation. ``kind``: a call, a view, a computation on numbers, a conditional, a loop, a loop over rows, or the call
-    of a region that may be called again elsewhere (the very same block then).
+    """One operation. ``kind``: a call, a view, a computation on numbers, a conditional, a loop, a loop that stacks what it
+    carries, a loop over rows, or the call of a region that may be called again elsewhere (the very same block then).
 
     A conditional's ``op`` has the predicate as its first argument and then the operands; ``blocks`` are the arms (true,
-    false). A loop's has its carried values, then (from ``carried`` on) what stays; ``blocks`` are (condition, body). One
-    over rows (a scan) has its carried values, then ``sliced`` values of which each turn gets a row, then what stays; its one
-    block is the body, which returns what it carries and then a row of each further result. A region has one block, and its
-    operands as arguments.
+    false). A loop's has its carried values, then (from ``carried`` on) what stays; ``blocks`` are (condition, body); where it
+    stacks, its results are what it carried at the end of each turn, a row per turn. One over rows (a scan) has its carried
+    values, then ``sliced`` values of which each turn gets a row, then what stays; its one block is the body, which returns
+    what it carries and then a row of each further result. A region has one block, and its operands as arguments.
     ``computed``: a view by its schema that may turn out to be a copy, or the other way round.
     """
 
@@ -108,6 +108,11 @@ class Block:
         """Storages of inputs and constants."""
         names = (*(i.name for i in self.inputs if isinstance(i, Ref)), *self.graph.constants)
         return frozenset(self.graph.value[n].storage for n in names)
+
+    @cached_property
+    def devices(self) -> tuple[str, ...]:
+        """Where its values lie, those of blocks inside included."""
+        return tuple(dict.fromkeys(v.layout.device for b in self.nested() for v in b.graph.values))
 
     def nested(self) -> Iterator[Block]:
         """This block and all inside it, outer ones first."""

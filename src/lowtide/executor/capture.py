@@ -28,6 +28,7 @@ from lowtide.executor.block import (
     REGION,
     SCALAR,
     SCAN,
+    STACK,
     VIEW,
     Bind,
     Block,
@@ -42,7 +43,7 @@ from lowtide.ir.graph import Arg, Expr, Graph, Op, Ref, Section, Value
 from lowtide.ir.index import mul
 from lowtide.ir.strides import filled, same_places
 from lowtide.ir.symbolic import Dim, symbol, symbols_of
-from lowtide.torch_compat import OpOverload, cond_operator, scan_operator, while_operator
+from lowtide.torch_compat import OpOverload, cond_operator, scan_operator, stacking_while_operator, while_operator
 
 # Functions on numbers that captured graphs call, under the name that a Block uses for them.
 NUMBERS: Mapping[str, Callable[..., Any]] = {
@@ -175,8 +176,10 @@ class _Dynamic(Importer):
             self._item(node, val)
         elif isinstance(val, torch.SymInt | torch.SymFloat | torch.SymBool | bool | int | float):
             self._compute(node, val)
-        elif target is cond_operator or target is while_operator:
-            self._nested(gm, node, val)
+        elif target is cond_operator:
+            self._nested(gm, node, val, COND)
+        elif target is while_operator or target is stacking_while_operator:
+            self._nested(gm, node, val, LOOP if target is while_operator else STACK)
         elif target is scan_operator:
             self._scan(gm, node, val)
         elif target is _INVOKE:
@@ -306,9 +309,8 @@ class _Dynamic(Importer):
 
     # -- conditionals and loops --------------------------------------------------------------------------------------
 
-    def _nested(self, gm: fx.GraphModule, node: fx.Node, val: Any) -> None:
-        conditional = node.target is cond_operator
-        if conditional:
+    def _nested(self, gm: fx.GraphModule, node: fx.Node, val: Any, kind: str) -> None:
+        if kind == COND:
             what, yes, no, operands = node.args
             parts, args, carried = (yes, no), (what, *operands), 0  # type: ignore[misc]
         else:
@@ -317,8 +319,12 @@ class _Dynamic(Importer):
         inside: list[Block] = []
         for part in parts:
             inside.append(self._inside(f"{self.block}.{part}", _held(gm, part)))
-        kind = COND if conditional else LOOP
         self._outer(node, val, kind, tuple(self._arg(a, node) for a in args), tuple(inside), carried)
+        layouts = [self.values[o].layout for o in self.lines[-1].op.outputs if o is not None]
+        if kind == STACK and not all(same_places(x.size, x.stride, filled(x.size)) for x in layouts):
+            raise Unsupported(
+                Reason(f"{node}", f"stacks rows that do not lie one behind the other ({origin_of(node)})")
+            )
 
     def _scan(self, gm: fx.GraphModule, node: fx.Node, val: Any) -> None:
         """A loop over rows. The sizes of what its turns give are known before it."""

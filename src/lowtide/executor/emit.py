@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 
 from lowtide.core.errors import BugError
 from lowtide.executor.arithmetic import Arithmetic, arithmetic
-from lowtide.executor.block import COND, LOOP, NESTED, OFFSET, SCALAR, SCAN, VIEW, Block, Line
+from lowtide.executor.block import COND, LOOP, NESTED, OFFSET, SCALAR, SCAN, STACK, VIEW, Block, Line
 from lowtide.executor.lives import Lives, last_uses, layout_symbols
 from lowtide.executor.signs import nonnegative
 from lowtide.ir.graph import ITEMSIZE, Arg, Atom, Layout, Op, Ref, Value, refs_in
@@ -454,6 +454,11 @@ class _Writer:
             more = ", ".join(map(self._text, op.args[line.carried :]))
             into = _tuple([o if o in self.managed or o in self.results else "None" for o in names])
             call = f"run.loop({index}, [{carried}], [{more}], {into}, {', '.join(free)})"
+        elif line.kind == STACK:
+            carried = ", ".join(map(self._text, op.args[: line.carried]))
+            more = ", ".join(map(self._text, op.args[line.carried :]))
+            forms = self._forms(line.blocks[1], line.carried)
+            call = f"run.stack({index}, [{carried}], [{more}], {forms}, {', '.join(free)})"
         elif line.kind == SCAN:
             call = f"run.scan({index}, {self._scanned(line)}, {free[0]})"
         else:
@@ -471,9 +476,12 @@ class _Writer:
             str(o) if k >= line.carried or o in self.managed or o in self.results else "None"
             for k, o in enumerate(line.op.outputs)
         ]
-        taken = [body.graph.value[x.name].layout for x in body.inputs[:turning] if isinstance(x, Ref)]
-        forms = _tuple([f"({_dims(x.size)}, {_dims(x.stride)})" for x in taken])
-        return f"[{carried}], [{sliced}], [{more}], {_tuple(into)}, {forms}"
+        return f"[{carried}], [{sliced}], [{more}], {_tuple(into)}, {self._forms(body, turning)}"
+
+    def _forms(self, body: Block, count: int) -> str:
+        """Size and strides in which a turn takes the first ``count`` operands."""
+        taken = [body.graph.value[x.name].layout for x in body.inputs[:count] if isinstance(x, Ref)]
+        return _tuple([f"({_dims(x.size)}, {_dims(x.stride)})" for x in taken])
 
     def _operand(self, a: Arg, position: int, region: Block) -> str:
         """An operand of a region, in the strides for which the region was captured."""
@@ -487,6 +495,8 @@ class _Writer:
     def _agreed(self, line: Line) -> list[str]:
         """Results of arms whose strides differ, in those that were declared; rows lie in what was made for them."""
         out: list[str] = []
+        if line.kind == STACK:
+            return out
         for i, name in enumerate(line.op.outputs if line.kind != SCAN else line.op.outputs[: line.carried]):
             if name is None or name in self.managed or name in self.results or not self._known(name):
                 continue

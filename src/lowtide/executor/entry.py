@@ -51,10 +51,10 @@ def entry(
         *([f"{', '.join(checks.names)}, = args"] if checks.names else []),
         *checks.lines,
         "if _plan.built is not _built: return ELSE",
-        "try: run = _idle.pop()",
+        "try: run = _take()",
         "except IndexError: return ELSE",
         "if run.built is not _built:",
-        "    _idle.append(run)",
+        "    _leave(run)",
         "    return ELSE",
         "try:",
         *(f"    {x}" for x in body),
@@ -68,7 +68,7 @@ def entry(
         f"if runs & {LOOK} and not run.escapes and not run.copies and not _idle and "
         "(slab is None or (slab.nbytes <= _retain and slab.uses() == slab.calm)):",
         "    _executor.latest = run",
-        "    _idle.append(run)",
+        "    _leave(run)",
         "else:",
         "    _executor.finish(run)",
         "return results",
@@ -76,7 +76,8 @@ def entry(
     source = "def entry(args):\n" + "\n".join(f"    {x}" for x in lines) + "\n"
     names = {  # of its own: the plan must not hold what holds the plan
         **built.loaded.names, **checks.bound, "ELSE": ELSE, "_plan": executor.plan, "_built": built, "_idle": executor.idle,
-        "_executor": executor, "_front": tuple(front), "_retain": executor.policy.retain,
+        "_take": executor.take, "_leave": executor.leave, "_executor": executor, "_front": tuple(front),
+        "_retain": executor.policy.retain,
     }  # fmt: skip
     filename = f"<{CODE_NAME} entry {next(_numbers)} {executor.plan.block.name}>"
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)

@@ -2,24 +2,25 @@
 
 Comes in: a BlockPlan. Goes out: the ``run`` of generated code. Promised: headers are pointed anew only when sizes or the
 plan changed; what does not fit its place gets ordinary memory for this run and is learned; a frame serves one call at a
-time. Branches and loops have frames of their own, whose slab is a piece of the surrounding one.
+time. Branches and loops have frames of their own, whose slab on each device is a piece of the surrounding one there.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from lowtide.core.units import align_up
-from lowtide.executor.groups import LINE
+from lowtide.executor.emit import Slot
 from lowtide.executor.placing import Placement
 from lowtide.executor.plans import BlockPlan, Built, Entry
 from lowtide.executor.shaping import NO_SHAPES, shaper, where
-from lowtide.executor.storages import ManagedStorages, Slab, device_of
+from lowtide.executor.storages import ManagedStorages, Slab, Slabs, together
+from lowtide.plan.plan import alignment_of
 from lowtide.runtime.calls import DTYPES
 from lowtide.runtime.load import exact
 
@@ -28,8 +29,8 @@ _NOTHING = Placement((), (), 0, 0)
 
 
 class Frame:
-    """``slab``, ``start``: where this block's bytes begin; ``room``: how many there are. ``owns``: the slab is this block's own,
-    no piece of one outside."""
+    """``slab``, ``starts``: where this block's bytes begin, by device. ``owns``: the devices on which the slab is an inner
+    block's own, no piece of one outside. ``left``: the streams that an idle one was left on (``streams``)."""
 
     def __init__(self, plan: BlockPlan, outer: Frame | None = None, buffer: int = -1) -> None:
         self.plan, self.outer, self.outer_line = plan, outer, buffer
@@ -42,24 +43,28 @@ class Frame:
         self.at: list[tuple[Any, ...] | None] = []
         self.many = self.exact = False  # more than one segment; the signature says all sizes
         self.unknown: list[tuple[Any, ...] | None] = []
-        self.is_odd = outer is not None or plan.policy.tight  # the slab may have to be another for every size
+        several = len(plan.block.devices) > 1
+        self.is_odd = (
+            outer is not None or several or plan.policy.tight
+        )  # the slab may have to be another for every size
         self.storages = ManagedStorages()
         self.headers: tuple[torch.Tensor, ...] = ()
         self.escaped: dict[int, torch.UntypedStorage] = {}
         self.runs = self.escapes = self.copies = 0
         self.bindings: dict[str, Any] | None = None
-        self.slab: Slab | None = None
-        self.start = self.room = 0
-        self.owns = False
+        self.slab: Slab | Slabs | None = None
+        self.starts: dict[str, int] = {}
+        self.owns: set[str] = set()
+        self.left: tuple[torch.Stream, ...] = ()
         self.placement = _NOTHING
         self.entry: Entry | None = None
         self.version = -1
-        self.pointed: Slab | None = None
+        self.pointed: Slab | Slabs | None = None
         self.shaper = shaper((), NO_SHAPES)
-        self.result_slab: torch.UntypedStorage | None = None
+        self.result_slabs: dict[str, torch.UntypedStorage] = {}
         self.result_room: list[int] = []
         self.result_sizes: list[int] = []
-        self.latest_results: tuple[StorageWeakRef, int, int] | None = None
+        self.latest_results: dict[torch.device, tuple[StorageWeakRef, int, int]] = {}
         self.inner = [[Frame(p, self, i) for p in arms] for i, arms in enumerate(plan.inner)]
 
     # -- called by generated code ------------------------------------------------------------------------------------
@@ -111,7 +116,7 @@ class Frame:
             self.at = self.unknown[:]
             if self.escaped:
                 self._end_escapes()
-            self.shaper.start_at(self.start)
+            self.shaper.start_at(self.starts)
             self.shaper.begin(found, key)
             if not again or not self.shaper.count:
                 break
@@ -141,7 +146,7 @@ class Frame:
         """Headers of a segment that escaped stand on the slab again."""
         for i in self.loaded.by_segment[segment]:
             if self.slab is not None and not self.slab.has(self.headers[i]):
-                self.headers[i].set_(self.slab.storage, 0, (0,), (1,))  # type: ignore[call-overload]
+                _stand(self.headers[i], self.loaded.slots[i], self.slab.parts)
 
     def _outgrown(self, segment: int, key: tuple[Any, ...]) -> None:
         """Headers of a segment that do not fit get ordinary memory for this run."""
@@ -163,47 +168,50 @@ class Frame:
         return found
 
     def begin_results(self, key: tuple[Any, ...]) -> None:
-        """The slab of this run's results: exact where their sizes are known by now, learned where they are not."""
+        """The slabs of this run's results: exact where their sizes are known by now, learned where they are not."""
         assert self.entry is not None
         slots = self.loaded.code.results
         learned = self.entry.results.sizes if self.entry.results is not None else (0,) * len(slots)
         layouts = self.loaded.geometry[0](key)
         sizes = [layouts[s.where] if s.segment == 0 else n for s, n in zip(slots, learned, strict=True)]
-        self.result_room = [align_up(n, LINE) for n in sizes]
+        self.result_room = [align_up(n, alignment_of(s.device)) for s, n in zip(slots, sizes, strict=True)]
         self.result_sizes = list(sizes)
-        with torch.inference_mode(False):
-            slab = torch.empty(sum(self.result_room), dtype=torch.uint8, device=device_of(slots))
-        self.result_slab = slab.untyped_storage()
+        for device in dict.fromkeys(s.device for s in slots):
+            need = sum(n for s, n in zip(slots, self.result_room, strict=True) if s.device == device)
+            with torch.inference_mode(False):
+                slab = torch.empty(need, dtype=torch.uint8, device=device)
+            self.result_slabs[device] = slab.untyped_storage()
 
     def results(self, segment: int, key: tuple[Any, ...]) -> list[torch.Tensor]:
-        """Fresh headers over the slab of results; what does not fit there gets ordinary memory, and is learned."""
+        """Fresh headers over the slabs of results; what does not fit there gets ordinary memory, and is learned."""
         layouts = self.loaded.geometry[segment](key)
         out: list[torch.Tensor] = []
+        tops = dict.fromkeys(self.result_slabs, 0)
         for j, s in enumerate(self.loaded.code.results):
+            start = tops[s.device]
+            tops[s.device] += self.result_room[j]
             if s.segment != segment:
                 continue
             at, end = s.where + 2 + s.rank, s.where + 2 + 2 * s.rank
             size, stride, nbytes = layouts[s.where + 2 : at], layouts[at:end], layouts[s.where]
             self.result_sizes[j] = nbytes
             dtype = DTYPES[s.dtype]
-            if nbytes > self.result_room[j] or self.result_slab is None:
+            if nbytes > self.result_room[j]:
                 out.append(torch.empty_strided(size, stride, dtype=dtype, device=s.device))
                 self.escapes += 1
                 continue
-            begin = sum(self.result_room[:j]) // dtype.itemsize
-            made = torch.empty(0, dtype=dtype, device=s.device)
-            out.append(made.set_(self.result_slab, begin, size, stride))  # type: ignore[call-overload]
+            made, slab = torch.empty(0, dtype=dtype, device=s.device), self.result_slabs[s.device]
+            out.append(made.set_(slab, start // dtype.itemsize, size, stride))  # type: ignore[call-overload]
         return out
 
     def end_results(self, done: bool) -> None:
-        """The slab of results is its tensors' alone from here on; learn their sizes."""
-        if self.result_slab is None:
-            return
+        """The slabs of results are their tensors' alone from here on; learn their sizes."""
         if done and self.built is not None and self.entry is not None:
             self.built.learn_results(self.entry, self.result_sizes)
-        slab = self.result_slab
-        self.latest_results = (StorageWeakRef(slab), slab.data_ptr(), slab.nbytes())
-        self.result_slab = None
+        self.latest_results = {
+            s.device: (StorageWeakRef(s), s.data_ptr(), s.nbytes()) for s in self.result_slabs.values()
+        }
+        self.result_slabs.clear()
 
     def branch(self, line: int, chosen: Any, args: list[Any], *free: tuple[Any, ...]) -> list[Any]:
         """Run one arm of a conditional."""
@@ -234,6 +242,36 @@ class Frame:
             carried = _carried(carried, into, lent or (False,) * len(carried))
             turned = True
         return carried if turned else _carried(carried, into, [isinstance(c, torch.Tensor) for c in carried])
+
+    def stack(
+        self,
+        line: int,
+        carried: list[torch.Tensor],
+        more: list[Any],
+        forms: Sequence[tuple[tuple[int, ...], tuple[int, ...]]],
+        test: tuple[Any, ...],
+        body: tuple[Any, ...],
+    ) -> list[torch.Tensor]:
+        """Run a loop and stack what it carries at the end of each turn; without a turn what came in is the one row. There is
+        room for as many rows as the latest run had, and where there are as many again, none is copied a second time. A
+        turn reads the row before its own. ``forms``: size and strides in which the body takes what it carries."""
+        wholes: list[torch.Tensor] = []
+        room, turns = self.plan.turns.get(line, 1), 0
+        carried = [self.strided(x, *form) for x, form in zip(carried, forms, strict=True)]
+        while bool(self._run_inner(line, 0, [*carried, *more], test)[0]):
+            found = self._run_inner(line, 1, [*carried, *more], body)
+            if not turns:
+                wholes = [x.new_empty((room, *x.shape)) for x in found]
+            elif turns == room:
+                room *= 2
+                wholes = [_with_rows(x, room) for x in wholes]
+            rows = [whole.select(0, turns).copy_(x) for whole, x in zip(wholes, found, strict=True)]
+            carried = [self.strided(x, *form) for x, form in zip(rows, forms, strict=True)]
+            turns += 1
+        if not turns:
+            return [x.unsqueeze(0).clone(memory_format=torch.contiguous_format) for x in carried]
+        self.plan.turns[line] = turns
+        return wholes if turns == room else [_with_rows(x, turns) for x in wholes]
 
     def scan(
         self,
@@ -330,10 +368,18 @@ class Frame:
     def forget(self) -> None:
         """Let go of the slab, here and inside; it is found again at the next run."""
         for f in self.everyone():
-            f.slab, f.pointed, f.key, f.entry, f.room, f.stirred = None, None, None, None, 0, True
+            f.slab, f.pointed, f.key, f.entry, f.stirred = None, None, None, None, True
             f.escaped.clear()
             for h in f.headers:
                 h.set_()
+
+    def end(self) -> None:
+        """Let go of slab and headers, which stay what they are for whoever else holds them; there is no run after that."""
+        for f in self.everyone():
+            f.slab, f.pointed, f.headers = None, None, ()
+            f.shaper = shaper((), NO_SHAPES)
+            f.storages.deallocate()
+            f.escaped.clear()
 
     def held_outside(self) -> bool:
         """Whether somebody beside us holds a header itself."""
@@ -345,8 +391,9 @@ class Frame:
         slab, found = self.slab, 0
         if slab is None or self.pointed is not slab or self.key is None:
             return 0
-        for b, h in zip(self.shaper.shapes.buffer, self.headers, strict=True):
-            if not slab.has(h) and b not in self.escaped:
+        shapes = self.shaper.shapes
+        for b, h in zip(shapes.buffer, self.headers, strict=True):
+            if shapes.devices[b] in slab.parts and not slab.has(h) and b not in self.escaped:
                 found += 1
                 self.shaper.need(b, h.untyped_storage().nbytes())
         if found:
@@ -355,44 +402,64 @@ class Frame:
         return found
 
     def _find_room(self) -> None:
-        need = self.placement.nbytes
+        """A slab with room for the placement on each device where it needs bytes."""
+        wanted = {d: p.nbytes for d, p in self.placement.parts.items()}
         if self.outer is None:
-            keep = self.slab is not None and self.slab.nbytes >= need
-            if keep and self.plan.policy.tight and self.slab is not None:
-                keep = self.slab.nbytes == need
-            if not keep:
-                self._let_go()
-                self.slab = Slab(need, device_of(self.loaded.slots)) if need else None
-            self.room = need
-            return
-        outer, line = self.outer, self.outer_line
-        b = outer.built.slabs[line] if outer.built is not None else -1
-        if b >= 0:
-            outer.shaper.need(b, need)
-        fits = b >= 0 and outer.slab is not None and outer.placement.capacity and need <= outer.placement.capacity[b]
-        if fits and outer.slab is not None:
-            self.slab, self.start, self.owns = outer.slab, outer.start + outer.placement.offsets[b], False
-        elif self.slab is None or not self.owns or self.slab.nbytes < need:
-            self.escapes += need > 0
-            self.slab, self.start = (Slab(need, device_of(self.loaded.slots)) if need else None), 0
-            self.owns = True
-        self.room = need
+            self._own_room(wanted)
+        else:
+            self._inner_room(self.outer, wanted)
+
+    def _own_room(self, wanted: Mapping[str, int]) -> None:
+        """What has the room is kept; all else is let go before anything new is made."""
+        have, tight = self.slabs(), self.plan.policy.tight
+        kept = {d: s for d, s in have.items() if s.nbytes >= wanted.get(d, 0)}
+        if tight:
+            kept = {d: s for d, s in kept.items() if s.nbytes == wanted.get(d, 0)}
+        missing = {d: n for d, n in wanted.items() if n and d not in kept}
+        if missing or len(kept) < len(have):
+            self._let_go()
+            have.clear()
+            self.slab = together(kept | {d: Slab(n, d) for d, n in missing.items()})
+
+    def _inner_room(self, outer: Frame, wanted: Mapping[str, int]) -> None:
+        """A piece of the slab outside; where that has no room, a slab of the block's own."""
+        places = outer.built.slabs[self.outer_line] if outer.built is not None else {}
+        there, mine, parts = outer.slabs(), self.slabs(), dict[str, Slab]()
+        offsets, capacity = outer.placement.offsets, outer.placement.capacity
+        for d, need in wanted.items():
+            b = places.get(d, -1)
+            if b >= 0:
+                outer.shaper.need(b, need)
+            if b >= 0 and d in there and capacity and need <= capacity[b]:
+                parts[d], self.starts[d] = there[d], outer.starts.get(d, 0) + offsets[b]
+                self.owns.discard(d)
+            elif d in self.owns and d in mine and mine[d].nbytes >= need:
+                parts[d] = mine[d]
+            elif need:
+                self.escapes += 1
+                parts[d], self.starts[d] = Slab(need, d), 0
+                self.owns.add(d)
+        if parts != mine:
+            self.slab = together(parts)
+
+    def slabs(self) -> dict[str, Slab]:
+        """The slabs that this block's bytes lie in, by device."""
+        return dict(self.slab.parts) if self.slab is not None else {}
 
     def _let_go(self) -> None:
         """Drop the slab and every header on it, so that its bytes are free before new ones are taken."""
+        ours = set(self.slabs().values())
         for f in self.everyone():
-            if f is self or f.slab is self.slab:
+            if f is self or not ours.isdisjoint(f.slabs().values()):
                 for h in f.headers:
                     h.set_()
                 f.key, f.slab, f.pointed = None, None, None
 
     def _point(self) -> None:
         """All headers onto the slab, without elements yet."""
-        for h in self.headers:
-            if self.slab is None:
-                h.set_()
-            else:
-                h.set_(self.slab.storage, 0, (0,), (1,))  # type: ignore[call-overload]
+        parts = self.slabs()
+        for h, s in zip(self.headers, self.loaded.slots, strict=True):
+            _stand(h, s, parts)
         self.pointed = self.slab
 
     def settle(self) -> None:
@@ -418,12 +485,28 @@ class Frame:
         self._point()
 
 
+def _stand(header: torch.Tensor, slot: Slot, parts: Mapping[str, Slab]) -> None:
+    """A header onto the slab of its device, without elements yet; onto nothing, where there is none."""
+    slab = parts.get(slot.device)
+    if slab is None:
+        header.set_()
+    else:
+        header.set_(slab.storage, 0, (0,), (1,))  # type: ignore[call-overload]
+
+
 def _carried(found: list[Any], into: Sequence[torch.Tensor | None], lent: Sequence[bool]) -> list[Any]:
     """Carried values where they are to go; copies, where they are only ``lent`` and there is no such place."""
     out: list[Any] = []
     for x, place, mine in zip(found, into, lent, strict=True):
         out.append(place.copy_(x) if place is not None else x.clone() if mine else x)
     return out
+
+
+def _with_rows(t: torch.Tensor, count: int) -> torch.Tensor:
+    """The first ``count`` rows in memory of their own, or all with room for as many."""
+    made = t.new_empty((count, *t.shape[1:]))
+    made[: t.size(0)].copy_(t[:count])
+    return made
 
 
 def _odd(t: torch.Tensor) -> Any:

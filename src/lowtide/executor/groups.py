@@ -19,11 +19,12 @@ LINE = 64  # bytes of a line of memory: places in a slab begin at multiples of i
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """A value that needs bytes in the steps ``[first, end)``."""
+    """A value that needs bytes of a device in the steps ``[first, end)``."""
 
     name: str
     first: int
     end: int
+    device: str = "cpu"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 Comes in: a Block, what was measured of its operations, and the sizes of the first run. Goes out: Lives. Promised: managed
 are only results of operations that write into given bytes, and of loops, whose size is known before the line, and
 that are neither inputs, constants nor results, nor stand on such; a life reaches to the last use of any alias; a branch's or
-loop's own slab is a buffer of the step that runs it. Lifetimes are those of ``memory.lifetime``.
+loop's own slab, one per device, is a buffer of the step that runs it. Lifetimes are those of ``memory.lifetime``.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from lowtide.executor.block import CALL, LOOP, NESTED, SCAN, Block, Line, needed, trusted
-from lowtide.executor.groups import LINE, Life
+from lowtide.executor.block import CALL, LOOP, NESTED, SCAN, STACK, Block, Line, needed, trusted
+from lowtide.executor.groups import Life
 from lowtide.ir.graph import Graph, Op, Ref, Value, refs_in, specialise
 from lowtide.ir.symbolic import symbols_of
-from lowtide.memory.graph import Buffer, MemoryGraph, Node
+from lowtide.memory.graph import Buffer, MemoryGraph
 from lowtide.memory.lifetime import lifetimes
+from lowtide.plan.plan import alignment_of
 from lowtide.schedule.schedule import OpFacts, memory_graph, schedule, swapped
 
 _FOLDED = 4096  # bytes of a value that is kept because it depends on nothing
@@ -44,7 +45,7 @@ class Counts:
 @dataclass(frozen=True)
 class Lives:
     """``lives``: one per buffer, in order; a buffer is a chain of storages that continue in each other's bytes, or the
-    slab of a nested block. ``buffer``: managed storage (or ``~line`` for a nested slab) -> index of its buffer.
+    slab of a nested block on one device. ``buffer``: managed storage (or a name in ``nested_slabs``) -> index of its buffer.
     ``order``: managed storages, in order of birth."""
 
     lives: tuple[Life, ...]
@@ -53,22 +54,23 @@ class Lives:
     counts: Counts
 
 
-def nested_slab(line: Line) -> str:
-    """The name under which a branch's or loop's slab is a buffer of the surrounding block."""
-    return f"~{line.op.name}"
+def nested_slabs(line: Line) -> dict[str, str]:
+    """By device the name under which a branch's or loop's slab there is a buffer of the surrounding block; nothing for other
+    lines."""
+    return {d: f"~{line.op.name}@{d}" for b in line.blocks for d in b.devices}
 
 
 def managed(
     block: Block, facts: Mapping[str, OpFacts], copied: frozenset[str], stays: Sequence[bool] = ()
 ) -> tuple[str, ...]:
-    """Managed storages in order of birth, without what is always smaller than the line that each would take in a slab.
+    """Managed storages in order of birth, without what is always smaller than what each would take at least in a slab.
     ``copied``: operations whose results are not trusted. ``stays``: which of the first results of the block somebody copies as
     soon as it ended, so that they need no bytes of their own."""
     leaves = (a for k, a in enumerate(block.returns) if not any(stays[k : k + 1]))
     returned = frozenset(block.graph.value[n].storage for a in leaves for n in refs_in(a))
     found = _written(block, facts, copied, returned | block.given_storages | _given_away(block))
     layout = {n: block.graph.value[n].layout for n in found}
-    return tuple(n for n in found if not (layout[n].static and layout[n].extent < LINE))
+    return tuple(n for n in found if not (layout[n].static and layout[n].extent < alignment_of(layout[n].device)))
 
 
 def _given_away(block: Block) -> frozenset[str]:
@@ -82,8 +84,11 @@ def staying(block: Block) -> dict[str, tuple[bool, ...]]:
     """Per loop in a block, by the name of its operation: which results of a turn are copied as soon as it ended: carried
     values that end in planned bytes of the block, and rows. Says the same before anything was measured as after."""
     ours = frozenset(managed(block, {}, frozenset()))
-    loops = [x for x in block.lines if x.kind in (LOOP, SCAN)]
-    return {x.op.name: tuple(k >= x.carried or o in ours for k, o in enumerate(x.op.outputs)) for x in loops}
+    loops = [x for x in block.lines if x.kind in (LOOP, STACK, SCAN)]
+    return {
+        x.op.name: tuple(x.kind == STACK or k >= x.carried or o in ours for k, o in enumerate(x.op.outputs))
+        for x in loops
+    }
 
 
 def managed_outputs(block: Block, facts: Mapping[str, OpFacts], copied: frozenset[str]) -> tuple[str, ...]:
@@ -116,8 +121,7 @@ def foldable(block: Block) -> frozenset[str]:
 def _written(
     block: Block, facts: Mapping[str, OpFacts], copied: frozenset[str], taken: frozenset[str]
 ) -> tuple[str, ...]:
-    """Storages that lines could write into bytes given to them, in order, without those ``taken`` by others. Only the CPU's:
-    what lies elsewhere is left to the allocator of its device, which knows when the work of each stream is done."""
+    """Storages that lines could write into bytes given to them, in order, without those ``taken`` by others."""
     known, plain = block.known_at, copied | foldable(block)
     out: list[str] = []
     for i, line in enumerate(block.lines):
@@ -126,7 +130,7 @@ def _written(
         whole = line.op.name not in plain and len(sized) == len(line.op.outputs)
         if line.kind not in (LOOP, SCAN) and not (whole and _takes_bytes(line, facts.get(line.op.name))):
             continue
-        ours = [v for v in sized if v.storage == v.name and v.storage not in taken and v.layout.device == "cpu"]
+        ours = [v for v in sized if v.storage == v.name and v.storage not in taken]
         out += [v.name for v in ours if v.layout.offset == 0]
     return tuple(out)
 
@@ -160,18 +164,19 @@ def lives_of(
     nothing that would be wrong at other sizes. ``stays``: as for ``managed``."""
     ours = managed(block, facts, copied, stays)
     graph = memory_of(block, facts, frozenset(ours), bindings, {})
-    wanted = {*ours, *(nested_slab(line) for line in block.lines if line.blocks)}
+    device = {n: block.graph.value[n].layout.device for n in ours}
+    device |= {name: d for line in block.lines for d, name in nested_slabs(line).items()}
     root: dict[str, str] = {}
     spans: dict[str, tuple[int, int]] = {}
     for x in sorted(lifetimes(graph), key=lambda x: x.first):
-        if x.name not in wanted:
+        if x.name not in device:
             continue
         top = root.get(x.takes_over, x.name)
         root[x.name] = top
         first, end = spans.get(top, (x.first, x.end))
         spans[top] = (first, max(end, x.end))
     index = {name: i for i, name in enumerate(spans)}
-    lives = tuple(Life(name, first, end) for name, (first, end) in spans.items())
+    lives = tuple(Life(name, first, end, device[name]) for name, (first, end) in spans.items())
     buffer = {name: index[top] for name, top in root.items()}
     order = tuple(n for n in ours if n in buffer)
     return Lives(lives, buffer, order, _count(block, frozenset(order)))
@@ -225,13 +230,10 @@ def carried_pairs(graph: Graph, line: Line, ours: frozenset[str]) -> tuple[tuple
 
 
 def _with_nested(block: Block, graph: MemoryGraph, inside: Mapping[str, int]) -> MemoryGraph:
-    """The memory graph with the slab of each nested block as a buffer of its line, and uses inside blocks as reads."""
-    lines = {line.op.name: line for line in block.lines if line.kind in NESTED}
-    buffers = [Buffer(name, inside.get(name, 1)) for name in map(nested_slab, lines.values())]
-    nodes: list[Node] = []
-    for node in graph.nodes:
-        line = lines.get(node.name)
-        nodes.append(node if line is None else replace(node, writes=(*node.writes, nested_slab(line))))
+    """The memory graph with the slabs of each nested block as buffers of its line, and uses inside blocks as reads."""
+    slabs = {line.op.name: nested_slabs(line) for line in block.lines if line.kind in NESTED}
+    buffers = [Buffer(n, inside.get(n, 1), device) for names in slabs.values() for device, n in names.items()]
+    nodes = [replace(n, writes=(*n.writes, *slabs.get(n.name, {}).values())) for n in graph.nodes]
     return MemoryGraph((*graph.buffers, *buffers), tuple(nodes))
 
 

@@ -10,7 +10,8 @@ Promised: the numbers are the same, and so is what a failing check leaves behind
 * whatever acts in front of it, if it acts too: checks, what writes its operands or draws random numbers, operators from
   outside torch, and blocks inside, which so keep their order among themselves.
 
-What is compared is what a run holds: the slab, which is there from begin to end, and the most that lies outside it at once.
+What is compared is what a run holds on the device that it holds most on: the slab, which is there from begin to end, and the
+most that lies outside it at once. An order that lifts that of another device is none.
 The entrants of the order engine are all that is tried: this happens between two calls of the program.
 """
 
@@ -49,10 +50,18 @@ def ordered(
     slab = _only(graph, in_slab.__contains__, works=False)
     outside = _only(graph, lambda name: name not in in_slab, works=True)
 
-    def held(_: MemoryGraph, order: Sequence[int]) -> int:
-        return timeline(slab, order).peak + timeline(outside, order).peak
+    def held(order: Sequence[int], device: str) -> int:
+        return timeline(slab, order, device=device).peak + timeline(outside, order, device=device).peak
 
-    best = reorder(graph, budget_steps=0, objective=held)
+    before = {d: held(range(len(nodes)), d) for d in block.devices}
+    main = max(before, key=before.__getitem__, default="cpu")
+    worst = sum(b.nbytes for b in graph.buffers) + sum(n.workspace for n in nodes)
+
+    def objective(_: MemoryGraph, order: Sequence[int]) -> int:
+        lifted = any(held(order, d) > nbytes for d, nbytes in before.items() if d != main)
+        return worst if lifted else held(order, main)
+
+    best = reorder(graph, budget_steps=0, objective=objective, device=main)
     if best.peak >= best.candidates["program"]:
         return block
     by_name = {x.op.name: x for x in block.lines}

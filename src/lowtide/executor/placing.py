@@ -1,7 +1,8 @@
-"""Sizes -> offsets: the strategies that give managed buffers their place in one slab, and what they reach.
+"""Sizes -> offsets: the strategies that give managed buffers their place in one slab per device, and what they reach.
 
 Comes in: lives, and sizes in bytes, one per buffer. Goes out: a ``Placement``. Promised: buffers that live at once never
-share a byte, at any sizes; every strategy can be asked again for other sizes and remembers the recent ones.
+share a byte, at any sizes; every strategy can be asked again for other sizes and remembers the recent ones. A strategy is
+given the lives of one device at a time (``on_each_device``).
 """
 
 from __future__ import annotations
@@ -9,15 +10,16 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from lowtide.core.errors import OptionError, VerifyError
 from lowtide.core.units import align_up
-from lowtide.executor.groups import LINE, Life, StorageGroup, reused, storage_groups
+from lowtide.executor.groups import Life, StorageGroup, reused, storage_groups
 from lowtide.executor.learned import Recent
 from lowtide.plan.disjoint import Sweep, check_rows
 from lowtide.plan.pack import pack
+from lowtide.plan.plan import alignment_of
 from lowtide.plan.problem import PackBuffer, PackProblem
 from lowtide.plan.replan import replanner
 
@@ -29,14 +31,16 @@ _SEARCH = 20_000  # nodes of the longer search, once per sizes
 
 @dataclass(frozen=True)
 class Placement:
-    """``offsets``: one per buffer, bytes. ``nbytes``: of the slab. ``bound``: no placement needs less. ``capacity``: bytes
-    that each buffer may use from its offset on. ``shared``: how many values share a region with an earlier one."""
+    """``offsets``: one per buffer, bytes, in the slab of its device. ``nbytes``: of the slab. ``bound``: no placement needs
+    less. ``capacity``: bytes that each buffer may use from its offset on. ``shared``: how many values share a region with an
+    earlier one. ``parts``: of a whole block what lies on each device, of which the numbers above are then the sums."""
 
     offsets: tuple[int, ...]
     capacity: tuple[int, ...]
     nbytes: int
     bound: int
     shared: int = 0
+    parts: Mapping[str, Placement] = field(default_factory=dict[str, "Placement"])
 
     @cached_property
     def arrays(self) -> tuple[array[int], array[int]]:
@@ -47,8 +51,9 @@ class Placement:
 Strategy = Callable[[Sequence[int]], Placement]
 
 
-def packed(lives: Sequence[Life], alignment: int = LINE, recent: int = 32) -> Strategy:
+def packed(lives: Sequence[Life], recent: int = 32) -> Strategy:
     """Offsets by size and life (``plan.replan``; where that is further than 1 % from the bound, ``plan.pack``)."""
+    alignment = _alignment(lives)
     buffers = tuple(PackBuffer(x.name, 1, ((x.first, x.end),), alignment) for x in lives)
     again = replanner(PackProblem(buffers), recent=recent) if buffers else None
     kept: Recent[tuple[int, ...], Placement] = Recent(recent)
@@ -64,6 +69,11 @@ def packed(lives: Sequence[Life], alignment: int = LINE, recent: int = 32) -> St
         return Placement(offsets, sizes, height, found.lower_bound, _sharing(lives, offsets, sizes))
 
     return lambda sizes: kept.of(tuple(sizes), lambda: place(sizes))
+
+
+def _alignment(lives: Sequence[Life]) -> int:
+    """Bytes of which places are multiples, on the one device of all lives."""
+    return max((alignment_of(x.device) for x in lives), default=1)
 
 
 def _longer(
@@ -113,16 +123,44 @@ def checked(strategy: Strategy, lives: Sequence[Life]) -> Strategy:
     return place
 
 
+def on_each_device(strategy: Callable[[Sequence[Life]], Strategy], lives: Sequence[Life]) -> Strategy:
+    """What lies on one device is placed by itself, in a slab there; each placement is looked at before it is used.
+
+    Raises:
+        VerifyError: (from the returned function) as ``checked`` does.
+    """
+    inside: dict[str, list[int]] = {}
+    for i, x in enumerate(lives):
+        inside.setdefault(x.device, []).append(i)
+    placed: dict[str, Strategy] = {}
+    for d, mine in inside.items():
+        here = [lives[i] for i in mine]
+        placed[d] = checked(strategy(here), here)
+
+    def place(sizes: Sequence[int]) -> Placement:
+        parts = {d: placed[d]([sizes[i] for i in mine]) for d, mine in inside.items()}
+        offsets, capacity = [0] * len(lives), [0] * len(lives)
+        for d, mine in inside.items():
+            for i, offset, room in zip(mine, parts[d].offsets, parts[d].capacity, strict=True):
+                offsets[i], capacity[i] = offset, room
+        all_of = parts.values()
+        nbytes, bound = sum(p.nbytes for p in all_of), sum(p.bound for p in all_of)
+        return Placement(tuple(offsets), tuple(capacity), nbytes, bound, sum(p.shared for p in all_of), parts)
+
+    return place
+
+
 def nowhere(count: int) -> Placement:
     """A placement in which nothing has bytes of the slab, so that every value gets ordinary memory."""
     return Placement((0,) * count, (0,) * count, 0, 0)
 
 
-def grouped(lives: Sequence[Life], alignment: int = LINE, *, share: bool = True) -> Strategy:
+def grouped(lives: Sequence[Life], *, share: bool = True) -> Strategy:
     """One region per storage group, side by side. ``share`` off: one per value, still in one slab."""
+    alignment = _alignment(lives)
     groups = storage_groups(lives, share=share)
     index = {m: g for g, group in enumerate(groups) for m in group.members}
-    bound = packed(lives, alignment)
+    bound = packed(lives)
 
     def place(sizes: Sequence[int]) -> Placement:
         by_name = {x.name: n for x, n in zip(lives, sizes, strict=True)}

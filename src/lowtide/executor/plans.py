@@ -24,9 +24,9 @@ from lowtide.executor.capture import NUMBERS
 from lowtide.executor.emit import Code, Slot, Spelling, emit
 from lowtide.executor.groups import Life
 from lowtide.executor.learned import WINDOW, Learned
-from lowtide.executor.lives import Lives, foldable, lives_of, managed_outputs, nested_slab, staying
+from lowtide.executor.lives import Lives, foldable, lives_of, managed_outputs, nested_slabs, staying
 from lowtide.executor.ordered import ordered
-from lowtide.executor.placing import Placement, Strategy, checked, nowhere
+from lowtide.executor.placing import Placement, Strategy, nowhere, on_each_device
 from lowtide.executor.shaping import Geometry, Shapes, Where, where
 from lowtide.executor.spelling import callable_of, spellings
 from lowtide.ir.graph import Atom
@@ -92,16 +92,24 @@ class Entry:
 
 class Built:
     """A block's planned code and everything that was learned for it. ``buffer``: per header; ``slabs``: per line that has
-    blocks, the buffer of their slab."""
+    blocks, by device the buffer of their slab there."""
 
-    def __init__(self, loaded: Loaded, lives: Lives, policy: Policy, slabs: tuple[int, ...], place: Strategy) -> None:
+    def __init__(
+        self,
+        loaded: Loaded,
+        lives: Lives,
+        policy: Policy,
+        slabs: Sequence[Mapping[str, int]],
+        place: Strategy,
+    ) -> None:
         self.loaded, self.lives, self.policy, self.slabs = loaded, lives, policy, slabs
         self.buffer = [lives.buffer[s.storage] for s in loaded.slots]
         count = len(lives.lives)
         code = loaded.code
         self.shapes = Shapes(
-            loaded.slots, self.buffer, loaded.by_segment, code.symbols, loaded.geometry, code.arithmetic, count
-        )
+            loaded.slots, self.buffer, loaded.by_segment, code.symbols, loaded.geometry, code.arithmetic,
+            [x.device for x in lives.lives],
+        )  # fmt: skip
         self.place = place
         self.entries: dict[tuple[Any, ...], Entry] = {}
         self.everywhere = Learned([0] * count, policy.window)
@@ -184,7 +192,8 @@ class BlockPlan:
         self.copied: frozenset[str] = frozenset()
         self.reason: Reason | None = None
         self.built: Built | None = None
-        self.first_nbytes = 0
+        self.turns: dict[int, int] = {}  # by line that has blocks, of a loop that stacks: how many the latest run made
+        self.first: Mapping[str, Placement] = {}  # by device, for the sizes of the run before it was built
         kept = staying(block)
         self.inner = [
             [
@@ -217,8 +226,12 @@ class BlockPlan:
         folded = foldable(self.block)
         spelled = spellings(self.block, sizes, self.copied)
         facts = {n: s.facts for n, s in spelled.items()}
-        slab_of = [nested_slab(line) for line in self.block.lines if line.blocks]
-        inside = {n: max(arm.first_nbytes for arm in arms) for n, arms in zip(slab_of, self.inner, strict=True)}
+        slabs_of = [nested_slabs(line) for line in self.block.lines if line.blocks]
+        inside = {
+            n: max(arm.first[d].nbytes if d in arm.first else 0 for arm in arms)
+            for names, arms in zip(slabs_of, self.inner, strict=True)
+            for d, n in names.items()
+        }
         block = self.block
         if self.policy.reorder:
             block = ordered(block, facts, self.copied, sizes, inside, self.stays)
@@ -227,21 +240,21 @@ class BlockPlan:
         loaded = self._load(
             emit(block, lives, spelled, verify=self.policy.verify, results=results, folded=tuple(folded))
         )
-        slabs = tuple(lives.buffer[n] for n in slab_of)
+        slabs = [{d: lives.buffer[n] for d, n in names.items()} for names in slabs_of]
         built = Built(loaded, lives, self.policy, slabs, self._place(lives.lives))
         seen = [0] * len(lives.lives)
         for k, names in enumerate(loaded.code.symbols):
             built.sizes(k, tuple(bindings[n] for n in names), seen)
-        for n, b in zip(slab_of, slabs, strict=True):
-            seen[b] = inside[n]
+        for n, nbytes in inside.items():
+            seen[lives.buffer[n]] = nbytes
         built.everywhere.see(seen)
-        self.first_nbytes = built.place(seen).nbytes
+        self.first = built.place(seen).parts
         return built
 
     def _place(self, lives: Sequence[Life]) -> Strategy:
         """The policy's placements, as far as they are right. One that is wrong ends planning: what asked for it runs with every
         value in ordinary memory, and from then on the block is unplanned."""
-        place = checked(self.policy.strategy(lives), lives)
+        place = on_each_device(self.policy.strategy, lives)
 
         def right(sizes: Sequence[int]) -> Placement:
             try:
@@ -298,12 +311,15 @@ class BlockPlan:
         return Loaded(code, names["block"], geometry, by_segment, names)
 
     def _once(self, value: str) -> torch.Tensor:
-        """A value that depends on nothing."""
+        """A value that depends on nothing. It is there when this returns, since any stream may read it later."""
         op = next(line.op for line in self.block.lines if value in line.op.outputs)
         args = [python_of(a, self.constants.__getitem__) for a in op.args]
         kwargs = {k: python_of(a, self.constants.__getitem__) for k, a in op.kwargs}
         with torch.inference_mode(False), torch.no_grad():
-            return overload(op.target)(*args, **kwargs)
+            made: torch.Tensor = overload(op.target)(*args, **kwargs)
+        if made.device.type != "cpu":
+            torch.accelerator.current_stream(made.device).synchronize()
+        return made
 
 
 def _hold(what: Any, message: str) -> None:

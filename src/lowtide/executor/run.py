@@ -1,9 +1,9 @@
 """Executor: a captured program as a callable that learns sizes and runs from a planned slab.
 
 Comes in: a Block and its constants. Goes out: a callable that takes a list of arguments and empties it. Promised: the first
-run allocates as PyTorch does; later ones carve what they can from one slab; the numbers are the same whatever changes.
-Every call has an instance of its own, so calls may run side by side and inside each other; instances share the plan. A call
-that raises leaves nothing behind.
+run allocates as PyTorch does; later ones carve what they can from one slab per device; the numbers are the same whatever
+changes. Every call has an instance of its own, so calls may run side by side and inside each other; instances share the plan. A
+call that raises leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from lowtide.executor.block import Block
 from lowtide.executor.frame import Frame
 from lowtide.executor.lives import Counts
 from lowtide.executor.plans import CODE_NAME, BlockPlan, Policy
+from lowtide.executor.streams import OnStreams
 from lowtide.runtime.retainers import also_retains
 
 _LEAST_SLAB = 1 << 16  # bytes; below, a larger slab than needed is not worth a new allocation
@@ -31,10 +32,22 @@ LOOK = 15  # of as many runs and one more, one looks at everything
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What a program did so far. Bytes are those of the signature used last.
+class OnDevice:
+    """The slab on one device, in bytes: ``bound_nbytes``: no placement needs less. ``shared``: how many values share a region
+    with an earlier one."""
 
-    groups_nbytes and separate_nbytes: what the other strategies would take for the same sizes. escapes: values that got
+    device: str
+    slab_nbytes: int
+    bound_nbytes: int
+    shared: int
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a program did so far. Bytes are those of the signature used last, per device, the one with the largest slab first;
+    ``slab_nbytes``, ``bound_nbytes`` and ``shared`` are those of that one.
+
+    escapes: values that got
     ordinary memory because they outgrew their place. leaks: runs after which somebody still held planned bytes. copies:
     results that were not new as their operation said. swaps: planned values whose storage an operation replaced. reason:
     why it runs unplanned, if it does.
@@ -45,22 +58,39 @@ class Told:
     signatures: int
     placements: int
     counts: Counts | None
-    slab_nbytes: int
-    bound_nbytes: int
-    shared: int
+    devices: tuple[OnDevice, ...]
     escapes: int
     leaks: int
     copies: int
     swaps: int
     reason: str | None
 
+    @property
+    def slab_nbytes(self) -> int:
+        """The largest slab."""
+        return self.devices[0].slab_nbytes if self.devices else 0
+
+    @property
+    def bound_nbytes(self) -> int:
+        """What no placement in that slab can go below."""
+        return self.devices[0].bound_nbytes if self.devices else 0
+
+    @property
+    def shared(self) -> int:
+        """Values that share a region of that slab with an earlier one."""
+        return self.devices[0].shared if self.devices else 0
+
     def __str__(self) -> str:
         if self.counts is None:
             return f"{self.runs} runs, unplanned" + (f": {self.reason}" if self.reason else "")
+        slabs = " and ".join(
+            f"a slab of {format_bytes(d.slab_nbytes)}{f' on {d.device}' if len(self.devices) > 1 else ''} "
+            f"(bound {format_bytes(d.bound_nbytes)})"
+            for d in self.devices
+        )
         return (
-            f"{self.runs} runs, {self.counts.managed} of {self.counts.managed + self.counts.unmanaged} values in a slab of "
-            f"{format_bytes(self.slab_nbytes)} (bound {format_bytes(self.bound_nbytes)}), {self.escapes} escapes, "
-            f"{self.leaks} leaks, {self.copies} copies"
+            f"{self.runs} runs, {self.counts.managed} of {self.counts.managed + self.counts.unmanaged} values in "
+            f"{slabs or 'no slab'}, {self.escapes} escapes, {self.leaks} leaks, {self.copies} copies"
         )
 
 
@@ -78,7 +108,11 @@ class Executor:
         for inside in block.nested():
             target_of(inside.graph)
         self.plan, self.policy = BlockPlan(block, policy, constants), policy
-        self.idle: list[Frame] = []  # taken and given back without the lock: both are one step of the interpreter
+        self.idle: list[Frame] = []  # taken and left without the lock: both are one step of the interpreter
+        elsewhere = tuple(d for d in block.devices if d != "cpu")
+        streams = OnStreams(self.idle, elsewhere) if elsewhere else None
+        self.take = streams.take if streams is not None else self.idle.pop
+        self.leave = streams.leave if streams is not None else self.idle.append
         self.frames: weakref.WeakSet[Frame] = weakref.WeakSet()
         self.lock = threading.Lock()
         self.past = self.instances = self.escapes = self.leaks = self.copies = self.swaps = 0
@@ -88,7 +122,7 @@ class Executor:
     def __call__(self, args: list[Any]) -> list[Any]:
         """Run; empties ``args``."""
         try:
-            frame = self.idle.pop()
+            frame = self.take()
         except IndexError:
             frame = None
         if frame is None or frame.built is not self.plan.built or self.policy.verify:
@@ -112,7 +146,7 @@ class Executor:
                 if self.idle or (slab is not None and slab.nbytes > self.policy.retain):
                     self._keep(frame)
                 else:
-                    self.idle.append(frame)
+                    self.leave(frame)
                 return results
         self.finish(frame)
         return results
@@ -141,7 +175,8 @@ class Executor:
         if frame.built is not self.plan.built:
             frame.renew()
         if self.policy.verify and frame.slab is not None:
-            frame.slab.base.fill_(0xFF)
+            for slab in frame.slab.parts.values():
+                slab.base.fill_(0xFF)
         return frame
 
     def _keep(self, frame: Frame) -> None:
@@ -149,7 +184,7 @@ class Executor:
         slab = frame.slab
         if slab is not None and self.held + slab.nbytes > self.policy.retain:
             frame.forget()
-        self.idle.append(frame)
+        self.leave(frame)
 
     def finish(self, frame: Frame) -> None:
         """End of a run that went well, in this order: what was not managed is gone with the code's own names; sizes are
@@ -176,7 +211,7 @@ class Executor:
 
     def _end(self, frame: Frame, done: bool) -> Sequence[Frame]:
         """What both ends have in common. Returns all frames of the instance."""
-        if frame.result_slab is not None:
+        if frame.result_slabs:
             frame.end_results(done)
         if frame.bindings is not None or frame.inner:
             self._build(frame, done)
@@ -189,6 +224,8 @@ class Executor:
         return everyone
 
     def _retire(self, frame: Frame) -> None:
+        """No run takes this instance again. Whoever still holds it, an exception for one, holds no bytes by that."""
+        frame.end()
         with self.lock:
             self.past += frame.runs
             self.frames.discard(frame)
@@ -244,28 +281,31 @@ class Executor:
         return freed
 
     def is_managed(self, t: Any) -> bool:
-        """Whether a tensor's storage is the slab of an idle instance. False before there is a plan."""
+        """Whether a tensor's storage is a slab of an idle instance. False before there is a plan."""
         slabs = [f.slab for f in self.idle[:]]
         return any(s is not None and s.holds(t) for s in slabs)
 
     def is_output_managed(self, t: Any) -> bool:
-        """Whether a tensor lies in the slab of results of the latest run. False once that slab is gone, before there is a
+        """Whether a tensor lies in a slab of results of the latest run. False once that slab is gone, before there is a
         plan, and for what is no tensor or has no bytes."""
-        latest = self.latest.latest_results if self.latest is not None else None
-        if latest is None or not isinstance(t, torch.Tensor) or t.layout is not torch.strided:
+        if self.latest is None or not isinstance(t, torch.Tensor) or t.layout is not torch.strided:
             return False
-        slab, start, nbytes = latest
+        found = self.latest.latest_results.get(t.device)
+        if found is None:
+            return False
+        slab, start, nbytes = found
         return not slab.expired() and start <= t.untyped_storage().data_ptr() < start + nbytes
 
     def told(self) -> Told:
         """What happened so far."""
         frame, plan = self.latest, self.plan
         built = plan.built
+        parts = frame.placement.parts if frame is not None else {}
+        devices = [OnDevice(d, p.nbytes, p.bound, p.shared) for d, p in parts.items()]
         return Told(
             self.runs, self.instances, len(built.entries) if built else 0, built.placements if built else 0,
             built.lives.counts if built is not None else None,
-            frame.placement.nbytes if frame is not None else 0, frame.placement.bound if frame is not None else 0,
-            frame.placement.shared if frame is not None else 0,
+            tuple(sorted(devices, key=lambda d: -d.slab_nbytes)),
             self.escapes, self.leaks, self.copies, self.swaps, str(plan.reason) if plan.reason is not None else None,
         )  # fmt: skip
 

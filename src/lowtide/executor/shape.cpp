@@ -1,9 +1,11 @@
-// Points many tensor headers over one slab at once. Links against libc10 alone; no Python header is needed.
+// Points many tensor headers over the slabs of their devices at once, and touches none of the bytes there. Links against
+// libc10 alone; no Python header is needed.
 //
-// A `Shared` belongs to one frame; its `Places` say where buffers lie and what is known of their sizes; a `Segment` says how the
-// layouts of some headers follow from the numbers that became known. `limit`: sizes that were learned already. Headers that
-// do not fit their place are left alone and reported by index. No header is ever given an element outside its storage: that
-// is checked here, whatever went wrong before, because nobody checks it after.
+// A `Shared` belongs to one frame (`starts`: per buffer, where in the slab the frame's bytes begin); its `Places` say where
+// buffers lie and what is known of their sizes; a `Segment` says how the layouts of some headers follow from the numbers that
+// became known. `limit`: sizes that were learned already. Headers that do not fit their place are left alone and reported by
+// index. No header is ever given an element outside its storage: that is checked here, whatever went wrong before, because
+// nobody checks it after.
 #include <c10/core/TensorImpl.h>
 
 #include <algorithm>
@@ -18,7 +20,8 @@ struct Places {
 
 struct Shared {
   const Places* places;
-  int64_t start, buffers;
+  int64_t buffers;
+  const int64_t* starts;
   int64_t *sizes, *high, *escaped;
 };
 
@@ -116,7 +119,7 @@ int64_t shape(Segment* segment, const Places* anew) {
   int64_t found = 0, over = 0;
   for (int64_t i = 0; i < s.count; ++i) {
     const int64_t* layout = s.layouts + s.where[i];
-    const int64_t b = s.buffer[i], nbytes = layout[0], begin = all.start + at.offsets[b];
+    const int64_t b = s.buffer[i], nbytes = layout[0], begin = all.starts[b] + at.offsets[b];
     if (!within(layout, s.rank[i], s.itemsize[i], nbytes)) return kWrong;
     all.sizes[b] = nbytes;
     if (nbytes > all.high[b]) all.high[b] = nbytes;

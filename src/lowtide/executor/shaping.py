@@ -1,6 +1,6 @@
 """Sizes -> headers: gives all headers of a segment their sizes, strides and places, in one compiled call where possible.
 
-Comes in: headers that stand on one slab, how the layouts of each segment follow from sizes, the placement, and the sizes as
+Comes in: headers that stand on slabs, how the layouts of each segment follow from sizes, the placement, and the sizes as
 they become known. Goes out: which headers do not fit their place (these are left alone), and whether anything is larger
 than was learned. Promised: no header is given an element outside its storage, nor outside what it is a view of; the compiled
 part and its Python twin do the same; without a compiler (or without torch's C++ headers) the twin serves.
@@ -14,7 +14,7 @@ import itertools
 import operator
 import struct
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -69,7 +69,7 @@ def compiled() -> ctypes.PyDLL | None:
 @dataclass(frozen=True, slots=True)
 class Shapes:
     """What headers of a block look like, for any frame: per header its slot and buffer; per segment its headers, the sizes
-    that it is told, and its layouts as a function of these, as Python and as numbers."""
+    that it is told, and its layouts as a function of these, as Python and as numbers; per buffer its device."""
 
     slots: Sequence[Slot]
     buffer: Sequence[int]
@@ -77,12 +77,12 @@ class Shapes:
     symbols: Sequence[Sequence[str]]
     geometry: Sequence[Geometry]
     arithmetic: Sequence[Arithmetic]
-    buffers: int
+    devices: Sequence[str]
 
 
 class Where(NamedTuple):
-    """Where a signature's buffers lie, in a slab of ``nbytes``, and the sizes (bytes) up to which there is nothing to learn of
-    them. ``version``: of what was learned when it was found; both are read at once. Never changed, so that compiled code may
+    """Where a signature's buffers lie, in slabs of ``nbytes`` in all, and the sizes (bytes) up to which there is nothing to learn
+    of them. ``version``: of what was learned when it was found; both are read at once. Never changed, so that compiled code may
     hold the ``address`` (of the last of ``numbers``, which tells where the others are) as long as one holds the whole."""
 
     placement: Placement
@@ -100,7 +100,7 @@ def where(placement: Placement, limit: Sequence[int], version: int = -1) -> Wher
     return Where(placement, placement.nbytes, version, held[-1], (*held, table), _at(table))
 
 
-NO_SHAPES = Shapes((), (), (), (), (), (), 0)
+NO_SHAPES = Shapes((), (), (), (), (), (), ())
 
 
 class Shaper:
@@ -110,15 +110,18 @@ class Shaper:
 
     def __init__(self, headers: Sequence[torch.Tensor], shapes: Shapes) -> None:
         self.headers, self.shapes = headers, shapes
-        self.sizes, self.high = array(ITEM, bytes(8 * shapes.buffers)), array(ITEM, bytes(8 * shapes.buffers))
+        self.sizes, self.high, self.starts = (array(ITEM, bytes(8 * len(shapes.devices))) for _ in range(3))
         self.where = where(Placement((), (), 0, 0), self.sizes)
-        self.start = self.count = 0
+        self.started: Mapping[str, int] = {}
+        self.count = 0
         self.over = False
         self.outgrown: list[int] = []
 
-    def start_at(self, start: int) -> None:
-        """The block's bytes begin ``start`` bytes into the slab."""
-        self.start = start
+    def start_at(self, starts: Mapping[str, int]) -> None:
+        """By device, how many bytes into the slab there the block's bytes begin; where nothing is said, at its beginning."""
+        if starts != self.started:
+            self.started = dict(starts)
+            self.starts[:] = array(ITEM, [starts.get(d, 0) for d in self.shapes.devices])
 
     def place(self, where: Where) -> None:
         """New places, and what is known of the sizes there."""
@@ -173,7 +176,7 @@ class Shaper:
             if nbytes > placement.capacity[b]:
                 self.outgrown.append(i)
                 continue
-            begin = self.start + placement.offsets[b]
+            begin = self.starts[b] + placement.offsets[b]
             if nbytes and begin + nbytes > header.untyped_storage().nbytes():
                 raise _wrong()
             header.as_strided_(size, stride, begin // header.element_size() + offset)
@@ -195,7 +198,8 @@ class _Compiled(Shaper):
         self.call = library.lowtide_shape
         self.out = array(ITEM, [0] * max(len(headers), 1))
         self.shared = array(
-            ITEM, [self.where.address, 0, shapes.buffers, _at(self.sizes), _at(self.high), _at(self.out)]
+            ITEM,
+            [self.where.address, len(self.starts), _at(self.starts), _at(self.sizes), _at(self.high), _at(self.out)],
         )
         made = [self._segment(k) for k in range(len(shapes.by_segment))]
         self.tables = [tables for tables, _, _ in made]
@@ -223,10 +227,6 @@ class _Compiled(Shaper):
         )  # fmt: skip
         tell = _teller(values, a.first_key, a.taken, len(shapes.symbols[k]))
         return [values, code, rows, starts, wheres, layouts, *of_headers], tell, control
-
-    def start_at(self, start: int) -> None:
-        """The block's bytes begin ``start`` bytes into the slab."""
-        self.start = self.shared[1] = start
 
     def place(self, where: Where) -> None:
         """New places, and what is known of the sizes there."""

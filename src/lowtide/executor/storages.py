@@ -1,13 +1,13 @@
-"""The bytes of one instance: a slab, and headers over it that are ours alone.
+"""The bytes of one instance: a slab per device, and headers over them that are ours alone.
 
 Comes in: the slots of a block's code. Goes out: tensors that generated code writes into. Promised: headers are made once,
-together, and live as long as we say; whether somebody else stands on the slab can be asked, and then the slab is left to
+together, and live as long as we say; whether somebody else stands on a slab can be asked, and then it is left to
 them and never written again; an address can be tested for lying inside.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import torch
 
@@ -65,11 +65,12 @@ class ManagedStorages:
 
 
 class Slab:
-    """One allocation. ``base``: bytes as a tensor, which with ``storage`` are the only two references of our own beside the
-    headers. ``uses()``: how many tensors and storage objects stand on it; ``alone`` without headers, ``calm`` when it was last
-    seen that all others are headers."""
+    """One allocation, of ``nbytes``. ``base``: bytes as a tensor, which with ``storage`` are the only two references of our own
+    beside the headers. ``uses()``: how many tensors and storage objects stand on it; ``alone`` without headers, ``calm`` when
+    it was last seen that all others are headers."""
 
     def __init__(self, nbytes: int, device: str) -> None:
+        self.device = device
         with torch.inference_mode(False):
             self.base = torch.empty(nbytes, dtype=torch.uint8, device=device)
         self.storage = self.base.untyped_storage()
@@ -78,18 +79,45 @@ class Slab:
         self.uses = storage_counter(self.storage)
         self.alone = self.calm = self.uses()
 
+    @property
+    def parts(self) -> Mapping[str, Slab]:
+        """Itself, by device."""
+        return {self.device: self}
+
     def holds(self, t: torch.Tensor) -> bool:
         """Whether a tensor's storage begins inside the slab. False for no tensor, and for tensors without bytes."""
         if not isinstance(t, torch.Tensor) or t.layout is not torch.strided or not self.nbytes:
             return False
         at = t.untyped_storage().data_ptr()
-        return self.start <= at < self.start + self.nbytes
+        return self.start <= at < self.start + self.nbytes and t.device == self.base.device
 
     def has(self, header: torch.Tensor) -> bool:
         """Whether a header stands on this very storage."""
-        return header.untyped_storage().data_ptr() == self.start
+        return header.untyped_storage().data_ptr() == self.start and header.device == self.base.device
 
 
-def device_of(slots: Sequence[Slot]) -> str:
-    """The one device of a block's headers."""
-    return slots[0].device if slots else "cpu"
+class Slabs:
+    """The slabs of a block on several devices, asked as one: everything is the sum of what it is for the ``parts``."""
+
+    def __init__(self, parts: Mapping[str, Slab]) -> None:
+        self.parts = parts
+        self.nbytes = sum(s.nbytes for s in parts.values())
+        self.alone = sum(s.alone for s in parts.values())
+        self.calm = self.uses()
+
+    def uses(self) -> int:
+        """How many tensors and storage objects stand on any of them."""
+        return sum(s.uses() for s in self.parts.values())
+
+    def holds(self, t: torch.Tensor) -> bool:
+        """Whether a tensor's storage begins inside one of them."""
+        return any(s.holds(t) for s in self.parts.values())
+
+    def has(self, header: torch.Tensor) -> bool:
+        """Whether a header stands on one of these very storages."""
+        return any(s.has(header) for s in self.parts.values())
+
+
+def together(parts: Mapping[str, Slab]) -> Slab | Slabs | None:
+    """Slabs by device as one thing to ask; the only one itself, None where there is none."""
+    return Slabs(parts) if len(parts) > 1 else next(iter(parts.values()), None)

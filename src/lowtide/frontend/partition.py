@@ -2,8 +2,8 @@
 
 Comes in: AOTAutograd's joint graph. Goes out: the two halves as AOTAutograd wants them. Promised: the saved bytes are a
 minimum cut (torch's partitioner, with its bans on recomputing pointwise values lifted) in which, beyond pointwise
-values, normalisations may be computed again from their input; matrix products, convolutions, attention, random numbers
-and reductions never are, unless the user's checkpointing asks for it.
+values, normalisations may be computed again from their input; matrix products, convolutions, attention, random numbers,
+reductions, loops and branches never are, unless the user's checkpointing asks for it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,14 @@ from lowtide.frontend.redraw import unwrap_draws
 from lowtide.torch_compat import (
     OpOverload,
     checkpointed_block,
+    cond_operator,
     keep_saved,
     min_cut_partition,
     recomputable_by_default,
+    scan_operator,
     schema_views,
+    stacking_while_operator,
+    while_operator,
 )
 
 # One cheap pass over their input each, and their result is as large as what they read.
@@ -36,6 +40,7 @@ CHEAP = frozenset(
         "logical_and", "logical_or", "masked_fill", "constant_pad_nd", "tril", "triu", "roll", "flip",
     )
 )  # fmt: skip
+_OF_PROGRAMS = (cond_operator, scan_operator, while_operator, stacking_while_operator)
 _BATCH_NORM = torch.ops.aten._native_batch_norm_legit_functional.default
 
 
@@ -99,7 +104,7 @@ def _forget_running_statistics(joint: fx.GraphModule) -> None:
 def _cheap(node: fx.Node) -> bool:
     target = node.target
     if not isinstance(target, OpOverload):
-        return True
+        return target not in _OF_PROGRAMS
     return recomputable_by_default(target) or str(target._overloadpacket) in CHEAP
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lowtide.core.errors import Unsupported
@@ -52,10 +52,10 @@ class _Layout:
 
 
 def plan_memory(
-    schedule: Schedule, options: Options, lower_bound: int | None = None, way: str | None = None
+    schedule: Schedule, options: Options, lower_bound: int | None = None, ways: Mapping[str, str] | None = None
 ) -> MemoryPlan:
-    """The plan with the least promised peak on each device. Of the one that most bytes are on: ``lower_bound`` in bytes, if the
-    order engine proved one; ``way``: the only one that is considered beside ``none``.
+    """The plan with the least promised peak on each device. ``lower_bound``: of the one that most bytes are on, in bytes, if the
+    order engine proved one. ``ways``: by device the only one that is considered beside ``none``.
 
     Raises:
         Unsupported: what must come from an allocator of its own would be allocated by a library, or given to the caller.
@@ -63,14 +63,15 @@ def plan_memory(
     graph = memory_graph(schedule)
     alive = lifetimes(graph)
     main = main_device(alive)
-    best, figures = _on_device(schedule, alive, main, options, way)
+    only = ways or {}
+    best, figures = _on_device(schedule, alive, main, options, only.get(main))
     if lower_bound is not None:
         figures = replace(figures, lower_bound=lower_bound)
     places, slabs = best.places, best.slabs
     others: list[DeviceFigures] = []
     for device in _further(graph, alive, main):
         left = options.retain - sum(s.nbytes for s in slabs if s.kept)
-        best, found = _on_device(schedule, alive, device, replace(options, retain=left), None)
+        best, found = _on_device(schedule, alive, device, replace(options, retain=left), only.get(device))
         if options.reorder:
             flat = flatten(graph, device=device)
             order = range(flat.n)

@@ -1,9 +1,9 @@
 """Other sizes of a program that is planned already: the decisions stay, the bytes are counted and placed anew.
 
 Comes in: the schedule at new sizes, in program order, and the schedule and plan of the same program at others. Goes out: the
-schedule in that order and its plan, with the same way of forming slabs. Promised: no order is searched for, which takes
-milliseconds; the plan is as exact as any other and never above program order's without slabs (unless the caller forces one
-slab); its lower bound holds for every order. What a search at the new sizes might have found in addition is given up.
+schedule in that order and its plan, with the same way of forming slabs on each device. Promised: no order is searched for,
+which takes milliseconds; the plan is as exact as any other and never above program order's without slabs (unless the caller
+forces one slab); its lower bound holds for every order. What a search at the new sizes might have found is given up.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ from lowtide.plan.plan import MemoryPlan
 from lowtide.schedule.schedule import Schedule, memory_graph
 
 
-def follow(scheduled: Schedule, before: Schedule, chosen: str, options: Options) -> tuple[Schedule, MemoryPlan] | None:
-    """``scheduled`` in the order of ``before``, and its plan in the way ``chosen``; None where the steps are others,
-    or have to run in another order."""
+def follow(
+    scheduled: Schedule, before: Schedule, plan: MemoryPlan, options: Options
+) -> tuple[Schedule, MemoryPlan] | None:
+    """``scheduled`` in the order of ``before``, and its plan in the ways that were chosen in ``plan``; None where the steps are
+    others, or have to run in another order."""
     kept = in_order(scheduled, [s.op.name for s in before.steps])
     if kept is None:
         return None
@@ -36,6 +38,7 @@ def follow(scheduled: Schedule, before: Schedule, chosen: str, options: Options)
     live = live_bytes(flat, order)
     lower = max(live, default=0) <= timeline(graph, device=device).peak and not lifts_others(graph, order, device)
     ordered = kept if lower else scheduled
+    chosen = {d.device: d.chosen for d in plan.devices}
     return ordered, plan_memory(ordered, options, proved_peak(flat, order, live), chosen)
 
 

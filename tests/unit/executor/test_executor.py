@@ -13,7 +13,6 @@ torch = pytest.importorskip("torch")
 
 from hypothesis import Phase, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
-from running import chain, planned  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 import lowtide  # noqa: E402
@@ -24,6 +23,7 @@ from lowtide.executor.emit import Slot  # noqa: E402
 from lowtide.executor.entry import ELSE  # noqa: E402
 from lowtide.executor.storages import ManagedStorages  # noqa: E402
 from lowtide.torch_compat import memory_events  # noqa: E402
+from running import chain, planned  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")]
 
@@ -568,7 +568,7 @@ def test_results_from_a_slab_that_ends_with_the_last_of_them():
     begins = sorted((t.data_ptr(), t.data_ptr() + t.nbytes) for t in (a, b, c))
     assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(begins))
 
-    slab = call.executor.latest.latest_results[0]
+    slab = call.executor.latest.latest_results[torch.device("cpu")][0]
     held.clear()
     del got, want, b, c
     assert not slab.expired() and asks(a)  # the last one holds the slab

@@ -58,7 +58,7 @@ def test_the_larger_branch_counts_and_lies_in_the_surrounding_slab():
     yes, no = frame.inner[0]
     assert yes.slab is frame.slab and no.slab is frame.slab
     assert yes.placement.nbytes > 0 and no.placement.nbytes > 0
-    b = frame.built.slabs[0]
+    b = frame.built.slabs[0]["cpu"]
     assert frame.placement.capacity[b] == max(yes.placement.nbytes, no.placement.nbytes)
     own = sum(frame.placement.capacity) - frame.placement.capacity[b]
     assert frame.placement.nbytes <= own + frame.placement.capacity[b]

@@ -12,13 +12,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from running import D, Net  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from lowtide import plan_at_run_time  # noqa: E402
 from lowtide.executor import ordered  # noqa: E402
 from lowtide.executor.capture import ASSERT  # noqa: E402
 from lowtide.memory.graph import MemoryGraph  # noqa: E402
+from running import D, Net  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")]
 

@@ -60,8 +60,8 @@ def test_a_region_is_compiled_once_and_planned_where_it_is_called():
     inner = [arms[0] for arms in frame.inner]
     assert len({id(f.loaded.function) for f in inner}) == 1, "one body in generated code"
     assert all(f.slab is frame.slab and f.placement.nbytes > 0 for f in inner)
-    for f, b in zip(inner, frame.built.slabs, strict=True):  # what is inside counts where it is called
-        assert frame.placement.capacity[b] >= f.placement.nbytes
+    for f, places in zip(inner, frame.built.slabs, strict=True):  # what is inside counts where it is called
+        assert frame.placement.capacity[places["cpu"]] >= f.placement.nbytes
     assert call.told().leaks == call.told().copies == 0
 
 

@@ -51,7 +51,7 @@ def shapes_of(layouts: list[Layout]) -> Shapes:
     slots = [Slot(f"v{i}", f"v{i}", v.dtype, "cpu", 0, 2, at) for i, ((_, v), at) in pairs]
     buffer = [i // 2 for i in range(len(rows))]
     inside = (tuple(range(len(rows))),)
-    return Shapes(slots, buffer, inside, (NAMES,), (names["geometry"],), (numbers,), len(layouts))  # type: ignore[arg-type]
+    return Shapes(slots, buffer, inside, (NAMES,), (names["geometry"],), (numbers,), ["cpu"] * len(layouts))  # type: ignore[arg-type]
 
 
 def _text(d: object) -> str:
@@ -78,7 +78,7 @@ def test_both_shape_alike(layouts: list[Layout], keys: list[tuple[int, int]], st
             torch.empty(0, dtype=kinds[s.dtype]).set_(slab.untyped_storage(), 0, (0,), (1,)) for s in shapes.slots
         ]
         shape = shaper(headers, shapes, native=native)
-        shape.start_at(64 * start)
+        shape.start_at({"cpu": 64 * start})
         told = []
         for n, (a, b) in enumerate(keys):
             if n == 0:

@@ -38,7 +38,7 @@ def one_header(value: Layout, geometry: Callable[[Any], list[int]], storage: Ten
     whole = Layout("f32", "cpu", (8,), (1,), 0)
     numbers = arithmetic([(whole, value)], ("n",))
     slot = Slot("v", "v", "f32", "cpu", 0, len(value.size), 0)
-    shapes = Shapes((slot,), (0,), ((0,),), (("n",),), (geometry,), (numbers,), 1)
+    shapes = Shapes((slot,), (0,), ((0,),), (("n",),), (geometry,), (numbers,), ("cpu",))
     header = torch.empty(0).set_(storage.untyped_storage(), 0, (0,), (1,))
     return shaper((header,), shapes, native=native), header
 
@@ -156,7 +156,7 @@ def test_an_inner_block_that_outgrew_its_piece_leaves_the_slab_outside():
     outer.slab = Slab(outside.nbytes, "cpu")  # the outer block moved on, and has no room for the inner one
     room = outer.placement
     outer.placement = Placement((0,) * len(room.offsets), (0,) * len(room.offsets), room.nbytes, room.bound)
-    inner.start = 0
+    inner.starts.clear()
     inner._find_room()
     assert inner.slab not in (outside, outer.slab) and inner.owns
     kept = inner.slab

@@ -113,7 +113,7 @@ def test_a_saved_tensor_that_would_be_padded_is_left_out_of_phases():
     forward = Section("forward", (Ref("x"),), made_forward, tuple(map(Ref, "yabc")), (1, 2, 3))
     backward = Section("backward", tuple(map(Ref, "abcg")), (op("d", *"abcg"),), (Ref("d"),))
     made = schedule(Graph("g", values, (forward, backward)), dict.fromkeys(names, WRITES))
-    phases = plan_memory(made, Options(), way="phases 1")
+    phases = plan_memory(made, Options(), ways={"cpu": "phases 1"})
     assert phases.chosen == "phases 1" and between(made, phases) == [0]
     assert {n: phases.place[n].how for n in "abc"} == {"a": SLAB, "b": SLAB, "c": FRESH}
 

@@ -45,7 +45,7 @@ def test_order_and_way_are_kept_where_they_are_no_worse_than_program_order(slabs
         plan = plan_memory(best, options)
         tripled = program(seed, 3 * 64)
         for again in (tripled, program(seed, 64, 9)):
-            found = follow(again, best, plan.chosen, options)
+            found = follow(again, best, plan, options)
             assert found is not None
             ordered, other = found
             replay(ordered, other)
@@ -68,9 +68,9 @@ def test_other_steps_are_not_followed_and_no_order_is_taken_on_trust():
     first = program(1, 64)
     plan = plan_memory(first, Options())
     fewer = replace(first, steps=first.steps[:-1])
-    assert follow(first, fewer, plan.chosen, Options()) is None
+    assert follow(first, fewer, plan, Options()) is None
     backwards = replace(first, steps=tuple(reversed(first.steps)))
-    assert follow(first, backwards, plan.chosen, Options()) is None
+    assert follow(first, backwards, plan, Options()) is None
 
 
 def on_two_devices() -> Schedule:
@@ -90,11 +90,12 @@ def test_an_order_that_lifts_another_device_is_not_kept(names: str, kept: bool):
     """Both orders hold one large result less on the CPU; the second holds one more elsewhere."""
     made = on_two_devices()
     before = replace(made, steps=tuple(made.step[n] for n in names.split()))
-    found = follow(made, before, "none", Options())
+    found = follow(made, before, plan_memory(before, Options(slabs="none")), Options())
     assert found is not None
     ordered, plan = found
     replay(ordered, plan)
     assert plan.device == "cpu" and plan.on("cuda:0").promised_nbytes == 4096 * 2 + 512 * 2
+    assert [dict(d.candidates).keys() for d in plan.devices] == [{"none"}] * 2, "no other way is tried on any device"
     assert ([s.op.name for s in ordered.steps] == names.split()) is kept
     assert peak_on(made, "cpu") == 65536 * 2 > 65536 == peak_on(before, "cpu")
 
