@@ -3,9 +3,9 @@
 Comes in: a Graph and its constants. Goes out: the same with fewer copies, and the constants that it then names. A constant that
 is copied to another device lies there from the beginning; what is computed of nothing but numbers and constants (a mask of
 ``arange``, ``full`` and comparisons) and copied is computed where it is needed, as long as every operation of it is one that all
-devices do alike. Promised: only where nobody can tell: every device makes the same numbers, nothing changes the original, the
-copy or anything between, the copy has the same type, size and strides, and the caller does not get to keep it. A graph on one
-device comes back as it is.
+devices do alike. What must be copied at every call is written into memory that is planned. Promised: a copy goes only where
+nobody can tell: every device makes the same numbers, nothing changes the original, the copy or anything between, the copy has
+the same type, size and strides, and the caller does not get to keep it. A graph on one device comes back as it is.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataclasses import replace
 import torch
 
 from lowtide.ir.graph import Arg, Atom, Graph, Layout, Op, Ref, Section, Value, refs_in
+from lowtide.ir.strides import filled
 from lowtide.schedule.schedule import kept_by_caller
 from lowtide.torch_compat import real_tensors
 
@@ -37,13 +38,45 @@ _LONGEST = 64  # operations of a chain
 
 
 def made_in_place(graph: Graph, constants: Mapping[str, torch.Tensor]) -> tuple[Graph, dict[str, torch.Tensor]]:
-    """The graph without copies of constants and of what is computed of them, and its constants by name."""
+    """The graph without copies of constants and of what is computed of them, the other copies into memory of ours, and its
+    constants by name."""
     if len({v.layout.device for v in graph.values}) < 2:
         return graph, dict(constants)
     moving = _Moving(graph, constants)
     for section in graph.sections:
         moving.section(section)
-    return moving.result() if moving.instead else (graph, dict(constants))
+    made, held = moving.result() if moving.instead else (graph, dict(constants))
+    return _into_given_memory(made), held
+
+
+def _into_given_memory(graph: Graph) -> Graph:
+    """Copies to another device as memory that is planned and a call that writes into it: ATen has no form of a copy that does,
+    and allocates what it returns. Those that the caller gets, or that lie otherwise than their source, stay as they are:
+    neither could lie in a slab."""
+    kept, names = kept_by_caller(graph), {op.name for op in graph.ops}
+
+    def written(op: Op) -> tuple[Op, ...]:
+        if op.target != _COPY or not isinstance(op.args[0], Ref):
+            return (op,)
+        source, made = graph.value[op.args[0].name], graph.value[str(op.outputs[0])]
+        x = made.layout
+        alike = replace(source.layout, device=x.device, offset=x.offset) == x and x.stride == filled(x.size)
+        if source.layout.device == x.device or not alike or made.storage in kept:
+            return (op,)
+        name = f"{op.name}_copied"
+        while name in names:
+            name += "_r"
+        names.add(name)
+        kind = (("dtype", Atom("dtype", x.dtype)), ("device", Atom("device", x.device)))
+        memory = replace(op, target="aten.empty.memory_format", args=(x.size,), kwargs=kind)
+        copy = Op(
+            name, "aten.copy_.default", (Ref(made.name), op.args[0]), (), (), "none", mutates=(made.name,),
+            origin=op.origin,
+        )  # fmt: skip
+        return memory, copy
+
+    sections = tuple(replace(s, ops=tuple(x for op in s.ops for x in written(op))) for s in graph.sections)
+    return replace(graph, sections=sections)
 
 
 class _Moving:
