@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(native.compiler() is None, reason="needs a C++ c
 
 def both(seeds: range, dtypes: tuple[str, ...]):  # type: ignore[no-untyped-def]
     made = [random_loop(s, dtypes) for s in seeds]
-    build((loop for loop, _ in made), 4)
+    build((loop for loop, _ in made), 2)
     for loop, buffers in made:
         a, b = [x.copy() for x in buffers], [x.copy() for x in buffers]
         interpret(loop, a)

@@ -78,7 +78,7 @@ def test_the_table_of_cases(section: str):
     calls = list(SECTIONS[section]())
     lowered = [lower_call(*call) for call in calls]
     loops = list(itertools.chain.from_iterable(x[0].loops.values() for x in lowered))
-    build(loops, 8)
+    build(loops, 2)
     wrong: list[str] = []
     for call, (low, tensors, expected) in zip(calls, lowered, strict=True):
         wrong += results(low, tensors, expected, call_kernel, call, f"C++ {show(call)}")

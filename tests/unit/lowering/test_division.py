@@ -49,7 +49,7 @@ def pairs(a: torch.dtype, b: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
 def compiled(calls: Sequence[tuple[str, tuple[Any, ...], dict[str, Any]]]) -> list[tuple[Any, Any, Any]]:
     lowered = [lower_call(*call) for call in calls]
     loops = [loop for low, _, _ in lowered for loop in low.loops.values()]
-    build(loops, 8)
+    build(loops, 2)
     return lowered
 
 

@@ -42,7 +42,7 @@ def test_no_element_one_and_several():
         if "prod" not in name or dtype != torch.bool
     ]
     lowered = [lower_call(*c) for c in calls]
-    build([loop for low, _, _ in lowered for loop in low.loops.values()], 8)
+    build([loop for low, _, _ in lowered for loop in low.loops.values()], 2)
     for (target, (x, _)), (low, tensors, expected) in zip(calls, lowered, strict=True):
         (loop,) = low.loops.values()
         few = x.shape[1] in (1, 3) and "arg" not in target
@@ -126,7 +126,7 @@ def test_every_way_to_combine_beside_a_fold_by_hand(dtype: str):
     x = matrix(dtype)
     rows, width = x.shape
     made = {form: folds(dtype, rows, width, form) for form in ("rows", "columns", "whole")}
-    build((loop for loop, _ in made.values()), 8)
+    build((loop for loop, _ in made.values()), 2)
     for form, (loop, kinds) in made.items():
         for row in range(rows) if form == "whole" else (None,):
             given = np.ascontiguousarray(x.T if form == "columns" else x if row is None else x[row])
@@ -176,7 +176,7 @@ def test_half_types_are_summed_in_single_precision_whatever_the_parts(dtype: tor
         ("aten.sum.dim_IntList", (x[:, None].expand(n, 3).contiguous(), [0])),
     ]
     lowered = [lower_call(*c) for c in calls]
-    build([loop for low, _, _ in lowered for loop in low.loops.values()], 8)
+    build([loop for low, _, _ in lowered for loop in low.loops.values()], 2)
     exact = x.double().sum()
     for low, tensors, _ in lowered:
         found = lowered_results(low, tensors, call_kernel)["y0"].double()
