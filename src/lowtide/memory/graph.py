@@ -52,7 +52,8 @@ def may_share(dying: Buffer, born: Buffer) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One schedulable operation. ``after`` names nodes that must run earlier; ``workspace`` is bytes on ``device``."""
+    """One schedulable operation. ``after`` names nodes that must run earlier; ``workspace`` is bytes on ``device``; nodes of one
+    ``group`` run side by side, with no other between them."""
 
     name: str
     reads: tuple[str, ...] = ()
@@ -61,6 +62,7 @@ class Node:
     workspace: int = 0
     inplace: tuple[tuple[str, str], ...] = ()
     device: str = "cpu"
+    group: str = ""
 
 
 @dataclass(frozen=True)

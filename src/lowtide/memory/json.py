@@ -13,9 +13,10 @@ from lowtide.core import codec
 from lowtide.core.codec import VERSION, Cursor
 from lowtide.core.errors import VerifyError
 from lowtide.memory.graph import Buffer, MemoryGraph, Node
+from lowtide.memory.groups import without_torn
 from lowtide.memory.sort import positions
 
-_NODE = ("reads", "writes", "after", "workspace", "inplace", "device")
+_NODE = ("reads", "writes", "after", "workspace", "inplace", "device", "group")
 _BUFFER = ("input", "freeable", "output", "device", "alias_of", "allocator")
 
 
@@ -58,6 +59,8 @@ def to_json(graph: MemoryGraph) -> dict[str, object]:
             x["inplace"] = [list(pair) for pair in n.inplace]
         if n.device != "cpu":
             x["device"] = n.device
+        if n.group:
+            x["group"] = n.group
         nodes.append(x)
     return {"version": VERSION, "buffers": buffers, "nodes": nodes}
 
@@ -86,7 +89,10 @@ def _graph(root: Cursor) -> MemoryGraph:
     for at, b in zip(top["buffers"].items(), buffers.values(), strict=True):
         if b.output and reader.source(b.name) is None:
             at.fail(f"{b.name!r} is an output, but nothing writes it")
-    return MemoryGraph(tuple(buffers.values()), nodes)
+    found = MemoryGraph(tuple(buffers.values()), nodes)
+    for group, why in without_torn(found)[1].items():
+        top["nodes"].fail(f"group {group!r} cannot stand together: {why}")
+    return found
 
 
 def _name(at: Cursor) -> str:
@@ -174,6 +180,7 @@ class _Reader:
             f["workspace"].whole() if "workspace" in f else 0,
             pairs,
             _name(f["device"]) if "device" in f else "cpu",
+            _name(f["group"]) if "group" in f else "",
         )
 
     def _known(self, at: Cursor) -> str:

@@ -7,17 +7,19 @@ positions. It derives what must precede what by walking the program once, name b
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from lowtide.core.errors import VerifyError
 from lowtide.memory.graph import MemoryGraph
 
 
 def check_order(graph: MemoryGraph, order: Sequence[int]) -> None:
-    """Every node exactly once, after everything that it needs.
+    """Every node exactly once, after everything that it needs, and groups side by side.
 
     Raises:
         VerifyError: ``permutation`` (a node missing, twice, or unknown), ``read`` (a value read before it is written),
-            ``alias`` (bytes written through an alias before those under it), ``after`` (a declared constraint).
+            ``alias`` (bytes written through an alias before those under it), ``after`` (a declared constraint), ``group`` (a
+            node between those of a group).
     """
     position: dict[int, int] = {}
     for at, i in enumerate(order):
@@ -29,6 +31,10 @@ def check_order(graph: MemoryGraph, order: Sequence[int]) -> None:
     for i, node in enumerate(graph.nodes):
         if i not in position:
             raise VerifyError("permutation", f"{node.name} is missing")
+    for before, at in pairwise(range(len(order))):
+        group = graph.nodes[order[before]].group
+        if group and group != graph.nodes[order[at]].group and any(graph.nodes[i].group == group for i in order[at:]):
+            raise VerifyError("group", f"{graph.nodes[order[at]].name} at {at} stands within the group {group}")
     index = {node.name: i for i, node in enumerate(graph.nodes)}
     base = {b.name: b.alias_of for b in graph.buffers}
     given = {b.name for b in graph.buffers if b.input}

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from lowtide.memory.flat import Flat, flatten, live_bytes, peak_bytes
 from lowtide.memory.graph import MemoryGraph
+from lowtide.memory.groups import gather, grouped
 from lowtide.order.bounds import cut_bound, end_bound
 from lowtide.order.check import check_order
 from lowtide.order.compiled import being_built, library
@@ -75,6 +76,8 @@ def reorder(
     live peak, so that the bound stays true. ``progress`` is told (steps, peak, bound) now and then. After
     ``emergency_seconds`` the search ends with what it has, and ``stopped_by`` says ``clock``.
     """
+    if grouped(graph):
+        return _of_groups(graph, budget_steps, objective, progress, device, emergency_seconds)
     flat = flatten(graph, device=device)
     search = _Search(flat, budget_steps, progress, time.monotonic() + emergency_seconds)
     search.enter()
@@ -88,6 +91,42 @@ def reorder(
     stopped = "proved" if closed else search.stopped_by
     status = "OPTIMAL" if closed else "FEASIBLE"
     return OrderResult(tuple(order), peak, search.bound, search.bound_name, status, candidates, search.steps, stopped)
+
+
+def _of_groups(
+    graph: MemoryGraph,
+    budget_steps: int | None,
+    objective: Objective | None,
+    progress: Progress | None,
+    device: str | None,
+    emergency_seconds: float,
+) -> OrderResult:
+    """An order in which groups stand side by side: that of the graph with a node per group, judged and bounded by the whole."""
+    gathered = gather(graph)
+    found = reorder(
+        gathered.graph,
+        budget_steps=budget_steps,
+        progress=progress,
+        device=device,
+        emergency_seconds=emergency_seconds,
+    )
+    flat = flatten(graph, device=device)
+    tried = {"program": gathered.spelled(range(len(gathered.members))), "search": gathered.spelled(found.order)}
+    candidates = {
+        name: peak_bytes(flat, order) if objective is None else objective(graph, order) for name, order in tried.items()
+    }
+    best = min(candidates, key=candidates.__getitem__)
+    order, peak = tried[best], candidates[best]
+    check_order(graph, order)
+    bound, name = end_bound(flat)
+    steps = default_budget(flat.n) if budget_steps is None else budget_steps
+    cut, cut_name, _ = cut_bound(flat, order, live_bytes(flat, order), bound, 20_000 + steps // 4, [-1] * flat.n)
+    if cut > bound:
+        bound, name = cut, cut_name
+    if peak <= bound:
+        return OrderResult(order, peak, bound, name, "OPTIMAL", candidates, found.steps, "proved")
+    stopped = "stuck" if found.stopped_by == "proved" else found.stopped_by
+    return OrderResult(order, peak, bound, name, "FEASIBLE", candidates, found.steps, stopped)
 
 
 class _Search:
