@@ -34,29 +34,6 @@ def grouped(graph: MemoryGraph) -> bool:
     return any(n.group for n in graph.nodes)
 
 
-def together(graph: MemoryGraph) -> tuple[int, ...]:
-    """Program order, but that groups stand where their first node may stand last. Raises as ``gather``."""
-    if not grouped(graph):
-        return tuple(range(len(graph.nodes)))
-    found = gather(graph)
-    return found.spelled(range(len(found.members)))
-
-
-def without_torn(graph: MemoryGraph) -> tuple[MemoryGraph, dict[str, str]]:
-    """The graph without groups whose members cannot stand side by side, and for each of them why."""
-    torn: dict[str, str] = {}
-    while grouped(graph):
-        units = _units(graph)
-        _, cycle = sort(_needs(graph, units))
-        named = {graph.nodes[units[k][0]].group: k for k in cycle} if cycle else {}
-        group = next((g for g in named if g), None)
-        if group is None:
-            break
-        torn[group] = " needs ".join(_title(graph, units[k]) for k in cycle)
-        graph = replace(graph, nodes=tuple(replace(n, group="") if n.group == group else n for n in graph.nodes))
-    return graph, torn
-
-
 def gather(graph: MemoryGraph) -> Gathered:
     """Each group as one node, whose workspace is the most that it holds for itself at once.
 

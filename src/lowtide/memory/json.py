@@ -13,7 +13,7 @@ from lowtide.core import codec
 from lowtide.core.codec import VERSION, Cursor
 from lowtide.core.errors import VerifyError
 from lowtide.memory.graph import Buffer, MemoryGraph, Node
-from lowtide.memory.groups import without_torn
+from lowtide.memory.groups import gather, grouped
 from lowtide.memory.sort import positions
 
 _NODE = ("reads", "writes", "after", "workspace", "inplace", "device", "group")
@@ -90,8 +90,11 @@ def _graph(root: Cursor) -> MemoryGraph:
         if b.output and reader.source(b.name) is None:
             at.fail(f"{b.name!r} is an output, but nothing writes it")
     found = MemoryGraph(tuple(buffers.values()), nodes)
-    for group, why in without_torn(found)[1].items():
-        top["nodes"].fail(f"group {group!r} cannot stand together: {why}")
+    if grouped(found):
+        try:
+            gather(found)
+        except VerifyError as e:
+            top["nodes"].fail(f"a group cannot stand together: {e}")
     return found
 
 

@@ -70,11 +70,15 @@ def reorder(
     device: str | None = None,
     emergency_seconds: float = EMERGENCY_SECONDS,
 ) -> OrderResult:
-    """An order of least peak. ``device`` counts the bytes of one device only (None: all of them added up).
+    """An order of least peak, in which the nodes of a group stand side by side. ``device`` counts the bytes of one device only
+    (None: all of them added up).
 
     ``objective(graph, order)`` is what is to be least instead of the live peak, in bytes; it must never be below the
     live peak, so that the bound stays true. ``progress`` is told (steps, peak, bound) now and then. After
     ``emergency_seconds`` the search ends with what it has, and ``stopped_by`` says ``clock``.
+
+    Raises:
+        VerifyError: ``group``, as ``memory.groups.gather``.
     """
     if grouped(graph):
         return _of_groups(graph, budget_steps, objective, progress, device, emergency_seconds)
