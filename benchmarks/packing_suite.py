@@ -1,11 +1,13 @@
 """Packing of the suite's captured graphs: forward, backward and joint, with PyTorch Inductor's allocation tree beside ours.
 
     python -m benchmarks.packing_suite [--only gpt2 resnet50] [--variants plain chunked-loss] [--reorder] [--html DIR]
+    python -m benchmarks.packing_suite --by-packer [--only gpt2 resnet50] [--variants plain]
 
 Every storage that the graph counts is a buffer, results that library calls allocate themselves included; storages that
 continue in one another's bytes are one. Alignment 64. The same buffers and lifetimes go to Lowtide (with as many search steps as
 the compiler gives itself), to its greedy packers alone, and to Inductor's own classes (``torch._inductor``; the column stays
-empty where torch is not installed). Every placement of ours is checked. Prints Markdown.
+empty where torch is not installed). ``--by-packer``: what each packer reaches by itself, and which one the automatic choice
+takes. Every placement of ours is checked. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from lowtide.report.packing import page
 
 ALIGNMENT = 64
 NODES, MORE = 2000, 8  # search steps, as plan.chains
+BY_ITSELF = ("tree", "size", "time", "exact")  # packers asked one at a time
 
 
 def problem_of(graph: MemoryGraph, order: Sequence[int] | None = None) -> PackProblem:
@@ -119,6 +122,30 @@ def rows(files: Sequence[Path], again: bool, html: Path | None) -> None:
     print(f"\n{at_bound} of {len(gaps)} graphs at their bound; largest gap {max(gaps, default=0):.5%}.")
 
 
+def by_packer(files: Sequence[Path]) -> None:
+    """A line per graph with the height over the bound of each packer alone and of the automatic choice."""
+    print(f"| graph | part | buffers | bound, MiB | {' | '.join(BY_ITSELF)} | chosen | packer |")
+    print(f"|-|-|-:|-:|{'-:|' * len(BY_ITSELF)}-:|-|")
+    at_bound = dict.fromkeys((*BY_ITSELF, "chosen"), 0)
+    for file in files:
+        for part, graph in parts(read(file)).items():
+            problem = problem_of(graph)
+            nodes = NODES + MORE * len(problem.buffers)
+            found = {name: pack(problem, seconds=60, nodes=nodes, packers=(name,)) for name in BY_ITSELF}
+            found["chosen"] = pack(problem, seconds=60, nodes=nodes)
+            for packer, result in found.items():
+                check(problem, result.offsets, height=result.height)
+                at_bound[packer] += result.gap == 0
+            figures = " | ".join(f"{1 + r.gap:.4f}" for r in found.values())
+            bound = found["chosen"].lower_bound / 2**20
+            print(
+                f"| {file.name.partition('.json')[0]} | {part} | {len(problem.buffers)} | {bound:.1f} | {figures} "
+                f"| {found['chosen'].packer} |",
+                flush=True,
+            )
+    print(f"\nAt the bound: {', '.join(f'{packer} {n}' for packer, n in at_bound.items())}.")
+
+
 def main() -> None:
     """Read the command line and print the table."""
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -126,13 +153,17 @@ def main() -> None:
     words.add_argument("--variants", nargs="+", default=["plain", "checkpointed", "chunked-loss"])
     words.add_argument("--reorder", action="store_true", help="in the order engine's order instead of program order")
     words.add_argument("--html", type=Path, metavar="DIR", help="a picture of every plan")
+    words.add_argument("--by-packer", action="store_true", help="each packer by itself, in program order")
     given = words.parse_args()
     files = [f for f in sorted(FOLDER.glob("*.json.gz")) if not given.only or f.name.partition("-")[0] in given.only]
     files = [f for f in files if f.name.partition("-")[2].partition(".")[0].split("-", 1)[0] in "".join(given.variants)]
     print(
         f"Python {platform.python_version()}, {platform.machine()}, compiled search: {compiled.library() is not None}\n"
     )
-    rows(files, given.reorder, given.html)
+    if given.by_packer:
+        by_packer(files)
+    else:
+        rows(files, given.reorder, given.html)
 
 
 if __name__ == "__main__":

@@ -22,11 +22,13 @@ from lowtide.plan import compiled, greedy, windows
 from lowtide.plan.conflict import few_that_conflict, fixed_clash
 from lowtide.plan.flat import Flat, flatten, lower_bound, meetings
 from lowtide.plan.improve import improve
+from lowtide.plan.pools import in_one_pool, serves
 from lowtide.plan.problem import FEASIBLE, INFEASIBLE, OPTIMAL, UNKNOWN, PackProblem, PackResult, validate
 from lowtide.plan.reduce import linearise, merge, possible_merges, without_handover
 from lowtide.plan.sections import MORE_ORDERS, ORDERS, Sections, sections_of
 
 PACKERS = greedy.ORDERS
+TREE = "tree"  # made for sizes that vary, and seldom the best where they are known: only asked by name
 EXACT_LIMIT = 6000  # buffers; the exact search keeps neighbour lists
 _MANY = 30_000  # buffers; from here on fewer greedy orders are tried
 _STEPS = 40_000_000_000  # of one greedy pass; a few seconds
@@ -83,15 +85,17 @@ def pack(
 
     ``seconds``: stop soon after this wall-clock time with the best known. ``nodes``: most steps of the exact search
     (None: no limit; with a limit that is reached before the time, the answer is the same on every machine).
-    ``packers``: which to ask; ``native``: use the compiled search where there is a compiler.
+    ``packers``: which to ask of ``PACKERS``, ``tree``, ``local`` and ``exact``, the last two of which begin with ``size``
+    where no other is asked; ``native``: use the compiled search where there is a compiler.
 
     Raises:
         FileError: the problem is nonsense (with the place in it). OptionError: an unknown packer.
     """
     started = time.perf_counter()
+    every = (*PACKERS, TREE, "local", "exact")
     for name in packers:
-        if name not in (*PACKERS, "local", "exact"):
-            raise OptionError(f"there is no packer {name!r}; known: {', '.join((*PACKERS, 'local', 'exact'))}")
+        if name not in every:
+            raise OptionError(f"there is no packer {name!r}; known: {', '.join(every)}")
     validate(problem)
     clash = fixed_clash(flatten(linearise(problem)))
     if clash is not None:
@@ -114,7 +118,11 @@ def _pack_plain(
     left = nodes if nodes is not None else 1 << 60
     place = compiled.placer(flat, library)
     run = _Run(flat, problem.capacity, deadline, left, place, library, lower_bound(flat), [])
-    _ask_greedy(run, [name for name in PACKERS if name in packers] or ["size"], "exact" in packers)
+    if TREE in packers and serves(flat):
+        run.offer(TREE, in_one_pool(flat))
+    asked = [name for name in PACKERS if name in packers]
+    if asked or not run.packer:
+        _ask_greedy(run, asked or ["size"], "exact" in packers)
     if native and library is None and flat.count > _TINY and not run.done():
         run.library = compiled.library(long=nodes is None)
         run.place = compiled.placer(flat, run.library)

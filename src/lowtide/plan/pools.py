@@ -17,11 +17,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import lcm
 
 from lowtide.core.errors import OptionError
 from lowtide.core.units import align_up
+from lowtide.ir.graph import int_of
 from lowtide.ir.symbolic import Dim
-from lowtide.plan.ranges import LiveRanges, Moment, joined
+from lowtide.plan.flat import Flat
+from lowtide.plan.ranges import LiveRanges, Moment, joined, live_in
 from lowtide.plan.tree import Node, Request, allocate, beside, finalise, leaf, temporal
 
 MODES = ("none", "intermediates", "outputs", "combined")
@@ -133,6 +136,22 @@ def _finished(name: str, pool: _Open, alignment: int) -> Pool:
     return Pool(
         name, one.device, laid.sizes, laid.nbytes, pool.root.hint, members, offsets, ranges, output, pinned, one.allocator,
     )  # fmt: skip
+
+
+def serves(flat: Flat) -> bool:
+    """Whether ``in_one_pool`` knows all that a problem asks for: it has no fixed places, windows and exclusions."""
+    return flat.plain and max(flat.fixed, default=-1) < 0
+
+
+def in_one_pool(flat: Flat) -> list[int]:
+    """Offsets (bytes, by buffer) of a problem that it ``serves``, all buffers in one pool that grows."""
+    requests: list[Request] = []
+    for i, nbytes in enumerate(flat.size):
+        segments = range(flat.segment_of[i], flat.segment_of[i + 1])
+        requests.append(Request(str(i), nbytes, nbytes, live_in((flat.first[s], flat.end[s]) for s in segments)))
+    pools = plan_pools(requests, alignment=lcm(*flat.alignment))
+    at = {name: offset for pool in pools for name, offset in pool.offsets.items()}
+    return [int_of(at.get(str(i), 0)) for i in range(flat.count)]
 
 
 def describe(pools: Sequence[Pool]) -> str:
