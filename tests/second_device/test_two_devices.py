@@ -305,7 +305,8 @@ def test_only_chains_of_constants_that_nobody_else_holds_move(device: str, made:
     %v: {dtype}[1,2]{{2,1}} @cpu in %r = view aten.unsqueeze.default(%r, 0)
     %m: {dtype}[1,2]{{2,1}} @{device}:0 = aten._to_copy.default(%v, device=device:{device}:0)
     %w: {dtype}[2]{{1}} @{device}:0 in %m = view aten.squeeze.dim(%m, 0)
-    %y: f32[2]{{1}} @{device}:0 = aten.add.Tensor(%w, 1.0)
+    %n: {dtype}[1,2]{{2,1}} @{device}:0 = aten._to_copy.default(%v, device=device:{device}:0)
+    %y: f32[1,2]{{2,1}} @{device}:0 = aten.add.Tensor(%n, %w)
     return %y
     return %kept
 """
@@ -316,6 +317,7 @@ def test_only_chains_of_constants_that_nobody_else_holds_move(device: str, made:
     if moves:
         assert not any(v.layout.device == "cpu" for v in graph.values if v.name not in ("h", "kept"))
         assert graph.value["w"].storage == graph.value["m"].storage != "m", "the copy is a view now"
+        assert graph.value["n"].storage == graph.value["m"].storage, "what is needed twice is computed once"
 
 
 @pytest.mark.spec("IR-56")

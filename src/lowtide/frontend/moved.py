@@ -104,7 +104,8 @@ class _Moving:
             known = self.there.get((source, made.layout.device))
             if known is not None:
                 alias = Op(op.name, "aten.alias.default", (Ref(known),), (), (made.name,), view=True, origin=op.origin)
-                self.instead[op.name], self.stands_on[made.name] = [alias], self._storage(known)
+                owner = self.graph.value[source].storage
+                self.instead[op.name], self.stands_on[made.name] = [alias], self.there[owner, made.layout.device]
             elif source in self.held:
                 self._constant(source, made.name, made.layout)
                 self.instead[op.name] = []
@@ -146,7 +147,7 @@ class _Moving:
             name = made.name if last else self._named(output, device)
             value = self.graph.value[output]
             self.there[output, device] = name
-            on = name if value.storage == output else self._storage(self.there[value.storage, device])
+            on = name if value.storage == output else self.there[value.storage, device]
             if last:
                 self.stands_on[name] = on
             else:
@@ -180,11 +181,6 @@ class _Moving:
             found += "_r"
         self.taken.add(found)
         return found
-
-    def _storage(self, name: str) -> str:
-        """What a value on the other device stands on."""
-        new = next((v.storage for vs in self.added.values() for v in vs if v.name == name), name)
-        return self.stands_on.get(new, new)
 
     def result(self) -> tuple[Graph, dict[str, torch.Tensor]]:
         """The graph without the copies, and without what was only there for them."""
