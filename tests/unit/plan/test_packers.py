@@ -18,6 +18,7 @@ from lowtide.plan import windows as windows_of_time
 from lowtide.plan.check import check
 from lowtide.plan.flat import flatten, lower_bound
 from lowtide.plan.pack import pack
+from lowtide.plan.pools import in_one_pool
 from lowtide.plan.problem import FEASIBLE, INFEASIBLE, OPTIMAL, PackBuffer, PackProblem, total_size
 from lowtide.plan.reduce import linearise
 from lowtide.plan.sections import sections_of
@@ -369,3 +370,22 @@ def test_checker_refuses_a_moved_buffer_that_runs_into_another(problem, data):
     a, b = data.draw(st.sampled_from(meeting))
     with pytest.raises(VerifyError, match=r"overlap|misaligned"):
         check(problem, {**offsets, a.id: offsets[b.id]})
+
+
+@pytest.mark.spec("G2")
+def test_in_ten_thousand_random_sets_of_lives_nothing_alive_shares_a_byte():
+    """Each set goes to one of the greedy orders, with first or best fit, or to the tree; the pairs are looked at here."""
+    ways = [(name, best) for name in (*greedy.ORDERS, "tree") for best in (False, True)]
+    draw = random.Random(2)
+    for k in range(10_000):
+        lives = [
+            (draw.randrange(9), draw.randint(1, 5), draw.choice((0, 1, 3, 64, 100))) for _ in range(draw.randint(2, 9))
+        ]
+        alignment = draw.choice((1, 8, 64))
+        buffers = [PackBuffer(str(i), n, ((t, t + life),), alignment) for i, (t, life, n) in enumerate(lives)]
+        flat, (name, best) = flatten(PackProblem(tuple(buffers))), ways[k % len(ways)]
+        at = in_one_pool(flat) if name == "tree" else greedy.place(flat, greedy.order_by(flat, name), best=best)
+        for (t, life, n), x in zip(lives, at, strict=True):
+            assert x % alignment == 0
+            others = [(m, y) for (u, more, m), y in zip(lives, at, strict=True) if u < t + life and t < u + more]
+            assert sum(n > 0 < m and y < x + n and x < y + m for m, y in others) == (n > 0), "but itself"
