@@ -159,7 +159,9 @@ def test_branches_and_loops_have_a_piece_of_each_slab(
 
     def turn(i: torch.Tensor, d: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         e = ((d * 0.5).sin() + d).cos()
-        return i + 1, e + 1, (x * 0.5).sin() + e.cpu()
+        y = (x * 0.5).sin()
+        (g,) = torch.cond(x.sum() > 0, lambda t: ((t * 2 + 1).sin() * t,), lambda t: ((t + 1).cos() * 2 + t,), (e,))
+        return i + 1, g + e, y + g.cpu()
 
     def f(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         h = (x * 2).sin()

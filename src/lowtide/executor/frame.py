@@ -403,15 +403,15 @@ class Frame:
 
     def _find_room(self) -> None:
         """A slab with room for the placement on each device where it needs bytes."""
-        wanted = {d: p.nbytes for d, p in self.placement.parts.items()}
         if self.outer is None:
-            self._own_room(wanted)
+            self._own_room()
         else:
-            self._inner_room(self.outer, wanted)
+            self._inner_room(self.outer)
 
-    def _own_room(self, wanted: Mapping[str, int]) -> None:
+    def _own_room(self) -> None:
         """What has the room is kept; all else is let go before anything new is made."""
-        have, tight = self.slabs(), self.plan.policy.tight
+        wanted = {d: p.nbytes for d, p in self.placement.parts.items()}
+        have, tight = dict(self.slabs()), self.plan.policy.tight
         kept = {d: s for d, s in have.items() if s.nbytes >= wanted.get(d, 0)}
         if tight:
             kept = {d: s for d, s in kept.items() if s.nbytes == wanted.get(d, 0)}
@@ -421,13 +421,13 @@ class Frame:
             have.clear()
             self.slab = together(kept | {d: Slab(n, d) for d, n in missing.items()})
 
-    def _inner_room(self, outer: Frame, wanted: Mapping[str, int]) -> None:
+    def _inner_room(self, outer: Frame) -> None:
         """A piece of the slab outside; where that has no room, a slab of the block's own."""
         places = outer.built.slabs[self.outer_line] if outer.built is not None else {}
         there, mine, parts = outer.slabs(), self.slabs(), dict[str, Slab]()
         offsets, capacity = outer.placement.offsets, outer.placement.capacity
-        for d, need in wanted.items():
-            b = places.get(d, -1)
+        for d, placed in self.placement.parts.items():
+            b, need = places.get(d, -1), placed.nbytes
             if b >= 0:
                 outer.shaper.need(b, need)
             if b >= 0 and d in there and capacity and need <= capacity[b]:
@@ -442,9 +442,9 @@ class Frame:
         if parts != mine:
             self.slab = together(parts)
 
-    def slabs(self) -> dict[str, Slab]:
+    def slabs(self) -> Mapping[str, Slab]:
         """The slabs that this block's bytes lie in, by device."""
-        return dict(self.slab.parts) if self.slab is not None else {}
+        return self.slab.parts if self.slab is not None else {}
 
     def _let_go(self) -> None:
         """Drop the slab and every header on it, so that its bytes are free before new ones are taken."""

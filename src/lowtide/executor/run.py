@@ -33,8 +33,8 @@ LOOK = 15  # of as many runs and one more, one looks at everything
 
 @dataclass(frozen=True, slots=True)
 class OnDevice:
-    """The slab on one device, in bytes: ``bound_nbytes``: no placement needs less. ``shared``: how many values share a region
-    with an earlier one."""
+    """The slab on one device. ``bound_nbytes``: no placement needs less. ``shared``: how many values share a region with an
+    earlier one."""
 
     device: str
     slab_nbytes: int
@@ -47,10 +47,9 @@ class Told:
     """What a program did so far. Bytes are those of the signature used last, per device, the one with the largest slab first;
     ``slab_nbytes``, ``bound_nbytes`` and ``shared`` are those of that one.
 
-    escapes: values that got
-    ordinary memory because they outgrew their place. leaks: runs after which somebody still held planned bytes. copies:
-    results that were not new as their operation said. swaps: planned values whose storage an operation replaced. reason:
-    why it runs unplanned, if it does.
+    escapes: values that got ordinary memory because they outgrew their place. leaks: runs after which somebody still held
+    planned bytes. copies: results that were not new as their operation said. swaps: planned values whose storage an
+    operation replaced. reason: why it runs unplanned, if it does.
     """
 
     runs: int
