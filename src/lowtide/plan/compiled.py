@@ -1,9 +1,9 @@
-"""The compiled twins (``greedy.cpp``, ``search.cpp``, ``repair.cpp``, ``replan.cpp``; one library): built on first use, called by
-ctypes; the Python twins serve in their stead.
+"""The compiled twins (``greedy.cpp``, ``search.cpp``, ``repair.cpp``, ``backtrack.cpp``, ``replan.cpp``; one library): built on
+first use, called by ctypes; the Python twins serve in their stead.
 
 Comes in: ``Flat`` and ``Sections``. Goes out: placements and answers of the exact search. Promised: the same answers with
 and without a compiler (the exact search then reaches fewer nodes in the same time), except where ``replan`` does without its
-search or its lists in Python because too many pairs meet; ``why_not()`` says why there is none.
+lists in Python because too many pairs meet; ``why_not()`` says why there is none.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ from lowtide.plan.flat import Flat
 from lowtide.plan.sections import Sections
 
 SEARCH = native.Library(
-    "plan", "lowtide.plan", ("greedy.cpp", "search.cpp", "repair.cpp", "replan.cpp"), native.QUICK_FLAGS
+    "plan",
+    "lowtide.plan",
+    ("greedy.cpp", "search.cpp", "repair.cpp", "backtrack.cpp", "replan.cpp"),
+    native.QUICK_FLAGS,
 )
 LONG_SEARCH = SEARCH._replace(flags=native.FLAGS)
 _NUMBERS = ctypes.POINTER(ctypes.c_int64)
@@ -176,7 +179,7 @@ class Replanner:
     arrays: Mapping[str, array[int]]
 
     def place(
-        self, library: ctypes.CDLL, sizes: Sequence[int], nodes: int, pairs: int, tried: Sequence[Layers]
+        self, library: ctypes.CDLL, sizes: Sequence[int], nodes: int, tried: Sequence[Layers]
     ) -> tuple[list[int], int, int, int, int]:
         """Offsets, height and lower bound in bytes, number of the packer, and which of ``tried`` served or -1."""
         out, found = array("q", bytes(8 * self.flat.count)), array("q", bytes(8 * 4))
@@ -184,7 +187,7 @@ class Replanner:
         given = self._sized(sizes)
         library.lowtide_replan(
             ctypes.byref(self._struct(given)), ctypes.c_int64(self.flat.grain), ctypes.c_int64(nodes),
-            ctypes.c_int64(pairs), rows, ctypes.c_int64(len(tried)), _pointer(out), _pointer(found),
+            rows, ctypes.c_int64(len(tried)), _pointer(out), _pointer(found),
         )  # fmt: skip
         height, bound, packer, used = found
         return out.tolist(), height, bound, packer, used

@@ -19,7 +19,7 @@ from lowtide.plan.flat import Flat
 
 Numbers = NDArray[np.int64]
 _PLACED = int(np.iinfo(np.int64).max)
-_DESCENTS, _WORK = 32, 10**8  # most descents, and steps of all of them where there are many buffers
+DESCENTS, _WORK = 32, 10**8  # most descents, and steps of all of them where there are many buffers
 _LEFT_OVER, _STUCK = 10, 5  # parts of the whole order that buffers go forward by after a descent failed
 
 
@@ -66,17 +66,17 @@ def _sections(first: Numbers, end: Numbers) -> tuple[Numbers, Numbers, int]:
     return before[first], before[end], int(before[-1])
 
 
-def descend(peak: Peak, height: int) -> list[int] | None:
-    """Offsets within ``height`` bytes, or None where no descent found any.
+def descend(peak: Peak, height: int, many: int = DESCENTS) -> list[int] | None:
+    """Offsets within ``height`` bytes, or None where none of ``many`` descents found any.
 
     The first one prefers, of what can lie equally low, what is alive where most is, then what lives long, then what takes most
     bytes and time. What a descent could not place goes forward for the next one, and so does what is left over with it.
     (Squeaky wheel: Joslin and Clements 1999.)
     """
     count = len(peak.size)
-    preferred = np.lexsort((-(peak.hi - peak.lo) * peak.size, peak.lo - peak.hi, -_fullest(peak)))
+    preferred = order_of(peak, "TWA")
     forward = np.zeros(count, dtype=np.int64)
-    for _ in range(min(_DESCENTS, max(_WORK // count**2, 1))):
+    for _ in range(min(many, max(_WORK // count**2, 1))):
         order = preferred[np.argsort(np.arange(count) - forward[preferred], kind="stable")]
         offsets, stuck, left_over = _descent(peak, order, height)
         if stuck < 0:
@@ -114,7 +114,30 @@ def _descent(peak: Peak, order: Numbers, height: int) -> tuple[Numbers, int, Num
     return offsets, -1, order[:0]
 
 
-def _fullest(peak: Peak) -> Numbers:
-    """Per buffer the most that is alive in one of its sections."""
-    ranges = np.column_stack((peak.lo, peak.hi)).ravel()
-    return np.maximum.reduceat(np.append(peak.total, 0), ranges)[::2]
+def order_of(peak: Peak, letters: str) -> Numbers:
+    """Buffers by up to three features, most first: T in a full section, W wide, A large area, S large, L late end, F early, O
+    overlaps many, H near the fullest section (as ``plan.sections`` has them)."""
+    return np.lexsort([-_feature(peak, letter) for letter in reversed(letters)])
+
+
+def _feature(peak: Peak, letter: str) -> Numbers:
+    lo, hi = peak.lo, peak.hi
+    match letter:
+        case "T":
+            ranges = np.column_stack((lo, hi)).ravel()
+            return np.maximum.reduceat(np.append(peak.total, 0), ranges)[::2]
+        case "W":
+            return hi - lo
+        case "A":
+            return (hi - lo) * peak.size
+        case "L":
+            return hi
+        case "F":
+            return -lo
+        case "O":
+            return np.searchsorted(np.sort(lo), hi) - np.searchsorted(np.sort(hi), lo + 1)
+        case "H":
+            hot = int(peak.total.argmax())
+            return -np.maximum(np.maximum(lo - hot, hot - hi), 0)
+        case _:
+            return peak.size

@@ -2,33 +2,30 @@
 
 Comes in: a plain ``Flat`` with one interval per buffer and nothing fixed, and its lower bound. Goes out: placements, lower
 ones last. Promised: correct at any sizes. Most problems are hard at few moments only, and there each peak is a problem of its
-own: what lives at one is placed by descents, and by the exact search where none serves. The rest
-goes by size to the lowest place that is free; whatever then ends too high goes with the peaks in the next round, together with
-all that lives at the same time, and peaks that grow into each other are placed as one. ``replan.cpp`` holds the same, compiled.
+own: what lives at one is placed by a descent, by one that goes back where that fails, and by many descents where too much
+lives at once for that. The rest goes by size to the lowest place that is free; whatever then ends too high goes with the peaks in
+the next round, together with all that lives at the same time, and peaks that grow into each other are placed as one.
+``replan.cpp`` holds the same, compiled.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate
 
 import numpy as np
 
 from lowtide.core.units import align_up
-from lowtide.plan.descent import Numbers, descend, peak_of
-from lowtide.plan.flat import Flat, meetings
-from lowtide.plan.search import search
-from lowtide.plan.sections import sections_of
+from lowtide.plan.backtrack import backtrack, serves
+from lowtide.plan.descent import DESCENTS, Numbers, descend, peak_of
+from lowtide.plan.flat import Flat
 
-_SEARCHES = ("lowest:TWA", "lowest:TOL", "lowest:THA", "fullest:FWS", "lowest:HLF", "fullest:WS")
-DESCENT, EXACT = "descent", "exact"  # what placed the peaks
+DESCENT, BACKTRACK = "descent", "backtrack"  # what placed the peaks
 # What is aimed at, in thousandths above the bound, and what belongs to a peak, in hundredths of it. The first aim will do;
 # where it is missed, everything is searched as one peak, and then what comes nearest is looked for.
 _TRIES = ((10, 84), (10, 0), (20, 84), (40, 84), (80, 84))
 _TURNS = 6  # rounds of one aim; in the last one everything is a peak
-_PATIENCE = 48  # attempts of the search that fail before it goes back and changes its order
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +89,9 @@ def aims(flat: Flat, bound: int) -> list[Aim]:
     ]
 
 
-def rounds(flat: Flat, lives: Lives, aim: Aim, nodes: int, pairs: int) -> Iterator[tuple[str, list[int]]]:
+def rounds(flat: Flat, lives: Lives, aim: Aim, nodes: int) -> Iterator[tuple[str, list[int]]]:
     """Placements, until one is no higher than the aim, with the name of what placed their peaks; none where a peak cannot be
-    placed. ``nodes`` and ``pairs``: of the search, how many in all and how many may meet in a peak that is searched."""
+    placed. ``nodes``: steps of descents that go back, in all."""
     births = [i for i in lives.births if flat.size[i]]
     size = np.array(flat.size, dtype=np.int64)
     by_size = np.lexsort((-lives.life, -size)).tolist()
@@ -106,9 +103,9 @@ def rounds(flat: Flat, lives: Lives, aim: Aim, nodes: int, pairs: int) -> Iterat
         for part in _parts(flat, [i for i in births if i in first]):
             if all(i in places for i in part):
                 continue
-            found, spent = _solve(flat, part, aim.height, nodes, pairs)
+            found, spent = _solve(flat, part, aim.height, nodes)
             nodes -= spent
-            name = EXACT if spent else name
+            name = BACKTRACK if spent else name
             if found is None:
                 return
             places.update(zip(part, found, strict=True))
@@ -134,28 +131,13 @@ def _parts(flat: Flat, rows: Sequence[int]) -> list[list[int]]:
     return parts
 
 
-def _solve(flat: Flat, part: Sequence[int], aim: int, nodes: int, pairs: int) -> tuple[list[int] | None, int]:
-    """Offsets of one part below an aim, by descents or else by the search; None if there are none. Nodes of the search."""
+def _solve(flat: Flat, part: Sequence[int], aim: int, nodes: int) -> tuple[list[int] | None, int]:
+    """Offsets of one part below an aim, or None if none were found, and steps of a descent that goes back: where one may, it
+    follows on the first descent that fails, and else many descents are made."""
     peak = peak_of(flat, part)
-    offsets = descend(peak, aim)
-    if offsets is not None:
-        return offsets, 0
-    alone = _alone(flat, part)
-    if nodes <= 0 or meetings(alone) > pairs:
-        return None, 0
-    fits, offsets, spent = search(sections_of(alone, _SEARCHES), aim, nodes, math.inf, _PATIENCE)
-    return (offsets if fits else None), spent
-
-
-def _alone(flat: Flat, part: Sequence[int]) -> Flat:
-    """The problem of some buffers, all of which have bytes."""
-    ranks = {t: r for r, t in enumerate(sorted({flat.first[i] for i in part} | {flat.end[i] for i in part}))}
-    size = [flat.size[i] for i in part]
-    return replace(
-        flat, size=size, high=size, low=[0] * len(part), alignment=[flat.alignment[i] for i in part],
-        fixed=[-1] * len(part), segment_of=list(range(len(part) + 1)), first=[ranks[flat.first[i]] for i in part],
-        end=[ranks[flat.end[i]] for i in part], excluded_of=[0] * (len(part) + 1), moments=len(ranks),
-    )  # fmt: skip
+    may = nodes > 0 and serves(peak, aim)
+    offsets = descend(peak, aim, 1 if may else DESCENTS)
+    return (offsets, 0) if offsets is not None or not may else backtrack(peak, aim, nodes)
 
 
 def _around(flat: Flat, near: Sequence[Sequence[int]], places: dict[int, int], order: Sequence[int]) -> list[int]:

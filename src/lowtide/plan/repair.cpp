@@ -117,7 +117,7 @@ class Cliques {
     }
 
     // As lowtide_search, for a capacity in bytes; `offsets` (bytes) per row of the search.
-    int decide(i64 capacity, i64 budget, double deadline, i64 *nodes, std::vector<i64> &offsets, i64 patience = 0) {
+    int decide(i64 capacity, i64 budget, double deadline, i64 *nodes, std::vector<i64> &offsets) {
         limit_.clear();
         for (const i64 s : real_) limit_.push_back(capacity >= s ? (capacity - s) / unit : -1);
         offsets.assign(buffers.size(), 0);
@@ -125,20 +125,20 @@ class Cliques {
         const Sections in{(i64)buffers.size(), sections_, many_, size_.data(), alignment_.data(), limit_.data(),
                           range_of_.data(), lo_.data(), hi_.data(), obstacle_of_.data(), obstacle_lo_.data(), obstacle_hi_.data(),
                           rule_.data(), rank_.data(), twin_.data(), align_up(capacity, grain_) / unit};
-        const int answer = search_within(in, budget, deadline, nodes, offsets.data(), patience);
+        const int answer = search_within(in, budget, deadline, nodes, offsets.data());
         for (auto &x : offsets) x *= unit;
         return answer;
     }
 
-    // plan.descent.descend, in the first order. True where all end within a capacity in bytes; no obstacles.
-    bool descend(i64 capacity, std::vector<i64> &offsets) {
+    // plan.descent.descend, in the first order, `many` times at most. True where all end within a capacity in bytes; no obstacles.
+    bool descend(i64 capacity, std::vector<i64> &offsets, i64 many) {
         by_birth(), make(0);
         const i64 n = buffers.size();
         std::vector<i64> forward(n), order(n), rank(rank_.begin(), rank_.begin() + n);
         std::iota(order.begin(), order.end(), 0);
         i64 highest = align_up(capacity, grain_) / unit;  // twice this is above any offset of a descent
         for (const i64 a : alignment_) highest = std::max(highest, a);
-        for (i64 k = 0; k < std::min(kDescents, std::max<i64>(kWork / (n * n), 1)); ++k) {
+        for (i64 k = 0; k < std::min(many, std::max<i64>(kWork / (n * n), 1)); ++k) {
             const bool small = highest < (i64(1) << 30);
             if (small ? descent<std::int32_t>(rank, capacity, offsets, forward) : descent<i64>(rank, capacity, offsets, forward))
                 return true;
@@ -152,6 +152,8 @@ class Cliques {
     }
 
   private:
+    friend class Backtrack;
+
     i64 grain_;
     const char *const *names_;  // of the orders
     i64 many_, sections_ = 0;

@@ -1,4 +1,4 @@
-// Placement anew for other sizes. Compiled after greedy.cpp, search.cpp and repair.cpp, in one piece with them. Twins in
+// Placement anew for other sizes. Compiled after greedy.cpp, search.cpp, repair.cpp and backtrack.cpp, in one piece with them. Twins in
 // Python: plan/layers.py, plan/peaks.py and plan/replan.py; tests compare them offset for offset.
 
 extern "C" {
@@ -12,13 +12,13 @@ struct Layers {
 
 namespace {
 
-// Rule and ranking: peaks._SEARCHES.
-constexpr const char *kSearches[] = {"0TWA", "0TOL", "0THA", "2FWS", "0HLF", "2WS"};
-constexpr i64 kTurns = 6, kPatience = 48;  // as in peaks.py
+// The order of descents, and then backtrack.ORDERS; the rule is that of the exact search, which is not asked.
+constexpr const char *kPeaks[] = {"0TWA", "0TLW", "0TAW", "0TFW", "0TOL", "0THA", "0HLF"};
+constexpr i64 kTurns = 6;  // as in peaks.py
 constexpr std::pair<i64, i64> kTries[] = {{10, 84}, {10, 0}, {20, 84}, {40, 84}, {80, 84}};  // as in peaks.py
 constexpr i64 kNear = 100;                                                       // as in replan.py
 
-enum Packer : i64 { kSize, kBreadth, kDescent, kExact, kLayers };  // as in replan._PACKERS
+enum Packer : i64 { kSize, kBreadth, kDescent, kBacktrack, kLayers };  // as in replan._PACKERS
 enum Found : i64 { kFoundHeight, kFoundBound, kFoundPacker, kFoundLayers };  // places in what lowtide_replan reports
 
 // plan.layers.layers; `below` has room for four entries per segment of a buffer: it hides parts of the skyline, each of which
@@ -94,13 +94,13 @@ class Replan {
         return used >= 0;
     }
 
-    void run(i64 budget, i64 pairs, i64 *offsets) {
+    void run(i64 budget, i64 *offsets) {
         bool single = true;  // one segment per buffer, so that segments are numbered like buffers
         for (i64 i = 0; i < flat_.count; ++i) single &= flat_.segment_of[i + 1] - flat_.segment_of[i] == 1;
         for (const auto &[above, hot] : kTries) {
             if (!single) break;
             const bool will_do = above == kTries[0].first;
-            peaks_first(aim(above), bound * hot / 100, will_do ? budget : 0, pairs);
+            peaks_first(aim(above), bound * hot / 100, will_do ? budget : 0);
             if (height < 0 || height > aim(above)) continue;
             if (will_do) return accept(offsets);
             break;
@@ -119,15 +119,15 @@ class Replan {
     // Of peaks_first: buffers with bytes by birth, whether each buffer is among those placed first, and their places or -1.
     std::vector<i64> births_, places_;
     std::vector<std::uint8_t> first_;
-    bool searched_ = false;
+    bool went_back_ = false;
 
     i64 aim(i64 above) const { return std::max(align_up(bound, grain_), bound * (1000 + above) / 1000); }
 
     void accept(i64 *offsets) const { std::copy(best_.begin(), best_.end(), offsets); }
 
     // plan.peaks.rounds.
-    void peaks_first(i64 aim, i64 peak, i64 budget, i64 pairs) {
-        births_.clear(), searched_ = false;
+    void peaks_first(i64 aim, i64 peak, i64 budget) {
+        births_.clear(), went_back_ = false;
         for (i64 i = 0; i < flat_.count; ++i)
             if (flat_.size[i]) births_.push_back(i);
         std::stable_sort(births_.begin(), births_.end(), [&](i64 a, i64 b) { return flat_.first[a] < flat_.first[b]; });
@@ -139,9 +139,9 @@ class Replan {
         Flat around = flat_;
         around.fixed = places_.data();
         for (i64 turn = 0; turn < kTurns; ++turn) {
-            if (!solve(aim, budget, pairs)) return;
+            if (!solve(aim, budget)) return;
             if (Greedy(around).place(by_size.data(), flat_.count, false, offsets_.data()) >= 0) return;
-            offer(searched_ ? kExact : kDescent);
+            offer(went_back_ ? kBacktrack : kDescent);
             bool high = false;
             std::fill(hot.begin(), hot.end(), turn + 2 == kTurns);
             for (const i64 i : births_) {
@@ -162,49 +162,37 @@ class Replan {
     }
 
     // Places for all that goes first, part by part in time; a part to which nothing was added keeps its places.
-    bool solve(i64 aim, i64 &budget, i64 pairs) {
+    bool solve(i64 aim, i64 &budget) {
         std::vector<i64> part;
         i64 end = 0;
         bool fresh = false;
         for (const i64 i : births_) {
             if (!first_[i]) continue;
             if (!part.empty() && flat_.first[i] >= end) {
-                if (fresh && !solve_part(part, aim, budget, pairs)) return false;
+                if (fresh && !solve_part(part, aim, budget)) return false;
                 part.clear(), fresh = false;
             }
             part.push_back(i), end = std::max(end, flat_.end[i]), fresh |= places_[i] < 0;
         }
-        return !fresh || solve_part(part, aim, budget, pairs);
+        return !fresh || solve_part(part, aim, budget);
     }
 
-    bool solve_part(const std::vector<i64> &part, i64 aim, i64 &budget, i64 pairs) {
+    bool solve_part(const std::vector<i64> &part, i64 aim, i64 &budget) {
         Rows rows;
         for (const i64 i : part) rows.add(flat_.size[i], flat_.alignment[i], -1, flat_.first[i], flat_.end[i]);
         rows.rank();
-        Cliques cliques(rows, grain_, kSearches, std::size(kSearches));
+        Cliques cliques(rows, grain_, kPeaks, std::size(kPeaks));
         std::vector<i64> found;
-        bool fits = cliques.descend(aim, found);
-        if (!fits && budget > 0 && meetings(rows) <= pairs) {
-            i64 nodes = 0;
-            fits = cliques.decide(aim, budget, now() + 3600, &nodes, found, kPatience) == 1;
-            budget -= nodes, searched_ = true;
+        Backtrack other(cliques, aim);
+        const bool may = budget > 0 && other.serves();
+        bool fits = cliques.descend(aim, found, may ? 1 : kDescents);
+        if (!fits && may) {
+            i64 tried = 0;
+            fits = other.run(budget, &tried, found);
+            budget -= tried, went_back_ |= tried > 0;
         }
         for (std::size_t k = 0; k < part.size() && fits; ++k) places_[part[k]] = found[k];
         return fits;
-    }
-
-    // Pairs of rows alive at once; steps of the search are dear where there are many.
-    static i64 meetings(const Rows &rows) {
-        const i64 last = *std::max_element(rows.end.begin(), rows.end.end());
-        std::vector<i64> born(last + 1), died(last + 1);
-        for (i64 i = 0; i < rows.count(); ++i) ++born[rows.first[i]], ++died[rows.end[i]];
-        i64 alive = 0, met = 0;
-        for (i64 t = 0; t <= last; ++t) {
-            alive -= died[t];
-            met += born[t] * alive + born[t] * (born[t] - 1) / 2;
-            alive += born[t];
-        }
-        return met;
     }
 
     void offer(Packer name) {
@@ -235,12 +223,12 @@ class Replan {
 
 extern "C" {
 
-// A plain problem with nothing fixed. `known`: layers of earlier placements, asked in turn. `budget`: nodes of the search, which
-// is left out where more than `pairs` of what it has to place are alive at once. `found`: see Found.
-void lowtide_replan(const Flat *flat, std::int64_t grain, std::int64_t budget, std::int64_t pairs, const Layers *known,
-                    std::int64_t many, std::int64_t *offsets, std::int64_t *found) {
+// A plain problem with nothing fixed. `known`: layers of earlier placements, asked in turn. `budget`: steps of descents that go
+// back. `found`: see Found.
+void lowtide_replan(const Flat *flat, std::int64_t grain, std::int64_t budget, const Layers *known, std::int64_t many,
+                    std::int64_t *offsets, std::int64_t *found) {
     Replan work(*flat, grain);
-    if (!work.again(known, many, offsets)) work.run(budget, pairs, offsets);
+    if (!work.again(known, many, offsets)) work.run(budget, offsets);
     found[kFoundHeight] = work.height, found[kFoundBound] = work.bound;
     found[kFoundPacker] = work.packer, found[kFoundLayers] = work.used;
 }

@@ -25,9 +25,8 @@ from lowtide.plan.layers import Layers, layers, settle
 from lowtide.plan.problem import PackProblem
 from lowtide.plan.reduce import linearise
 
-_NODES, _LEAST = 7, 8000  # of the search: per buffer, and at least
-_PAIRS, _PAIRS_IN_PYTHON = 600_000, 60_000  # alive at once in what is searched; with more the search is left out
-_PACKERS = ("size", "breadth", peaks.DESCENT, peaks.EXACT, "layers")
+_NODES, _LEAST = 7, 8000  # steps of descents that go back: per buffer, and at least
+_PACKERS = ("size", "breadth", peaks.DESCENT, peaks.BACKTRACK, "layers")
 _LISTED = 5_000_000  # pairs of which lists are made in Python; with more only greedy orders are tried there
 _NEAR = 100  # layers within a 100th of the bound will do
 _KNOWN, _TRIED = 64, 3  # how many layers are kept, and how many of them are tried
@@ -94,8 +93,7 @@ def replanner(
     ``recent``: how many size vectors keep their answer; the least recently used one goes first. ``native``: use the compiled
     functions where there is a compiler. ``long``: in the build that is twice as fast and takes longer to make; None: in
     that one as soon as it is there, and before in the other, which gives the same answers. ``nodes``: most steps of
-    each of up to two searches (None: 7 per buffer, 8000 at least, and without a compiler no search where more than 60,000 of the
-    pairs to place meet).
+    descents that go back, twice at most (None: 7 per buffer, 8000 at least).
 
     Raises:
         UserError: the problem has windows or merges, whose extents would have to change with the sizes; or (from the
@@ -141,7 +139,7 @@ def _compiled(flat: Flat, owner: Sequence[int], library: ctypes.CDLL, long: bool
     def anew(sizes: tuple[int, ...]) -> Replanned:
         now = (compiled.ready() or library) if long is None else library
         nearest = known.nearest(sizes)
-        offsets, height, bound, packer, used = work.place(now, sizes, most, _PAIRS, [known[k] for k in nearest])
+        offsets, height, bound, packer, used = work.place(now, sizes, most, [known[k] for k in nearest])
         if used >= 0:
             known.use(nearest[used])
         else:
@@ -155,7 +153,6 @@ def _in_python(flat: Flat, owner: Sequence[int], nodes: int | None) -> _Anew:
     """The twin of ``replan.cpp``, for every problem."""
     simple = flat.plain and max(flat.fixed, default=-1) < 0
     known, most = _Known[Layers](flat.count), _most(flat, nodes)
-    pairs = _PAIRS_IN_PYTHON if nodes is None else _PAIRS
     lives = peaks.lives_of(flat) if simple and flat.single and meetings(flat) <= _LISTED else None
 
     def anew(sizes: tuple[int, ...]) -> Replanned:
@@ -166,7 +163,7 @@ def _in_python(flat: Flat, owner: Sequence[int], nodes: int | None) -> _Anew:
             if offsets is not None:
                 known.use(k)
                 return Replanned(tuple(offsets), _height(sized, offsets), bound, "layers")
-        best = _placed(sized, bound, lives, most, pairs)
+        best = _placed(sized, bound, lives, most)
         if simple:
             known.add(sizes, layers(sized, best.offsets))
         return best
@@ -174,13 +171,13 @@ def _in_python(flat: Flat, owner: Sequence[int], nodes: int | None) -> _Anew:
     return anew
 
 
-def _placed(flat: Flat, bound: int, lives: peaks.Lives | None, nodes: int, pairs: int) -> Replanned:
+def _placed(flat: Flat, bound: int, lives: peaks.Lives | None, nodes: int) -> Replanned:
     """Peaks first, aimed higher only where no search reached what will do, and then greedy orders as well."""
     best: Replanned | None = None
     for aim in peaks.aims(flat, bound):
         if lives is None:
             break
-        for found in peaks.rounds(flat, lives, aim, nodes if aim.will_do else 0, pairs):
+        for found in peaks.rounds(flat, lives, aim, nodes if aim.will_do else 0):
             best = _better(flat, bound, best, found)
         if best is not None and best.height <= aim.height:
             if aim.will_do:

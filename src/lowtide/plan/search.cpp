@@ -39,19 +39,10 @@ class Search {
     }
 
     // Every order in turn, with node budgets that double, until one of them answers or `budget` nodes are spent.
-    // 1: fits (offsets are written), 0: proved not to fit, -1: budget or deadline spent. With `patience` no order begins anew:
-    // after so many failed attempts the search goes back some way and on in the next order; 0 then proves nothing.
-    int run(i64 budget, double deadline, i64 *nodes, i64 *offsets, i64 patience = 0) {
+    // 1: fits (offsets are written), 0: proved not to fit, -1: budget or deadline spent.
+    int run(i64 budget, double deadline, i64 *nodes, i64 *offsets) {
         int answer = -1;
         *nodes = 0;
-        patience_ = patience;
-        if (patience) {
-            turn(0), reset();
-            answer = solve(budget, deadline);
-            *nodes = nodes_;
-            if (answer == 1) std::copy(offset_.begin(), offset_.end(), offsets);
-            return answer;
-        }
         for (i64 share = 2 * n_; answer < 0; share *= 2)
             for (i64 order = 0; order < in_.orders && answer < 0; ++order) {
                 const i64 left = budget - *nodes;
@@ -83,12 +74,11 @@ class Search {
         std::int32_t buffer;
         T old;
     };
-    static constexpr i64 kBack = 128;  // placements taken back at first when patience ends; twice as many every time
     static constexpr i64 kRun = 32;  // rows, by birth, of which the first to pick is remembered
     static constexpr T kMost = std::numeric_limits<T>::max();
 
     const Sections &in_;
-    i64 n_, nodes_ = 0, rule_ = 0, order_ = 0, patience_ = 0, failed_ = 0, back_ = 0;
+    i64 n_, nodes_ = 0, rule_ = 0;
     T capacity_;
     const i64 *rank_ = nullptr, *before_ = nullptr;
     // first_ and reach_: what bound_reach() found after its first and its second round. acc_, peak_, low_ and count_ belong
@@ -183,11 +173,10 @@ class Search {
             for (i64 s = hull_lo_[i]; s < hull_hi_[i] - 1; ++s) ++cut_[s];
         }
         trail_.clear(), frames_.clear(), splits_.clear(), nodes_ = 0, stale_ = Span(), asleep_ = 0;
-        failed_ = 0, back_ = kBack;
     }
 
     void turn(i64 order) {
-        order_ = order, rule_ = in_.rule[order], rank_ = in_.rank + order * n_, before_ = in_.before + order * n_;
+        rule_ = in_.rule[order], rank_ = in_.rank + order * n_, before_ = in_.before + order * n_;
         std::fill(next_.begin(), next_.end(), -1);
         for (i64 i = 0; i < n_; ++i)
             if (before_[i] >= 0) next_[before_[i]] = i;
@@ -548,7 +537,7 @@ class Search {
             if (nodes_ >= budget || ((nodes_ & 255) == 255 && now() > deadline)) return -1;
             ++nodes_;
             if (!attempt(k)) {
-                if (patience_ && ++failed_ > patience_ ? !rewind() : !fail()) return 0;
+                if (!fail()) return 0;
                 continue;
             }
             while (frames_.back().piece == frames_.back().pieces) {  // solved: on to the next piece of its parent
@@ -604,24 +593,6 @@ class Search {
         return true;
     }
 
-    // Takes back the last attempts on the way here and goes on in the next order; false if that cannot fit.
-    bool rewind() {
-        const i64 keep = std::max<i64>((i64)frames_.size() - back_, 1);
-        failed_ = 0, back_ *= 2;
-        if (keep == 1) patience_ *= 2;  // or the same orders would end where they ended before
-        while (true) {
-            splits_.resize(splits_.size() - frames_.back().pieces);
-            if ((i64)frames_.size() == keep) break;
-            frames_.pop_back();
-        }
-        Frame &f = frames_.back();
-        undo(f.mark);
-        f.pieces = 0, f.piece = -1;
-        turn((order_ + 1) % in_.orders);
-        stale_.add(f.hull.lo, f.hull.hi);  // other rules look at other things
-        return hopeful();
-    }
-
     // Takes the attempt back and defers its buffer; false if the component fails with that.
     bool defer() {
         Frame &f = frames_.back();
@@ -635,12 +606,12 @@ class Search {
     }
 };
 
-int search_within(const Sections &in, i64 budget, double deadline, i64 *nodes, i64 *offsets, i64 patience = 0) {
+int search_within(const Sections &in, i64 budget, double deadline, i64 *nodes, i64 *offsets) {
     i64 most = in.capacity;
     for (i64 i = 0; i < in.count; ++i) most = std::max(most, in.size[i] + in.alignment[i]);
     for (i64 k = 0; k < in.obstacle_of[in.count]; ++k) most = std::max(most, in.obstacle_hi[k]);
-    if (most < (i64(1) << 28)) return Search<std::int32_t>(in).run(budget, deadline, nodes, offsets, patience);
-    return Search<i64>(in).run(budget, deadline, nodes, offsets, patience);
+    if (most < (i64(1) << 28)) return Search<std::int32_t>(in).run(budget, deadline, nodes, offsets);
+    return Search<i64>(in).run(budget, deadline, nodes, offsets);
 }
 
 }  // namespace

@@ -24,19 +24,14 @@ from lowtide.plan.sections import Sections
 
 _MOST = 1 << 90  # above any offset times the number of rows
 _LEAST, _PLACED, _DEFERRED, _WOKEN = range(4)  # kinds of changes on the trail
-_BACK = 128  # placements taken back at first when patience ends; twice as many every time
 
 
-def search(
-    sections: Sections, capacity: int, budget: int, seconds: float, patience: int = 0
-) -> tuple[bool | None, list[int], int]:
+def search(sections: Sections, capacity: int, budget: int, seconds: float) -> tuple[bool | None, list[int], int]:
     """Whether the rows fit the capacity (None: ``budget`` nodes or ``seconds`` spent), their offsets in bytes, nodes.
 
-    With ``patience`` no order begins anew: after so many failed attempts the search goes back some way and on in the next
-    order; False then proves nothing.
     The capacity is at least the problem's lower bound: tops of fixed buffers are not looked at here.
     """
-    tree = _Tree(sections, capacity, time.perf_counter() + seconds, patience)
+    tree = _Tree(sections, capacity, time.perf_counter() + seconds)
     share, nodes = 2 * len(sections.size), 0
     while sections.size:
         for order in range(len(sections.rules)):
@@ -45,9 +40,9 @@ def search(
                 return None, [], nodes
             tree.turn(order)
             tree.reset()
-            answer = tree.solve(left if patience else min(share, left))
+            answer = tree.solve(min(share, left))
             nodes += tree.nodes
-            if answer is not None or patience:
+            if answer is not None:
                 return answer, [x * sections.unit for x in tree.offset] if answer else [], nodes
         share *= 2
     return True, [], nodes
@@ -75,8 +70,7 @@ class _Tree:
     ``stale``.
     """
 
-    def __init__(self, sections: Sections, capacity: int, deadline: float, patience: int) -> None:
-        self.patience, self.order, self.failed, self.back = patience, 0, 0, _BACK
+    def __init__(self, sections: Sections, capacity: int, deadline: float) -> None:
         self.deadline, self.capacity, self.limit = deadline, sections.room(capacity), sections.limits(capacity)
         self.size, self.align, n = sections.size, sections.alignment, len(sections.size)
         starts = sections.range_of
@@ -157,11 +151,11 @@ class _Tree:
         self.trail: list[tuple[int, int, int]] = []
         self.frames: list[_Frame] = []
         self.splits: list[tuple[int, int]] = []
-        self.nodes, self.failed, self.back = 0, 0, _BACK
+        self.nodes = 0
         self.stale = _MOST, 0
 
     def turn(self, order: int) -> None:
-        self.order, self.rule = order, self.at.rules[order]
+        self.rule = self.at.rules[order]
         self.rank, self.before = self.at.ranks[order], self.at.before[order]
         self.waits = [-1] * len(self.size)
         for b, before in enumerate(self.before):
@@ -406,8 +400,7 @@ class _Tree:
                 return None
             self.nodes += 1
             if not self.attempt(row):
-                self.failed += 1
-                if not (self.rewind() if 0 < self.patience < self.failed else self.fail()):
+                if not self.fail():
                     return False
                 continue
             while frames[-1].piece == frames[-1].pieces:  # solved: on to the next piece of its parent
@@ -454,23 +447,6 @@ class _Tree:
             if not self.frames:
                 return False
         return True
-
-    def rewind(self) -> bool:
-        """Take back the last attempts on the way here and go on in the next order; False if that cannot fit."""
-        keep = max(len(self.frames) - self.back, 1)
-        self.failed, self.back = 0, self.back * 2
-        if keep == 1:  # or the same orders would end where they ended before
-            self.patience *= 2
-        for f in self.frames[keep - 1 :]:
-            del self.splits[len(self.splits) - f.pieces :]
-        del self.frames[keep:]
-        f = self.frames[-1]
-        self.undo(f.mark)
-        f.pieces, f.piece = 0, -1
-        self.turn((self.order + 1) % len(self.at.rules))
-        self.keys = [self.key(b) for b in self.births]
-        self.grow(*f.hull)  # other rules look at other things
-        return self.hopeful()
 
     def defer(self) -> bool:
         """Take the attempt back and defer its row; False if the component fails with that."""
