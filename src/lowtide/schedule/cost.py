@@ -127,3 +127,16 @@ def walk(loop: Loop) -> int:
 def across(loop: Loop) -> bool:
     """Whether a nest finds its neighbours in memory along the last outer range rather than along the innermost one."""
     return walk(loop) > 0
+
+
+def jumping(loop: Loop) -> int:
+    """How many elements, by buffer and index, a nest that is walked through across its rows touches along them."""
+    found: set[tuple[object, Dim | None]] = set()
+    for s in loop.stages if loop.outer else ():
+        for x in s.body:
+            moves = affine(x.index) if x.op in ("load", "store") and x.index is not None else None
+            if moves is None or not s.inner:
+                continue
+            if moves[0].get(f"r{len(s.inner) - 1}") == 1 and moves[0].get(f"i{len(loop.outer) - 1}", 0) > 1:
+                found.add((x.attr, x.index))
+    return len(found)

@@ -25,8 +25,8 @@ from lowtide.ir.loops import COMPARED, FOLDED, FOLDS, SUMMED, Instr, Loop, Stage
 from lowtide.ir.normal import normalise, reindexed
 from lowtide.ir.symbolic import Dim, symbol
 from lowtide.ir.task import Task, divided
-from lowtide.ir.tiles import astray
-from lowtide.schedule.cost import across, elements, walk
+from lowtide.ir.tiles import astray, strides
+from lowtide.schedule.cost import across, elements, jumping, walk
 from lowtide.schedule.rules import CACHED, Rules
 from lowtide.schedule.stages import stitched
 from lowtide.schedule.widened import side_by_side
@@ -47,6 +47,7 @@ def joined(a: Task, b: Task, needed: Set[str], rules: Rules = CACHED) -> Task | 
 
 
 _NUMBERED = re.compile(r"\$(\d+)")
+_TWO_WALKS = "the one walks through memory as it lies, the other across"
 
 
 @lru_cache(maxsize=4096)
@@ -54,7 +55,7 @@ def _joined(a: Task, b: Task, needed: frozenset[str], rules: Rules) -> Task | st
     if why := _ill_matched(a, b, rules):
         return why
     a, b = _normal(a), _normal(b)
-    stray = sum(astray(t.loop, rules.held_nbytes) for t in (a, b) if not across(t.loop))
+    apart = a.loop, b.loop
     met = _met_as_they_are_or_folded(a, b, rules)
     if isinstance(met, str):
         return met
@@ -66,9 +67,7 @@ def _joined(a: Task, b: Task, needed: frozenset[str], rules: Rules) -> Task | st
         return f"together they take sums or extremes of more than {FOLDED} columns"
     if _streams(made.loop, rules) > max(rules.most_streams, _streams(a.loop, rules), _streams(b.loop, rules)):
         return f"one pass would walk through more than {rules.most_streams} buffers at once"
-    if not across(made.loop) and astray(normalise(made.loop), rules.held_nbytes) > stray:
-        return "one pass would walk through memory in two orders, and no tile of it would stay in cache"
-    return made
+    return _more_astray(*apart, made.loop, rules) or made
 
 
 def _ill_matched(a: Task, b: Task, rules: Rules) -> str:
@@ -79,6 +78,17 @@ def _ill_matched(a: Task, b: Task, rules: Rules) -> str:
         return f"%{touched} is changed by one and touched by the other"
     if made := next((n for n in b.changes if n in a.makes), None):
         return f"%{made} is made by one and changed by the other"
+    return ""
+
+
+def _more_astray(a: Loop, b: Loop, made: Loop, rules: Rules) -> str:
+    """What forbids one pass because it would touch more against its order than two do; nothing where it does not."""
+    if across(made):
+        jumps = [jumping(nest) for nest, p in ((a, b), (b, a)) if across(nest) and not p.outer]
+        return _TWO_WALKS if jumps and jumping(made) > jumps[0] else ""
+    found = astray(normalise(made), rules.held_nbytes)
+    if found and found > sum(astray(x, rules.held_nbytes) for x in (a, b) if not across(x)):
+        return "one pass would walk through memory in two orders, and no tile of it would stay in cache"
     return ""
 
 
@@ -260,16 +270,27 @@ def _met_in_rows(few: Task, many: Task, rules: Rules) -> tuple[Task, Task] | Non
     return None
 
 
+def _turns(loop: Loop) -> bool:
+    """Whether a pointwise loop runs across memory in one buffer or another, whichever of its ranges it follows."""
+    last = len(loop.stages[0].inner) - 1
+    for x in loop.body:
+        moves = strides(x)
+        if moves is not None and moves.get(f"r{last}", 0) > 1 and any(moves.get(f"r{k}") == 1 for k in range(last)):
+            return True
+    return False
+
+
 def points(loop: Loop) -> int:
     """Of the largest stage, over all outer points."""
     return math.prod(map(int_of, loop.outer)) * max(math.prod(map(int_of, s.inner)) for s in loop.stages)
 
 
 def _moved_into(p: Task, nest: Task) -> Task | str:
-    """The pointwise task ``p`` over the space of a nest, by way of a buffer that both touch."""
+    """The pointwise task ``p`` over the space of a nest, by way of a buffer that both touch. What runs through memory as it
+    lies is slower across it than in a pass of its own; what does both anyhow is not."""
     if not p.loop.pointwise:
         return "the one without outer ranges is not pointwise"
-    crosses = across(nest.loop)
+    crosses = across(nest.loop) and not _turns(p.loop)
     values = nest.values
     why = "no buffer that both touch leads from the points of the one to those of the other"
     for slot, name in enumerate(p.values):
@@ -281,7 +302,7 @@ def _moved_into(p: Task, nest: Task) -> Task | str:
         for k, x in _accesses(nest.loop, values.index(name)):
             found = _over(p, nest.loop, k, x, way)
             if isinstance(found, Task) and found.loop.stages[0].inner and crosses:
-                found = "the one walks through memory as it lies, the other across"
+                found = _TWO_WALKS
             if isinstance(found, Task):
                 return found
             why = found
@@ -342,7 +363,7 @@ def _met_nests(a: Task, b: Task) -> tuple[Task, Task] | str:
     """Both have outer ranges: over the finest that divide both, in the order of the first."""
     first, second = tuple(map(int_of, a.loop.outer)), tuple(map(int_of, b.loop.outer))
     if walk(a.loop) * walk(b.loop) < 0 and not {*a.makes} & {*b.given}:  # as many rows as columns, by chance
-        return "the one walks through memory as it lies, the other across"
+        return _TWO_WALKS
     if math.prod(first) != math.prod(second):
         return f"outer ranges {list(first)} and {list(second)} have other numbers of points"
     finest = _refined(first, second)

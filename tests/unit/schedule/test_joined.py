@@ -62,6 +62,8 @@ SUM, LAST = ((4,), f"a = {X}; s = reduce sum a"), ((), "store 2 i0 s")
 CENTRED = nest((4,), 1, 1, SUM, ((4,), f"b = {X}; d = sub b s; store 1 4*i0+r0 d"))
 Y = "load 0 4*r0+i0"  # down a column
 COLUMN = ((4,), f"a = {Y}; s = reduce sum a")
+DOWN = ((4,), f"a = {Y}; s = reduce max a")
+TURNING = "a = load 0 4*r0+r1; b = load 1 r0+4*r1; c = mul a b"
 FIRST = "n = index r0; c = const 3; k = lt n c"  # true at the first three points
 LONG = 1 << 14
 MOST = 1 << 13  # columns that are summed however few their rows are
@@ -311,6 +313,24 @@ PAIRS: dict[str, Pair] = {
         task(nest((4,), 1, 2, ((4,), f"a = {Y}; store 2 4*r0+i0 a; s = reduce sum a"), ((), "store 1 i0 s")), "y", "s z"),
         "y s z",
         "more with the columns than summing",
+    ),
+    # columns, walked through side by side
+    "softmaxes of columns stored as rows, and what lies turned": Pair(
+        task(nest((4,), 1, 1, DOWN, ((4,), f"b = {Y}; d = sub b s; store 1 4*i0+r0 d")), "x", "y"),
+        task(flat(2, 1, (4, 4), f"{TURNING}; store 2 4*r0+r1 c"), "y z", "w"),
+        "w",
+    ),
+    "softmaxes of columns, and what lies turned": Pair(
+        task(nest((4,), 1, 1, DOWN, ((4,), f"b = {Y}; d = sub b s; store 1 4*r0+i0 d")), "x", "y"),
+        task(flat(2, 1, (4, 4), f"{TURNING}; store 2 4*r0+r1 c"), "y z", "w"),
+        "w",
+        "the other across",
+    ),
+    "softmaxes of columns, and what lies as they do": Pair(
+        task(nest((4,), 1, 1, DOWN, ((4,), f"b = {Y}; d = sub b s; store 1 4*r0+i0 d")), "x", "y"),
+        task(flat(1, 1, (4, 4), "a = load 0 4*r0+r1; b = add a a; store 1 4*r0+r1 b"), "y", "w"),
+        "w",
+        "used again before they are stored",
     ),
     # rows made of elements
     "elements, and a factor per row": Pair(
