@@ -55,7 +55,7 @@ from lowtide.schedule.cost import Machine
 from lowtide.schedule.estimate import estimates
 from lowtide.schedule.fusion import fuse_again, fuse_loops
 from lowtide.schedule.inline import inline, lengthened
-from lowtide.schedule.open_layouts import decide_layouts
+from lowtide.schedule.open_layouts import Decided, decide_layouts
 from lowtide.schedule.rules import Rules
 from lowtide.schedule.schedule import OpFacts, Schedule, memory_graph, reordered, schedule
 from lowtide.schedule.text import print_schedule
@@ -250,7 +250,7 @@ def decide(graph: Graph, apart: Lowered, known: Mapping[str, OpFacts], at: _Sett
         small = inlined_in_places(graph, apart, known, at)
         lowered, joined, text = join_loops(small, at)
         known = small.known
-    lowered, known, spared = stored_once(lowered, known, at)
+    lowered, known, spared = laid_out(lowered, known, at)
     if lowered.loops:
         see("fusion", text)
         see("layouts", spared)
@@ -283,7 +283,7 @@ def take_over(
     lowered = join_again(apart, known, at, before.joined)
     if lowered is None:
         return None
-    lowered, known, spared = stored_once(lowered, known, at)
+    lowered, known, spared = laid_out(lowered, known, at)
     scheduled = _scheduled(lowered, known, at.options)
     followed = follow(scheduled, before.schedule, before.plan, at.options)
     if followed is None:
@@ -346,16 +346,31 @@ def join_again(lowered: Lowered, known: Mapping[str, OpFacts], at: _Setting, bef
     return None if fused is None else replace(fused.lowered, apart=before.apart)
 
 
-def stored_once(
+def laid_out(
     lowered: Lowered, known: Mapping[str, OpFacts], at: _Setting
 ) -> tuple[Lowered, Mapping[str, OpFacts], str]:
-    """The loops without second copies, what is known of the calls, which may be given other strides then, and what went; all as
-    it was where nothing is to be fused."""
+    """The loops with all layouts decided, what is known of the calls, which may be given other strides then, and what changed;
+    all as it was where nothing is to be fused. Calls are served that copy what they are given, where that makes them copy less
+    and lifts no peak."""
     if not at.options.fuse:
         return lowered, known, ""
-    found = decide_layouts(lowered)
+
+    def costs(x: Decided, facts: Mapping[str, OpFacts]) -> tuple[int, int]:
+        steps = schedule(x.lowered.graph, facts, inplace=at.options.inplace, loops=x.lowered.loops)
+        memory = memory_graph(steps)
+        return timeline(memory).peak, sum(n.workspace for n in memory.nodes)
+
+    copying = frozenset(name for name, f in known.items() if f.workspace > 0)
+    found = decide_layouts(lowered, copying, at.target.padding)
+    facts = at.facts(found.lowered.graph) if found.notes else known
+    if found.served:
+        plain = decide_layouts(lowered, padding=at.target.padding)
+        plain_facts = at.facts(plain.lowered.graph) if plain.notes else known
+        (peak, copied), (least, most) = costs(found, facts), costs(plain, plain_facts)
+        if peak > least or copied >= most:
+            found, facts = plain, plain_facts
     told = replace(found.lowered, apart=(*lowered.apart, *found.refused))
-    return told, at.facts(told.graph) if found.notes else known, found.text()
+    return told, facts, found.text()
 
 
 def inline_within(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from lowtide.ir.layouts import Padding
 from lowtide.ir.loops import Loop
 from lowtide.program import Source
 from lowtide.schedule.rules import Rules
@@ -30,12 +31,14 @@ class Target:
 
     device: the kind, as torch names it (``cuda``, of which ``cuda:0`` is one). dtypes: of the elements that its kernels hold;
     operations on others stay library calls, all of them where there are none: then no kernel is asked for. rules: what may
-    become one kernel, and which pairs are tried first. kernel: the function of a loop.
+    become one kernel, and which pairs are tried first. padding: how far apart lines of matrices should be that its products
+    read; None where it pays to have them side by side. kernel: the function of a loop.
     sources: kernels as at most so many sources, to be built side by side.
     """
 
     device: str
     dtypes: frozenset[str]
     rules: Rules
+    padding: Padding | None
     kernel: Callable[[Loop], Kernel]
     sources: Callable[[Sequence[Kernel], int], tuple[Source, ...]]

@@ -26,8 +26,8 @@ def noted(monkeypatch: pytest.MonkeyPatch, *, decide: bool = True) -> list[str]:
     notes: list[str] = []
     real = pipeline.decide_layouts
 
-    def watched(lowered: Any) -> Decided:
-        found = real(lowered) if decide else Decided(lowered, ())
+    def watched(lowered: Any, *how: Any, **named: Any) -> Decided:
+        found = real(lowered, *how, **named) if decide else Decided(lowered, ())
         notes.extend(found.notes)
         return found
 

@@ -16,7 +16,7 @@ from lowtide.ir.loops import Loop
 from lowtide.schedule.rules import CACHED
 from lowtide.target import Kernel, Target
 
-CPU = Target(device="cpu", dtypes=frozenset(BUFFER), rules=CACHED, kernel=kernel, sources=kernel_sources)
+CPU = Target(device="cpu", dtypes=frozenset(BUFFER), rules=CACHED, padding=None, kernel=kernel, sources=kernel_sources)
 TARGETS: dict[str, Target] = {CPU.device: CPU}
 
 
@@ -27,7 +27,9 @@ def libraries_only(device: str) -> Target:
     def none(loop: Loop) -> Kernel:
         raise BugError(f"a kernel for {device} is asked for, where there are none: {loop}")
 
-    return Target(device=device, dtypes=frozenset(), rules=CACHED, kernel=none, sources=lambda kernels, parts: ())
+    return Target(
+        device=device, dtypes=frozenset(), rules=CACHED, padding=None, kernel=none, sources=lambda kernels, parts: ()
+    )
 
 
 def add_target(target: Target) -> None:

@@ -14,6 +14,8 @@ import torch
 from torch import fx
 
 from lowtide.frontend.made import call
+from lowtide.frontend.sizes import strided
+from lowtide.ir.strides import channels_last
 
 aten = torch.ops.aten
 
@@ -34,7 +36,8 @@ def unfold_batch_norm(gm: fx.GraphModule) -> None:
 
 def _is_plain(node: fx.Node) -> bool:
     x, *given = (a.meta["val"] for a in node.all_input_nodes)
-    dense = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    lies = strided(x)
+    dense = x.dim() == 4 and lies is not None and channels_last(*lies)
     return dense and all(v.dtype == x.dtype for v in given) and all(user.args[1] == 0 for user in node.users)
 
 

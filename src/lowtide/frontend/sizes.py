@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import sympy
+import torch
 
 from lowtide.core.errors import Unsupported
 from lowtide.core.reason import Reason
@@ -24,6 +25,14 @@ def dim_of(value: Any) -> Dim:
         Unsupported: the expression uses something we do not evaluate.
     """
     return value if type(value) is int else _convert(sym_expr(value))
+
+
+def strided(t: torch.Tensor) -> tuple[tuple[Dim, ...], tuple[Dim, ...]] | None:
+    """Size and strides of a tensor, in elements; None where one of them uses something that we do not evaluate."""
+    try:
+        return tuple(map(dim_of, t.shape)), tuple(map(dim_of, t.stride()))
+    except Unsupported:
+        return None
 
 
 def _convert(e: Any) -> Dim:

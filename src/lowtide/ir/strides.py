@@ -5,18 +5,22 @@ answers. Promised: for known sizes ``filled`` and ``fill_order`` undo one anothe
 answered no, and nothing is asked of anybody; the stride of a dimension of one element says nothing and is not looked at.
 
 An *order* lists the dimensions as they fill memory: neighbours along the first one lie side by side. Three dimensions row by
-row are (2, 1, 0), images with their channels last (1, 3, 2, 0).
+row are (2, 1, 0), images with their channels last (1, 3, 2, 0). The *places* of dimensions are its inverse: of those images
+(3, 0, 2, 1), since their channels come first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from lowtide.ir.graph import Layout, int_of
 from lowtide.ir.index import known_equal, mul
 from lowtide.ir.symbolic import Dim
 
 Order = tuple[int, ...]
+
+# Places of dimensions, by their number, where channels lie side by side.
+CHANNELS_LAST: Mapping[int, Order] = {4: (3, 0, 2, 1), 5: (4, 0, 3, 2, 1)}
 
 # Operations that take elements by where they lie in memory, or that say themselves where: what they read depends on the
 # strides of what they are given, and may lie outside of it.
@@ -76,6 +80,15 @@ def same_places(size: Sequence[Dim], a: Sequence[Dim], b: Sequence[Dim]) -> bool
 def in_rows(layout: Layout) -> bool:
     """Whether a layout begins where its storage begins and fills memory row by row."""
     return layout.offset == 0 and same_places(layout.size, layout.stride, filled(layout.size))
+
+
+def channels_last(size: Sequence[Dim], stride: Sequence[Dim]) -> bool:
+    """Whether images or volumes are dense with the channels of a point side by side, as far as we can tell. Of a single channel,
+    and of a number of channels that is not known, nobody can: no."""
+    places = CHANNELS_LAST.get(len(size))
+    if places is None or size[1] == 1 or not isinstance(size[1], int):
+        return False
+    return same_places(size, stride, filled(size, inverse(places)))
 
 
 def reshaped(size: Sequence[Dim], stride: Sequence[Dim], new: Sequence[Dim]) -> tuple[Dim, ...] | None:

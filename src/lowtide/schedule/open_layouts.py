@@ -1,138 +1,85 @@
-"""Open layouts: what is stored twice, perhaps in two orders, is stored once.
+"""Open layouts: what is stored twice, perhaps in two orders, is stored once; what is stored lies as those ask who read it.
 
-Comes in: Lowered after fusion, when it is known what is stored. Goes out: Lowered without second copies, a line for each
-that went, a Reason for each that stays. Promised: what the sections take and return keeps its name, and its strides; every
-layout is decided once; every access goes to the same element as before; no kernel is added, no byte lives that did not, so
-the peak of an order does not rise.
+Comes in: Lowered after fusion, when it is known what is stored; which library calls copy what they are given; how far apart the
+target wants lines. Goes out: Lowered with all layouts decided, a line for each that is not as captured, a Reason for each that
+nobody else agrees to. Promised: what the sections take and return keeps its name, and its strides; every layout is decided
+once; every access goes to the same element as before; no kernel is added. Where no call is named and lines stay as they are, no
+byte lives that did not, so the peak of an order does not rise; else operands may no longer die into results, and lines have gaps.
 
 A storage is *open* where one loop makes it, nothing changes it, no section returns it, and its readers can do with other
 strides: its maker and its readers would have it as captured, but nobody outside says so. *Twins* are two storages with the same
 elements: a loop stores one number into both, or loads it from one and stores it into the other, over all elements of both. An
 open one gives way to its twin, if everybody who reads it agrees to the other's order: loops, which reach elements by index
-arithmetic, as long as neighbours stay neighbours or a pointwise loop alone reads them; matrix products, whose matrices may lie
-by rows or by columns; all others only where no element moves. What gives way stays, where a library reads it, as a view.
+arithmetic, as long as neighbours stay neighbours or a pointwise loop alone reads them; library calls, if what they are given
+then is as they ask (``requests``). What gives way stays, where a library reads it, as a view.
+
+What is open still then may lie as a library call asks that copies it otherwise, or with its lines apart, under the same rules.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 from lowtide.core.reason import Reason
 from lowtide.core.units import format_bytes
 from lowtide.ir.build import LoopBuilder, compact
 from lowtide.ir.graph import Layout, Op, Ref, Value, int_of, refs_in
-from lowtide.ir.index import Ranges, affine, flatten, unflatten
-from lowtide.ir.layouts import Open, as_it_is, exactly, opened
+from lowtide.ir.index import affine
+from lowtide.ir.layouts import Move, Open, Padding, aligned, as_it_is, exactly, granted, like, move_of, opened
 from lowtide.ir.loops import Instr, Loop, renumbered
 from lowtide.ir.lowered import LOOP, Lowered, loop_op, pruned
 from lowtide.ir.normal import normalise
-from lowtide.ir.strides import BY_STORAGE, same_places
-from lowtide.ir.symbolic import Dim, symbol, symbols_of
+from lowtide.ir.symbolic import Dim, symbols_of
 from lowtide.ir.task import Task, divided, task_of
+from lowtide.schedule.requests import PRODUCTS, agrees, asked, places_of
 from lowtide.schedule.schedule import kept_by_caller
 
-# Matrix products, and which of their arguments are matrices, or stacks of them, that may lie by rows or by columns.
-_PRODUCTS: Mapping[str, tuple[int, ...]] = {
-    "aten.mm.default": (0, 1), "aten.bmm.default": (0, 1), "aten.addmm.default": (1, 2), "aten.baddbmm.default": (1, 2),
-}  # fmt: skip
 _STRIDED, _ALIAS = "aten.as_strided.default", "aten.alias.default"
-_LINE = 16  # elements side by side that a loop walks as well as all of a row
 
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """``lowered`` with all layouts decided; ``notes``: a line for each storage that gave way; ``refused``: why another that a
-    loop makes does not give way to its twin."""
+    """``lowered`` with all layouts decided; ``notes``: a line for each storage that gave way or lies otherwise; ``refused``: why
+    another that a loop makes does not; ``served``: how many lie as a library call asks."""
 
     lowered: Lowered
     notes: tuple[str, ...]
     refused: tuple[Reason, ...] = ()
+    served: int = 0
 
     def text(self) -> str:
-        """What is stored once, in order, and what is not."""
+        """What lies otherwise than captured, in order, and what does not."""
         return "".join(f"{line}\n" for line in (*self.notes, *map(str, self.refused)))
-
-
-@dataclass(frozen=True, slots=True)
-class Move:
-    """From the elements of a dense storage to those of its twin: for all i below ``size``, element ``sum(i * was)`` of the one is
-    element ``sum(i * now)`` of the other. ``move_of`` makes one, with as few dimensions as that takes."""
-
-    size: tuple[int, ...]
-    was: tuple[int, ...]
-    now: tuple[int, ...]
-
-    @property
-    def still(self) -> bool:
-        """Whether no element moves."""
-        return self.was == self.now
-
-    @property
-    def in_lines(self) -> bool:
-        """Whether neighbours stay neighbours, so that no loop begins to run across memory."""
-        return any(n >= _LINE and a == b == 1 for n, a, b in zip(self.size, self.was, self.now, strict=True))
-
-    @property
-    def back(self) -> Move:
-        """The move the other way."""
-        return Move(self.size, self.now, self.was)
-
-    def element(self, at: Dim, ranges: Ranges) -> Dim:
-        """Of the twin the element that ``at`` is."""
-        if self.still:
-            return at
-        index = unflatten(at, self.size, self.was, ranges)
-        assert index is not None
-        return flatten(index, self.now)
-
-    def layout(self, x: Layout) -> Layout | None:
-        """How that lies in the twin which lies as ``x`` in the storage; None where strides cannot say that."""
-        names = [f"d{k}" for k in range(len(x.size))]
-        ranges = dict(zip(names, map(int_of, x.size), strict=True))
-        found = affine(self.element(flatten(map(symbol, names), x.stride, x.offset), ranges))
-        if found is None:
-            return None
-        step, offset = found
-        return replace(x, stride=tuple(step.get(n, 0) for n in names), offset=offset)
-
-
-def move_of(size: Sequence[int], was: Sequence[int], now: Sequence[int]) -> Move | None:
-    """The move between two layouts of the same elements; None where one of them has gaps or says an element twice."""
-    order = sorted((k for k, n in enumerate(size) if n != 1), key=lambda k: was[k])
-    merged: list[tuple[int, int, int]] = []
-    for k in order:
-        if merged:
-            n, a, b = merged[-1]
-            if (was[k], now[k]) == (n * a, n * b):
-                merged[-1] = (n * size[k], a, b)
-                continue
-        merged.append((size[k], was[k], now[k]))
-    move = Move(*(tuple(x[j] for x in merged) for j in range(3)))
-    dense = all(unflatten(0, move.size, s, {}) is not None for s in (move.was, move.now))
-    return move if dense else None
 
 
 @dataclass(frozen=True, slots=True)
 class _Way:
     """``who`` may give way to its ``twin``, whose elements are its own as ``move`` says: operation ``maker`` ("" for a library
-    call, or nobody) makes the twin then, and in operation ``by`` instruction ``needless``, a store, is not needed."""
+    call, or nobody) makes the twin then, and in operation ``by`` instruction ``needless``, a store, is not needed. Where what
+    gives way is but its own strides, it is its own twin, no store is needless, and ``lies`` says what the new ones are."""
 
     who: str
     twin: str
     move: Move
     maker: str
-    by: str
-    needless: int
+    by: str = ""
+    needless: int = -1
+    lies: Layout | None = None
 
 
-def decide_layouts(lowered: Lowered) -> Decided:
-    """Decide the layouts of all open storages of a static program."""
+def decide_layouts(lowered: Lowered, copying: Set[str] = frozenset(), padding: Padding | None = None) -> Decided:
+    """Decide the layouts of all open storages of a static program. ``copying``: names of library calls that are known to copy
+    what is not as they ask, which are served if that can be. ``padding``: of what matrix products read."""
     work = _Work(lowered)
     for op in lowered.graph.ops:
         if op.target == LOOP:
             work.spare(op.name)
+    for name in list(work.layout):
+        work.serve(name, copying)
+        if padding is not None:
+            work.pad(name, padding)
     return work.decided()
 
 
@@ -159,6 +106,8 @@ class _Work:
             n: graph.value[n].layout if n in self.fixed else opened(graph.value[n].layout) for n in self.maker
         }
         self.refused: dict[tuple[str, str], str] = {}  # who does not give way to whom, and why
+        self.unmet: list[Reason] = []  # what others ask of a layout, and who is against it
+        self.served = 0
         self.standing: dict[str, list[str]] = {}
         for v in graph.values:
             self.standing.setdefault(v.storage, []).append(v.name)
@@ -166,7 +115,7 @@ class _Work:
         for op in graph.ops:
             for n in op.reads if op.target != LOOP else ():
                 self.called.setdefault(n, []).append(op)
-        self.views: dict[str, list[Op]] = {}  # what gave way and is still read, by the operation that makes its twin
+        self.views: dict[str, list[Op]] = {}  # what gave way and is still read, by the operation that made it
         self.members = {n: inside for n, inside in lowered.members.items() if n in self.tasks}
         self.notes: list[str] = []
 
@@ -242,26 +191,28 @@ class _Work:
         if not isinstance(layout, Open):
             return self.fixed.get(way.who, "another was stored as it lies")
         touched = [n for n in self.users[way.who] if n != way.by]
-        if not way.move.in_lines and not way.move.still and (why := self.not_turnable(touched, way.maker)):
+        if not way.move.in_lines and not way.move.still and (why := self.not_turnable(touched, way)):
             return why
         relaid = self.relaid(way, layout)
         if isinstance(relaid, str):
             return relaid
         changed: dict[str, Task] = {}
-        for n in dict.fromkeys((*touched, way.by)):
+        for n in dict.fromkeys((*touched, *([way.by] if way.by else ()))):
             task = self.replaced(n, way)
             if isinstance(task, str):
                 return task
             changed[n] = task
         return changed, relaid
 
-    def not_turnable(self, names: Sequence[str], maker: str) -> str:
+    def not_turnable(self, names: Sequence[str], way: _Way) -> str:
         """Why loops may not run across memory in what they touch: only pointwise ones may, which are turned tile by tile, and
-        of readers no more than the one copy that is spared. Nothing where they may."""
+        of readers no more than loops' copies that are spared. Nothing where they may."""
         if nest := next((n for n in names if not self.tasks[n].loop.pointwise), None):
             return f"%{nest} would run across memory"
-        readers = [n for n in names if n != maker]
-        return f"{', '.join(f'%{n}' for n in readers)} would run across memory for one copy" if len(readers) > 1 else ""
+        readers = [n for n in names if n != way.maker]
+        if len(readers) <= (1 if way.by else 0):
+            return ""
+        return f"{', '.join(f'%{n}' for n in readers)} would run across memory for one copy"
 
     def relaid(self, way: _Way, layout: Open) -> Mapping[str, Layout] | str:
         """Layouts on the twin of what library calls read of an open storage; a text says which cannot do with them."""
@@ -271,13 +222,14 @@ class _Work:
             v = self.values[name]
             moved = v.layout if way.move.still else way.move.layout(v.layout)
             if name == way.who and moved is not None:
-                moved = exactly(layout, moved.stride)
+                moved = way.lies or exactly(layout, moved.stride)
             if name == way.who and not calls:
                 continue  # nothing is left of it
             if moved is None:
                 return f"no strides say where %{name} would lie"
-            if not way.move.still and (against := _against(name, v.layout, moved, calls, self.values)):
-                return f"{against.target} (%{against.name}) reads %{name} as it lies"
+            against = () if way.move.still else (op for op in calls if not agrees(op, name, moved, self.values))
+            if (op := next(iter(against), None)) is not None:
+                return f"{op.target} (%{op.name}) reads %{name} as it lies"
             out[name] = moved
         return out
 
@@ -329,12 +281,56 @@ class _Work:
             self.values[name] = replace(self.values[name], layout=relaid.get(name, gone.layout), storage=way.twin)
             self.standing[way.twin].append(name)
         if way.who in relaid:
-            self.views.setdefault(way.maker or way.by, []).append(_view(self.values[way.who], twin))
+            self.views.setdefault(self.maker[way.who], []).append(_view(self.values[way.who], twin))
         del self.layout[way.who]
         self.layout[way.twin] = twin.layout
         nbytes = self.graph.nbytes[way.who]
         where = "" if way.move.still else ", in its order"
         self.notes.append(f"%{way.who} is stored once, as %{way.twin}{where}: {format_bytes(nbytes)} less")
+
+    def serve(self, name: str, copying: Set[str]) -> None:
+        """Lay an open storage as a library call asks that is known to copy it otherwise, if all who touch it agree."""
+        x = self.layout[name]
+        for op in self.called.get(name, ()) if isinstance(x, Open) else ():
+            for k in places_of(op, name) if op.name in copying else ():
+                wanted = granted(x, asked(op, k, self.values))
+                if wanted is not None and self.lay(name, wanted, f"as {op.target} (%{op.name}) asks"):
+                    self.served += 1
+                    return
+
+    def pad(self, name: str, padding: Padding) -> None:
+        """Lay an open storage with its lines apart, if a matrix product reads them and they are aligned only then."""
+        x = self.layout[name]
+        if not isinstance(x, Open):
+            return
+        wanted = like(x, as_it_is(x), padding)
+        move = _move(x, wanted)
+        read = [n for n in self.standing[name] for op in self.called.get(n, ()) if _is_matrix(op, n)]
+        for y in (self.values[n].layout for n in read) if move is not None else ():
+            moved = None if aligned(y, padding.nbytes) or move is None else move.layout(y)
+            if moved is not None and aligned(moved, padding.nbytes):
+                self.lay(name, wanted, f"with lines at multiples of {padding.nbytes} bytes")
+                return
+
+    def lay(self, name: str, wanted: Layout, how: str) -> bool:
+        """Give an open storage other strides, if all who touch it agree; whether it has them."""
+        x = self.layout[name]
+        assert isinstance(x, Open)
+        move = _move(x, wanted)
+        if move is None or move.still:
+            return False
+        way = _Way(name, name, move, self.maker[name], lies=wanted)
+        found = self.agreed(way)
+        if isinstance(found, str):
+            self.unmet.append(Reason(f"%{name} laid {how}", found))
+            return False
+        tasks, relaid = found
+        self.tasks.update(tasks)
+        for n, y in {**relaid, name: wanted}.items():
+            self.values[n] = replace(self.values[n], layout=y)
+        self.layout[name] = wanted
+        self.notes.append(f"%{name} is laid {how}")
+        return True
 
     def drop(self, name: str, maker: str) -> None:
         """A loop that has nothing left to store; its members are said to be in ``maker``."""
@@ -347,7 +343,8 @@ class _Work:
 
     def decided(self) -> Decided:
         """The program as it has become."""
-        refused = tuple(Reason(f"%{who} stored once, as %{twin}", why) for (who, twin), why in self.refused.items())
+        twice = (Reason(f"%{who} stored once, as %{twin}", why) for (who, twin), why in self.refused.items())
+        refused = (*twice, *self.unmet)
         if not self.notes:
             return Decided(self.lowered, (), refused)
         new = {n: loop_op(t.given, t.makes, t.changes, self.op[n].origin, self.name(n)) for n, t in self.tasks.items()}
@@ -357,7 +354,8 @@ class _Work:
         graph = pruned(replace(self.graph, values=values, sections=sections))
         loops = {new[n].name: t.loop for n, t in self.tasks.items()}
         members = {op.name: self.members.get(n, (n,)) for n, op in new.items() if n in self.members or op.name != n}
-        return Decided(replace(self.lowered, graph=graph, loops=loops, members=members), tuple(self.notes), refused)
+        made = replace(self.lowered, graph=graph, loops=loops, members=members)
+        return Decided(made, tuple(self.notes), refused, self.served)
 
     def name(self, name: str) -> str:
         """What an operation is called that was called like something that it no longer makes."""
@@ -376,27 +374,14 @@ class _Work:
             yield from self.views.get(op.name, ())
 
 
-def _against(name: str, was: Layout, now: Layout, calls: Sequence[Op], values: Mapping[str, Value]) -> Op | None:
-    """The first of the calls that read a value which cannot do with another layout of it; None where all can."""
-    for op in calls:  # whose results lie around what they read
-        if op.target in BY_STORAGE or (op.view and any(values[o].layout.dtype != was.dtype for o in op.outputs if o)):
-            return op
-    if was.offset == now.offset and same_places(was.size, was.stride, now.stride):
-        return None
-    matrix = len(now.size) >= 2 and _is_matrix(*(tuple(map(int_of, d[-2:])) for d in (now.size, now.stride)))
-    for op in calls:
-        if op.view:
-            continue
-        places = [k for k, a in enumerate(op.args) if name in refs_in(a)]
-        if not matrix or not places or not set(places) <= set(_PRODUCTS.get(op.target, ())):
-            return op
-    return None
+def _move(x: Open, wanted: Layout) -> Move | None:
+    """From where the elements of an open storage lie to where they would."""
+    return move_of(*(tuple(map(int_of, dims)) for dims in (x.size, x.natural, wanted.stride)), gaps=True)
 
 
-def _is_matrix(size: tuple[int, ...], stride: tuple[int, ...]) -> bool:
-    """Whether a product takes a matrix as it lies: one dimension side by side, lines apart."""
-    (m, n), (a, b) = size, stride
-    return (b == 1 and a >= n) or (a == 1 and b >= m)
+def _is_matrix(op: Op, name: str) -> bool:
+    """Whether an operation is a product of matrices, and a value is one of them."""
+    return any(k in PRODUCTS.get(op.target, ()) for k in places_of(op, name))
 
 
 def _view(value: Value, base: Value) -> Op:

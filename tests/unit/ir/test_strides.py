@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lowtide.ir.graph import Layout
 from lowtide.ir.index import flatten
-from lowtide.ir.strides import fill_order, filled, in_rows, inverse, reshaped, same_places
+from lowtide.ir.strides import channels_last, fill_order, filled, in_rows, inverse, reshaped, same_places
 from lowtide.ir.symbolic import Dim, Expr, evaluate, symbol
 
 RANKS = range(6)
@@ -62,6 +62,31 @@ def test_channels_last():
     assert filled((2, 3, 4, 5), (1, 3, 2, 0)) == (60, 1, 15, 3)
     assert fill_order((2, 3, 4, 5), (60, 1, 15, 3)) == (1, 3, 2, 0)
     assert inverse((1, 3, 2, 0)) == (3, 0, 2, 1)
+
+
+@pytest.mark.spec("IR-15")
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=2, max_size=6), st.permutations(range(4)))
+def test_channels_last_is_where_numpy_has_them(dims: list[tuple[int, int]], order: list[int]):
+    """Of images and volumes of several channels, whatever the strides of dimensions of one element."""
+    size = [n for n, _ in dims]
+    counted = np.moveaxis(np.empty([max(n, 1) for n in (*size[:1], *size[2:], size[1])], np.int8), -1, 1)
+    stride = [counted.strides[k] + (s if n == 1 else 0) for k, (n, s) in enumerate(dims)]
+    assert channels_last(size, stride) == (len(size) in (4, 5) and size[1] != 1)
+    if len(size) == 4:
+        other = filled(size, order)
+        moved = any(
+            flatten(at, other) != sum(i * s for i, s in zip(at, counted.strides, strict=True))
+            for at in itertools.product(*map(range, size))
+        )
+        assert channels_last(size, other) == (size[1] != 1 and not moved)
+
+
+@pytest.mark.spec("IR-15")
+def test_channels_last_of_unknown_sizes():
+    """Their number must be known: of a single one nobody can tell."""
+    dense = (Expr("*", (8, M, M)), 1, Expr("*", (8, M)), 8)
+    assert channels_last((N, 8, M, M), dense) and not channels_last((N, 8, M, N), dense)
+    assert not channels_last((N, M, 4, 4), filled((N, M, 4, 4), (1, 3, 2, 0)))
 
 
 @pytest.mark.spec("IR-15")

@@ -3,7 +3,6 @@ is not says why."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -15,13 +14,16 @@ from loop_programs import compute, one_by_one, programs
 
 from lowtide.core.reason import Reason
 from lowtide.ir.graph import Graph, Layout, Op, Origin, Ref, Section, Value
+from lowtide.ir.index import flatten
+from lowtide.ir.layouts import Padding
 from lowtide.ir.loops import parse_loop
 from lowtide.ir.lowered import LOOP, Lowered, check_lowered, loop_op
 from lowtide.ir.strides import filled
+from lowtide.ir.symbolic import symbol
 from lowtide.ir.verify import verify
 from lowtide.memory.lifetime import timeline
 from lowtide.schedule.fusion import fuse_loops
-from lowtide.schedule.open_layouts import Decided, Move, decide_layouts, move_of
+from lowtide.schedule.open_layouts import Decided, decide_layouts
 from lowtide.schedule.schedule import memory_graph, schedule
 
 N, M = 32, 48
@@ -307,6 +309,183 @@ def test_of_two_stores_the_first_stays_where_something_reads_it_before_the_secon
     assert same(program([(text, "x", "a b c")], "b a")).notes == ("%c is stored once, as %a: 12.0 KiB less",)
 
 
+@pytest.mark.spec("IR-12")
+def test_what_was_a_copy_of_something_saved_is_a_view_in_its_own_section() -> None:
+    """The forward section makes what is saved; the backward section copied it for a product, which takes it by columns."""
+    layouts = {"c": TALL, "y": TALL, "m": SQUARE}
+    lowered = program([MADE, COPIED, matrix("m", "c", "y")], "m", layouts)
+    (whole,) = lowered.graph.sections
+    made, *rest = whole.ops
+    forward = Section("forward", (Ref("x"),), (made,), (Ref("a"),), saved=(0,))
+    backward = Section("backward", (Ref("a"), Ref("y")), tuple(rest), whole.returns)
+    order = ("x", "a", "y", "c", "m")
+    graph = replace(lowered.graph, sections=(forward, backward), values=tuple(lowered.graph.value[n] for n in order))
+    verify(graph)
+    found = decided(replace(lowered, graph=graph))
+    assert found.notes == ("%c is stored once, as %a, in its order: 12.0 KiB less",)
+    assert [op.name for op in found.lowered.graph.sections[1].ops] == ["c", "m"]
+    assert found.lowered.graph.value["c"].layout == Layout("f64", "cpu", (M, N), (1, M))
+
+
+IMAGES = {
+    "nchw": Layout("f64", "cpu", (2, 16, 3, 8), (384, 24, 8, 1)),
+    "nhwc": Layout("f64", "cpu", (2, 16, 3, 8), (384, 1, 128, 16)),
+}
+WEIGHT = Layout("f64", "cpu", (16, 16, 1, 1), (16, 1, 16, 16))
+
+
+def image(to: str, operation: str = "neg") -> str:
+    """A loop over an image that reads and stores where its elements lie."""
+    index = flatten([symbol(f"r{k}") for k in range(4)], IMAGES[to].stride)
+    return f"""loop [] in(f64) out(f64)
+  stage [2, 16, 3, 8]
+    v0: f64 = load 0 [{index}]
+    v1: f64 = {operation} v0
+    v2: f64 = store 1 [{index}] v1
+"""
+
+
+def convolved(*more: tuple[str, str, str], weight: Layout = WEIGHT, returns: str = "m") -> Lowered:
+    """A loop makes an image channel by channel, a convolution whose weight has its channels last reads it, perhaps others do."""
+    layouts = dict.fromkeys("xab", IMAGES["nchw"]) | {"m": IMAGES["nhwc"], "w": weight}
+    call_ = Op("m", "aten.convolution.default", (Ref("a"), Ref("w")), (), ("m",))
+    return program([(image("nchw"), "x", "a"), *more, call_], returns, layouts)
+
+
+@pytest.mark.spec("IR-14", "IR-52")
+def test_an_open_image_is_laid_as_a_convolution_asks_that_copies_it() -> None:
+    """Its channels last, since those of the weight are; the loop that makes it stores it so."""
+    assert decide_layouts(convolved()).notes == (), "which does not copy, as far as anybody knows"
+    found = decide_layouts(convolved(), frozenset("m"))
+    verify(found.lowered.graph)
+    check_lowered(found.lowered)
+    assert found.notes == ("%a is laid as aten.convolution.default (%m) asks",) and found.served == 1
+    assert found.lowered.graph.value["a"].layout == IMAGES["nhwc"]
+    was, now = (
+        {n: np.asarray(x) for n, x in compute(replace(y, graph=unread(y.graph))).items()}
+        for y in (convolved(), found.lowered)
+    )
+    lies = was["a"].reshape(2, 16, 3, 8), now["a"].reshape(2, 3, 8, 16)
+    assert np.array_equal(lies[0], lies[1].transpose(0, 3, 1, 2))
+    assert decide_layouts(found.lowered, frozenset("m")).notes == (), "what lies as asked stays"
+
+
+def unread(graph: Graph) -> Graph:
+    """The graph without its library calls, which returns what they read."""
+    (section,) = graph.sections
+    ops = tuple(op for op in section.ops if op.target == LOOP)
+    kept = {n for op in ops for n in (*op.reads, *op.outputs)}
+    inputs = tuple(i for i in section.inputs if isinstance(i, Ref) and i.name in kept)
+    section = replace(section, ops=ops, inputs=inputs, returns=(Ref("a"),))
+    return replace(graph, sections=(section,), values=tuple(v for v in graph.values if v.name in kept))
+
+
+@pytest.mark.spec("IR-14", "IR-52")
+@pytest.mark.parametrize("why", ["by rows", "returned", "another reads it", "it follows the image"])
+def test_a_request_that_cannot_be_met_stays_a_copy(why: str) -> None:
+    plain = Layout("f64", "cpu", (16, 16, 1, 1), (16, 1, 1, 1))
+    cases = {
+        "by rows": (convolved(weight=replace(plain, size=(16, 16, 1, 1))), []),
+        "returned": (convolved(returns="m a"), []),
+        "another reads it": (
+            convolved((image("nchw", "abs"), "a", "b"), returns="m b"),
+            ["%b would run across memory for one copy"],
+        ),
+        "it follows the image": (convolved(weight=replace(WEIGHT, size=(16, 16, 3, 3), stride=(144, 9, 3, 1))), []),
+    }
+    lowered, refused = cases[why]
+    found = decide_layouts(lowered, frozenset("m"))
+    assert found.notes == () and found.served == 0
+    assert [r.because for r in found.refused] == refused
+    assert all(r.what == "%a laid as aten.convolution.default (%m) asks" for r in found.refused)
+
+
+@pytest.mark.spec("IR-52")
+def test_attention_reads_keys_and_values_wherever_their_rows_lie() -> None:
+    """Heads first or tokens first: neither is copied for it."""
+    heads, tokens = Layout("f64", "cpu", (1, 3, 32, 16), (1536, 512, 16, 1)), (1536, 16, 48, 1)
+    swapped = """loop [] in(f64) out(f64)
+  stage [3, 32, 16]
+    v0: f64 = load 0 [((r0*512)+(r1*16)+r2)]
+    v1: f64 = store 1 [((r0*16)+(r1*48)+r2)] v0
+"""
+    made = swapped.replace("((r0*16)+(r1*48)+r2)", "((r0*512)+(r1*16)+r2)").replace("] v0", "] v1")
+    made = made.replace("    v1: f64 = store", "    v1: f64 = neg v0\n    v2: f64 = store")
+    layouts = {
+        "a": heads,
+        "c": replace(heads, stride=tokens),
+        "o": heads,
+        "q": heads,
+    }
+    attend = Op(
+        "o", "aten._scaled_dot_product_flash_attention_for_cpu.default", (Ref("q"), Ref("a"), Ref("a")), (), ("o",)
+    )
+    other = Op("e", "aten.softmax.int", (Ref("c"), 1), (), ("e",))
+    ops = [(made, "x", "a"), (swapped, "a", "c"), attend, other]
+    found = decided(program(ops, "o e", layouts | {"e": layouts["c"]}))
+    assert found.refused == ()
+    assert found.notes == ("%a is stored once, as %c, in its order: 12.0 KiB less",)
+    assert found.lowered.graph.value["a"].layout.stride[1:] == tokens[1:]
+    byname = replace(attend, args=(Ref("q"), Ref("q"), Ref("a")), kwargs=(("attn_mask", Ref("a")),))
+    asks = replace(attend, args=(Ref("a"), Ref("q"), Ref("q")))  # results lie as queries do
+    for kept in (byname, asks):
+        assert decided(program([*ops[:2], kept, other], "o e", layouts | {"e": layouts["c"]})).notes == ()
+
+
+FAR = Padding(nbytes=64, above=16)
+
+
+@pytest.mark.spec("IR-16", "IR-20")
+@pytest.mark.parametrize("read", ["whole", "rows", "from the third column", "by softmax", "flat", "returned"])
+def test_lines_that_products_read_are_moved_apart_where_that_aligns_them(read: str) -> None:
+    """45 columns of eight bytes: at multiples of 64 bytes once there is room for 48. A part that begins elsewhere stays
+    unaligned, and what is read as one line has no room between lines."""
+    wide, width = Layout("f64", "cpu", (N, 45), (45, 1)), 45
+    store = pointwise(f"((r0*{width})+r1)", f"((r0*{width})+r1)").replace(f"[{N}, {M}]", f"[{N}, {width}]")
+    parts = {
+        "rows": Op("p", "aten.slice.Tensor", (Ref("a"), 0, 8, 16), (), ("p",), view=True),
+        "from the third column": Op("p", "aten.slice.Tensor", (Ref("a"), 1, 3, 45), (), ("p",), view=True),
+        "flat": Op("p", "aten.view.default", (Ref("a"), (N * 45,)), (), ("p",), view=True),
+    }
+    shapes = {
+        "rows": Layout("f64", "cpu", (8, 45), (45, 1), 8 * 45),
+        "from the third column": Layout("f64", "cpu", (N, 42), (45, 1), 3),
+        "flat": Layout("f64", "cpu", (N * 45,), (1,)),
+    }
+    part = [parts[read]] if read in parts else []
+    other = [call("aten.softmax.int", "q", "p")] if read == "flat" else []
+    name = "p" if part and read != "flat" else "a"
+    product = call("aten.softmax.int", "m", "a") if read == "by softmax" else matrix("m", name, "y")
+    layouts = {
+        "x": wide,
+        "a": wide,
+        "p": shapes.get(read, wide),
+        "y": Layout("f64", "cpu", (45, N), (N, 1)),
+        "m": SQUARE,
+        "q": shapes["flat"],
+    }
+    lowered = program(
+        [(store, "x", "a"), *part, *other, product], "m q" if other else "m a" if read == "returned" else "m", layouts
+    )
+    found = decide_layouts(lowered, padding=FAR)
+    verify(found.lowered.graph)
+    check_lowered(found.lowered)
+    graph = found.lowered.graph
+    if read in ("whole", "rows"):
+        assert found.notes == ("%a is laid with lines at multiples of 64 bytes",)
+        assert graph.value[name].layout.stride == (48, 1) and int(str(graph.value[name].layout.offset)) % 48 == 0
+        assert graph.nbytes["a"] == ((N - 1) * 48 + 45) * 8, "gaps count, but for one behind the last line"
+        was, now = (
+            np.asarray(compute(replace(y, graph=unread(y.graph)))["a"]).ravel() for y in (lowered, found.lowered)
+        )
+        assert np.array_equal(was, np.append(now, np.zeros(3)).reshape(N, 48)[:, :45].ravel())
+        assert decide_layouts(found.lowered, padding=FAR).notes == ()
+    else:
+        assert found.notes == () and graph.value["a"].layout.stride == (45, 1)
+        assert [r.because for r in found.refused] == (["no strides say where %p would lie"] if read == "flat" else [])
+    assert decide_layouts(lowered).notes == (), "lines are side by side where nobody asks for room"
+
+
 BATCHES = Layout("f64", "cpu", (2, 3, 16), (48, 16, 1))
 SWAPPED = """loop [] in(f64) out(f64)
   stage [2, 3, 16]
@@ -353,43 +532,3 @@ def test_what_is_read_by_where_it_lies_in_memory_stays(why: str) -> None:
     assert len(decided(program([made, (SWAPPED, "a", "c"), part, plain], "c q", layouts)).notes) == 1, (
         "it may move else"
     )
-
-
-MOVES = st.permutations(range(3)).flatmap(
-    lambda order: st.tuples(st.tuples(*[st.integers(1, 4)] * 3), st.just(tuple(order)), st.permutations(range(3)))
-)
-
-
-@pytest.mark.spec("IR-12")
-@given(MOVES)
-def test_a_move_takes_every_element_and_every_view_along(
-    drawn: tuple[tuple[int, ...], Sequence[int], Sequence[int]],
-) -> None:
-    size, first, second = drawn
-    was, now = (tuple(int(str(s)) for s in filled(size, order)) for order in (first, second))
-    move = move_of(size, was, now)
-    assert move is not None and move.back.back == move
-    to = {
-        sum(i * s for i, s in zip(at, was, strict=True)): sum(i * s for i, s in zip(at, now, strict=True))
-        for at in itertools.product(*map(range, size))
-    }
-    assert all(move.element(a, {}) == b and move.back.element(b, {}) == a for a, b in to.items())
-    for d in range(3):  # every second one along a dimension, the others in another order
-        sliced = tuple((n + (k == d)) // (2 if k == d else 1) for k, n in enumerate(size))
-        x = Layout("f64", "cpu", sliced, tuple(s * (2 if k == d else 1) for k, s in enumerate(was)))
-        y = move.layout(x)
-        assert y is not None
-        for at in itertools.product(*map(range, sliced)):
-            a, b = (sum(i * int(str(s)) for i, s in zip(at, z.stride, strict=True)) for z in (x, y))
-            assert to[a] == b + int(str(y.offset))
-
-
-@pytest.mark.spec("IR-12")
-def test_only_dense_layouts_move() -> None:
-    assert move_of((2, 3), (3, 1), (1, 2)) == Move((3, 2), (1, 3), (2, 1))
-    assert move_of((2, 3, 4), (12, 4, 1), (12, 4, 1)) == Move((24,), (1,), (1,)), "as few dimensions as it takes"
-    assert move_of((2, 3), (4, 1), (1, 2)) is None and move_of((2, 3), (0, 1), (1, 2)) is None
-    flat = Layout("f64", "cpu", (6,), (1,))
-    turned = Move((3, 2), (1, 3), (2, 1))
-    assert turned.layout(flat) is None, "no strides say that"
-    assert turned.layout(Layout("f64", "cpu", (3,), (1,), 3)) == Layout("f64", "cpu", (3,), (2,), 1)

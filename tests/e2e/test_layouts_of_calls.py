@@ -1,0 +1,128 @@
+"""What library calls ask of the layouts that loops give them, and a target that wants lines apart, from PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import lowtide
+from lowtide import pipeline
+from lowtide.codegen import targets
+from lowtide.ir.graph import Layout, Ref
+from lowtide.ir.layouts import Padding, aligned, fits
+from lowtide.runtime.records import records
+from lowtide.schedule.requests import asked
+from lowtide.schedule.schedule import Schedule
+
+pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore")]
+VERIFIED = {"verify": True}
+
+
+def schedules() -> list[Schedule]:
+    return [p.schedule for r in records() for p in r.planned]
+
+
+def operands(of: str) -> Iterator[tuple[Layout, bool]]:
+    """Of the calls whose name begins so, and those only: what each reads, and whether that lies as it asks."""
+    for s in schedules():
+        for step in s.steps:
+            for k, a in enumerate(step.op.args[:3]) if step.op.target.startswith(of) else ():
+                if isinstance(a, Ref):
+                    x = s.graph.value[a.name].layout
+                    yield x, fits(x, asked(step.op, k, s.graph.value))
+
+
+class Gated(nn.Module):
+    """A gradient comes to the convolution from a product with what lies channel by channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(8, 16, 3, padding=1).to(memory_format=torch.channels_last)
+        self.gate = nn.Parameter(torch.randn(2, 16, 12, 12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.conv(x).contiguous() * self.gate).tanh().square().sum()
+
+
+def step(model: nn.Module, x: Tensor) -> tuple[lowtide.MemoryAnalysis, list[Tensor]]:
+    """The second step of a model under Lowtide: its bytes, its gradients."""
+    torch.compiler.reset()
+    f = torch.compile(model, backend="lowtide", options=VERIFIED)
+
+    def run() -> None:
+        f(x).backward()
+
+    run()
+    model.zero_grad(set_to_none=True)
+    found = lowtide.memory_analysis(run)
+    return found, [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+
+@pytest.mark.spec("IR-14", "IR-52")
+def test_a_gradient_is_laid_as_the_convolution_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Channel by channel, as eager has it, the library would copy it; the same gradients to the bit, in the same strides."""
+    torch.manual_seed(0)
+    model, x = Gated(), torch.randn(2, 8, 12, 12).to(memory_format=torch.channels_last)
+    model(x).backward()
+    wanted = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    model.zero_grad(set_to_none=True)
+    with monkeypatch.context() as m:
+        real = pipeline.decide_layouts
+        m.setattr(pipeline, "decide_layouts", lambda lowered, copying, padding: real(lowered))
+        before, plain = step(model, x)
+        copied = sum(not met for _, met in operands("aten.convolution"))
+        workspace = sum(s.facts.workspace for made in schedules() for s in made.steps)
+    model.zero_grad(set_to_none=True)
+    after, grads = step(model, x)
+    assert copied == 1 and all(met for _, met in operands("aten.convolution")), "one copy fewer"
+    assert workspace - sum(s.facts.workspace for made in schedules() for s in made.steps) >= 2 * 16 * 12 * 12 * 4
+    assert after.promised_peak_bytes <= before.promised_peak_bytes
+    assert 0 <= after.measured_peak_bytes - after.promised_peak_bytes <= 4, "autograd's own gradient of the loss"
+    for a, b, c in zip(grads, plain, wanted, strict=True):
+        assert torch.equal(a, b) and a.stride() == c.stride()
+        torch.testing.assert_close(a, c)
+
+
+@pytest.mark.spec("IR-16", "IR-20")
+def test_a_target_may_have_lines_of_matrices_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of 77 numbers at multiples of 64 bytes: the same numbers, gaps are promised and measured. The CPU has none."""
+    torch.manual_seed(0)
+    w, x = torch.randn(77, 40), torch.randn(300, 77)
+
+    def f(x: Tensor) -> Tensor:
+        return torch.mm(functional.gelu(x) + 1, w)
+
+    found: dict[bool, lowtide.MemoryAnalysis] = {}
+    for apart in (False, True):
+        if apart:
+            monkeypatch.setitem(targets.TARGETS, "cpu", replace(targets.CPU, padding=Padding(nbytes=64, above=64)))
+        torch.compiler.reset()
+        g = torch.compile(f, backend="lowtide", options=VERIFIED)
+        torch.testing.assert_close(g(x), f(x))
+        found[apart] = lowtide.memory_analysis(lambda: g(x))  # noqa: B023
+        (left, _) = next(operands("aten.mm"))
+        assert left.stride == ((80, 1) if apart else (77, 1)) and aligned(left, 64) is apart
+        assert found[apart].promised_peak_bytes == found[apart].measured_peak_bytes
+    gaps = 299 * 3 * 4
+    assert found[True].promised_peak_bytes - found[False].promised_peak_bytes == gaps, (
+        "but for one behind the last line"
+    )
+    assert targets.CPU.padding is None
+
+
+@pytest.mark.spec("IR-52")
+def test_attention_takes_keys_and_values_as_they_lie() -> None:
+    """Rows apart in any way: the bits of what lies head by head, in the same strides."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 3, 40, 16) for _ in range(3))
+    call = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+    tokens = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in (q, k, v)]
+    wide = [torch.cat([x, x], 3)[..., :16] for x in (q, k, v)]
+    for other in (tokens, wide):
+        for a, b in zip(call(q, k, v), call(q, *other[1:]), strict=True):
+            assert torch.equal(a, b) and a.stride() == b.stride()
