@@ -166,11 +166,14 @@ def test_branches_and_loops_have_a_piece_of_each_slab(
     def f(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         h = (x * 2).sin()
         d = (h + 1).to(device) * 2
+        wide = (
+            d.repeat(1, 16) * 2
+        ).sin()  # larger than what is inside, so that this does not begin where the slab does
         a, b = torch.cond(x.sum() > 0, yes, no, (h, d))
         i, e, y = torch._higher_order_ops.while_loop(
-            lambda i, d, x: i < 3, turn, (torch.zeros((), dtype=torch.int64), b + 1, a * 2)
+            lambda i, d, x: i < 3, turn, (torch.zeros((), dtype=torch.int64), b + wide[:, :64], a * 2)
         )
-        return (y + h).cos(), (e + d).sin(), i
+        return (y + h).cos(), (e + d).sin() + (wide + 1).cos().sum(), i
 
     call = planned(f, torch.randn(4, 64), shapes=ROWS, verify=True)
     for n, sign in itertools.product((4, 16, 4, 40), (1, -1, 1)):
