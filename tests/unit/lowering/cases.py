@@ -31,20 +31,8 @@ def _unary() -> Iterator[Call]:
         yield f"aten.{name}.default", (t(4, 6)[:, ::2].t(),), {}
         yield f"aten.{name}.default", (t(0, 3),), {}
         yield f"aten.{name}.default", (t(),), {}
-    for name in [
-        "exp",
-        "sqrt",
-        "sigmoid",
-        "neg",
-        "abs",
-        "sign",
-        "floor",
-        "square",
-        "sin",
-        "log",
-        "logical_not",
-        "relu",
-    ]:
+    whole = ["exp", "sqrt", "sigmoid", "neg", "abs", "sign", "floor", "square", "sin", "log", "logical_not", "relu"]
+    for name in whole:
         for dtype in (I64, I32):
             yield f"aten.{name}.default", (t(3, 5, dtype=dtype),), {}
     for dtype in (BOOL, I64, U8):
