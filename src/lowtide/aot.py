@@ -79,7 +79,7 @@ def plan_at_run_time(
     verify: bool = False,
     reorder: bool = True,
 ) -> RunTimePlanned:
-    """Run an exported program from one slab whose layout is learned: the first run allocates as PyTorch does.
+    """Run an exported program from one slab per device whose layout is learned: the first run allocates as PyTorch does.
 
     strategy: ``packed`` (offsets by size and life), ``groups`` (storage groups without sizes), ``separate`` (no sharing), or
         a function from lives to a strategy. out_variants: off, nothing is managed. manage_outputs: results in a slab of
