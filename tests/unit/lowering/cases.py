@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Iterator
 
 import lists
+import searches
 import torch
 import windows
 from samples import BF16, BOOL, F16, F32, F64, FLOATS, I32, I64, U8, Call, t
@@ -568,15 +569,6 @@ def _meeting() -> Iterator[Call]:
         yield "aten.bucketize.Tensor", (t(4, 6, dtype=d), edges), {"right": True, "out_int32": True}
         yield "aten.searchsorted.Tensor", (t(4, 9, dtype=d).sort().values, t(4, 5, dtype=d)), {"side": "right"}
         yield "aten.searchsorted.Tensor", (edges, t(dtype=d)), {}
-        many = t(2, 301, dtype=d)
-        values = torch.cat([t(2, 40, dtype=d, edge=True), many[:, ::60]], 1)
-        for right in (False, True):
-            yield "aten.searchsorted.Tensor", (many.sort().values, values), {"right": right}
-            yield "aten.searchsorted.Tensor", (many, values), {"right": right, "sorter": many.argsort()}
-            yield "aten.bucketize.Tensor", (values, many[0].sort().values), {"right": right}
-        few = t(2, 9, dtype=d)
-        yield "aten.searchsorted.Tensor", (few, values), {"sorter": few.argsort(), "out_int32": True}
-        yield "aten.bucketize.Tensor", (values, t(300, dtype=d)), {}  # which do not ascend
         yield "aten.pixel_shuffle.default", (t(2, 12, 3, 4, dtype=d), 2), {}
         yield "aten.pixel_unshuffle.default", (t(2, 3, 4, 6, dtype=d), 2), {}
         yield "aten.channel_shuffle.default", (t(2, 6, 3, dtype=d), 3), {}
@@ -594,5 +586,5 @@ SECTIONS = {
     "movement": _movement, "indexing": _indexing, "pooling": windows.pooling, "scatter": _scatter,
     "rearranging": _rearranging, "curves": _curves, "losses": _losses, "more rows": _more_rows,
     "others of kinds": _others_of_kinds, "large windows": windows.large_windows, "resampling": windows.resampling,
-    "running": _running, "lists": lists.calls, "meeting": _meeting,
+    "running": _running, "lists": lists.calls, "searches": searches.calls, "meeting": _meeting,
 }  # fmt: skip
