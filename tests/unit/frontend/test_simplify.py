@@ -305,19 +305,6 @@ def test_batch_normalisation_with_known_statistics_is_a_product_and_a_sum(affine
     assert not count(other, aten.addcmul.default)
 
 
-@pytest.mark.spec("IR-15")
-def test_channels_last_of_unknown_sizes_is_asked_without_a_guard():
-    def f(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-        return aten._native_batch_norm_legit_no_training(x * 2, w, w, w, w.exp(), 0.1, 1e-5)[0]
-
-    given = (torch.randn(2, 6, 9, 7).to(memory_format=torch.channels_last), torch.randn(6))
-    gm = make_fx(f, tracing_mode="symbolic")(*given)
-    environment = gm.graph.find_nodes(op="placeholder")[0].meta["val"].shape[0].node.shape_env
-    before = list(environment.guards)
-    unfold_batch_norm(gm)
-    assert list(environment.guards) == before
-
-
 def test_a_network_of_convolutions_gives_eagers_numbers_with_a_kept_promise():
     net = nn.Sequential(
         nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1, groups=4),
