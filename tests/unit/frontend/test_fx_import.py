@@ -311,16 +311,16 @@ def test_statistics_of_mixed_normalisations_have_the_type_that_they_really_have(
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda v: (v, [v, v]), "has a list among its results"),
-        (lambda v: (v, 3), "has a int among its results"),
+        (lambda v: (v, "word"), "has a str among its results"),
+        (lambda v: (v, {1.5: v}), "has a dict among its results"),
         (lambda v: 1.5, "gives a scalar that depends on data"),
-        (lambda v: {"a": v}, "returns a dict"),
+        (lambda v: "word", "returns a str"),
         (lambda v: (v, v.to_sparse()), "torch.sparse_coo values are not planned"),
     ],
-    ids=["nested", "number", "scalar", "dict", "sparse"],
+    ids=["text in a list", "key", "scalar", "text", "sparse"],
 )
 def test_results_of_another_kind_are_named(make: Callable[[torch.Tensor], Any], says: str):
-    """A call gives nothing, a tensor, or a flat list of tensors; what is not taken out of a list may be anything."""
+    """A call gives nothing, a tensor, or a nest of tensors and numbers; what is not taken out of it may be anything."""
     gm = make_fx(lambda x: [aten.split.Tensor(x, 2)[1] * 2], tracing_mode="fake")(X)
     gm.graph.eliminate_dead_code()
     (call,) = gm.graph.find_nodes(op="call_function", target=aten.split.Tensor)
