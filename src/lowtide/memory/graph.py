@@ -24,7 +24,7 @@ The rules, in full:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -48,6 +48,14 @@ class Buffer:
 def may_share(dying: Buffer, born: Buffer) -> bool:
     """Whether one storage may continue in the bytes of another at all: on one device, and of its usual allocator."""
     return dying.device == born.device and not dying.allocator and not born.allocator
+
+
+def storages(buffers: Iterable[Buffer]) -> dict[str, str]:
+    """Name -> name of the buffer that owns the bytes, for buffers that stand behind those that they are aliases of."""
+    out: dict[str, str] = {}
+    for b in buffers:
+        out[b.name] = b.name if b.alias_of is None else out[b.alias_of]
+    return out
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +88,7 @@ class MemoryGraph:
     @cached_property
     def storage(self) -> Mapping[str, str]:
         """Name -> name of the buffer that owns the bytes (chains of aliases followed)."""
-        out: dict[str, str] = {}
-        for b in self.buffers:
-            out[b.name] = b.name if b.alias_of is None else out[b.alias_of]
-        return out
+        return storages(self.buffers)
 
     @cached_property
     def predecessors(self) -> tuple[tuple[int, ...], ...]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from lowtide.core import codec
 from lowtide.core.codec import VERSION, Cursor
 from lowtide.core.errors import VerifyError
-from lowtide.memory.graph import Buffer, MemoryGraph, Node
+from lowtide.memory.graph import Buffer, MemoryGraph, Node, storages
 from lowtide.memory.groups import gather, grouped
 from lowtide.memory.sort import positions
 
@@ -144,24 +144,19 @@ class _Reader:
     def __init__(self, buffers: dict[str, Buffer], names: dict[str, int]) -> None:
         self.buffers, self.names = buffers, names
         self.writer: dict[str, str] = {}
+        self.storage = storages(buffers.values())
         self.parts: dict[str, str] = {}  # storage -> a node that wrote some name of it
 
     def source(self, name: str) -> str | None:
         """What a name stands for now: the node that wrote it or the nearest thing under it, or the input; else None."""
-        root, at = name, name
+        at: str | None = name
         while at is not None:
             if at in self.writer:
                 return self.writer[at]
             if self.buffers[at].input:
                 return at
-            root, at = at, self.buffers[at].alias_of
-        return self.parts.get(root)
-
-    def root(self, name: str) -> str:
-        """The buffer whose bytes ``name`` stands on."""
-        while (under := self.buffers[name].alias_of) is not None:
-            name = under
-        return name
+            at = self.buffers[at].alias_of
+        return self.parts.get(self.storage[name])
 
     def node(self, at: Cursor) -> Node:
         """The node at a place of the list."""
@@ -173,7 +168,7 @@ class _Reader:
         for x in f["writes"].items() if "writes" in f else ():
             writes.append(self._write(x, name))
             self.writer[writes[-1]] = name
-            self.parts[self.root(writes[-1])] = name
+            self.parts[self.storage[writes[-1]]] = name
         pairs = tuple(_pair(x, reads, writes) for x in f["inplace"].items()) if "inplace" in f else ()
         return Node(
             name,

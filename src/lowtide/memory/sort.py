@@ -6,28 +6,30 @@ needs, nothing recurses; a cycle is given as the nodes along it.
 
 Who needs whom is said by names, since each is written once: the reader of a buffer needs its writer, or, where nothing
 writes that name, the writer of the nearest one under it, or of all parts of it; the writer of an alias needs the writer of
-the bytes under it; every node needs its ``after``. A list in order says more by itself: a reader may stand between those who
-write parts of what it reads, or in front of the one who changes it, and reads what is there.
+the bytes under it; every node needs its ``after``. A list in order may say one thing by itself: a reader that needs all
+parts may stand between those who write them, and reads what is there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from lowtide.core.errors import VerifyError
-from lowtide.memory.graph import Buffer, Node
+from lowtide.memory.graph import Buffer, Node, storages
 
 
 def positions(nodes: Sequence[Node], buffers: Mapping[str, Buffer]) -> tuple[int, ...]:
     """Positions of nodes in an order in which each runs after what it needs. Names that nothing declares or writes need
-    nothing.
+    nothing. ``buffers`` stand behind those that they are aliases of.
 
     Raises:
         VerifyError: ``cycle``, with the nodes along it: not all can be placed.
     """
-    if _in_order(nodes, buffers):
+    needs = _needs(nodes, buffers)
+    if all(_behind(i, need) for i, need in enumerate(needs)):
         return tuple(range(len(nodes)))
-    order, cycle = sort(_needs(nodes, buffers))
+    order, cycle = sort([sorted(need.writers | need.parts) for need in needs])
     if cycle:
         raise VerifyError("cycle", " needs ".join(nodes[i].name for i in cycle))
     return order
@@ -59,52 +61,48 @@ def sort(needs: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], tuple[int, ..
     return tuple(order), ()
 
 
-def _in_order(nodes: Sequence[Node], buffers: Mapping[str, Buffer]) -> bool:
-    """Whether every node stands behind one that gives it what it needs."""
-    names = {n.name for n in nodes}
-    seen: set[str] = set()
-    there: set[str] = set()  # written so far, and the bytes of which a part is
-    for node in nodes:
-        if any(a in names and a not in seen for a in node.after if a != node.name):
-            return False
-        for name in node.reads:
-            if not any(b in there or buffers[b].input for b in _under(name, buffers)):
-                return False
-        seen.add(node.name)
-        there.update(b for w in node.writes for b in (w, *tuple(_under(w, buffers))[-1:]))
-    return True
+@dataclass(frozen=True, slots=True)
+class _Need:
+    """What a node needs, itself left out: positions of nodes that must run before it, and of those that write parts of what
+    it reads."""
+
+    writers: set[int]
+    parts: set[int]
 
 
-def _needs(nodes: Sequence[Node], buffers: Mapping[str, Buffer]) -> list[list[int]]:
-    """For each node the positions of those that it needs, ascending, never itself."""
+def _behind(i: int, need: _Need) -> bool:
+    """Whether the node at ``i`` stands where a list in order may have it."""
+    return max(need.writers, default=-1) < i and min(need.parts, default=-1) < i
+
+
+def _needs(nodes: Sequence[Node], buffers: Mapping[str, Buffer]) -> list[_Need]:
     at = {n.name: i for i, n in enumerate(nodes)}
+    storage = storages(buffers.values())
     writer: dict[str, int] = {}
     parts: dict[str, list[int]] = {}
     for i, node in enumerate(nodes):
         for w in node.writes:
             writer.setdefault(w, i)
-            for root in tuple(_under(w, buffers))[-1:]:
-                parts.setdefault(root, []).append(i)
-    out: list[list[int]] = []
+            if w in storage:
+                parts.setdefault(storage[w], []).append(i)
+    made: dict[str, int] = {}  # name -> the writer of the nearest one under it, or of itself
+    for name, b in buffers.items():
+        source = writer.get(name, None if b.alias_of is None else made.get(b.alias_of))
+        if source is not None:
+            made[name] = source
+    out: list[_Need] = []
     for i, node in enumerate(nodes):
-        found = {at[a] for a in node.after if a in at}
+        need = _Need({at[a] for a in node.after if a in at}, set())
         for name in node.reads:
-            under = tuple(_under(name, buffers))
-            made = next((writer[b] for b in under if b in writer), None)
-            if made is not None:
-                found.add(made)
-            elif under and not buffers[under[-1]].input:
-                found.update(parts.get(under[-1], ()))
+            if name in made:
+                need.writers.add(made[name])
+            elif name in storage and not buffers[storage[name]].input:
+                need.parts.update(parts.get(storage[name], ()))
         for name in node.writes:
-            found.update(next(([writer[b]] for b in tuple(_under(name, buffers))[1:] if b in writer), ()))
-        out.append(sorted(found - {i}))
+            under = buffers[name].alias_of if name in buffers else None
+            if under in made:
+                need.writers.add(made[under])
+        need.writers.discard(i)
+        need.parts.discard(i)
+        out.append(need)
     return out
-
-
-def _under(name: str, buffers: Mapping[str, Buffer]) -> Iterator[str]:
-    """A buffer and those on which it stands, down to the one that owns the bytes; none where nothing declares it."""
-    while (found := buffers.get(name)) is not None:
-        yield name
-        if found.alias_of is None:
-            return
-        name = found.alias_of

@@ -46,10 +46,39 @@ def test_each_kind_of_need_is_kept():
 
 @pytest.mark.spec("SC-22")
 def test_bytes_written_in_parts_wait_for_all_of_them_unless_the_list_says_otherwise():
-    y = {n: Buffer(n, 0, alias_of="y") for n in ("left", "right")} | {"y": Buffer("y", 8)}
+    y = {"y": Buffer("y", 8)} | {n: Buffer(n, 0, alias_of="y") for n in ("left", "right")}
     left, right, user = Node("l", (), ("left",)), Node("r", (), ("right",)), Node("u", ("y",))
     assert positions((user, right, left), y) == (1, 2, 0)
     assert positions((left, user, right), y) == (0, 1, 2)
+
+
+LATE, MAKE = Node("late", ("new",)), Node("make", (), ("x",))
+
+
+@pytest.mark.spec("SC-22")
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        pytest.param(
+            (MAKE, LATE, Node("change", ("x",), ("new",))), (0, 2, 1), id="reader of new bytes before old ones go"
+        ),
+        pytest.param(
+            (MAKE, Node("l", ("view",)), Node("c", ("x",), ("new",))), (0, 2, 1), id="another name of new bytes"
+        ),
+        pytest.param((Node("second", (), ("new",)), MAKE, LATE), (1, 0, 2), id="writes"),
+    ],
+)
+def test_a_list_out_of_order_is_not_kept(given, expected):
+    buffers = {b.name: b for b in (Buffer("x", 4), Buffer("new", 0, alias_of="x"), Buffer("view", 0, alias_of="new"))}
+    assert positions(given, buffers) == expected
+
+
+@pytest.mark.spec("SC-22")
+def test_parts_of_which_the_second_is_read_too_early():
+    y = {"y": Buffer("y", 8)} | {n: Buffer(n, 0, alias_of="y") for n in ("left", "right")}
+    left, user, right = Node("l", (), ("left",)), Node("u", ("right",)), Node("r", (), ("right",))
+    assert positions((left, user, right), y) == (0, 2, 1)
+    assert positions((left, right, user), y) == (0, 1, 2)
 
 
 @pytest.mark.spec("SC-22", "PK-14")
