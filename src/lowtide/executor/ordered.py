@@ -4,6 +4,7 @@ Comes in: a Block, facts, the sizes of a run. Goes out: a Block; the same one wh
 Promised: the numbers are the same, and so is what a failing check leaves behind. Beside what storages and effects say
 (``schedule.memory_graph``), a line runs after
 
+* the view with a place of its own (it makes a symbol known, or may be a copy) on which what it reads stands;
 * the line that binds a symbol which it needs, or which a view of what it reads needs: where several know a symbol, the
   first does;
 * every check of a number on which a symbol that it needs depends;
@@ -72,17 +73,24 @@ def waits(block: Block) -> dict[str, tuple[str, ...]]:
     """For each line that is more than a view the names of those that it must run after, though it takes no bytes from them."""
     known = block.known_at
     needs = _needs(block)
+    made_by: dict[str, frozenset[str]] = {}  # value -> the line of a view with a place of its own under it
     roots: dict[str, frozenset[str]] = {}  # what was bound here of that from which a number was computed
     checks: list[tuple[str, frozenset[str]]] = []
     acted: str | None = None
     out: dict[str, tuple[str, ...]] = {}
     for i, line in enumerate(block.lines):
+        made = [o for o in line.op.outputs if o is not None]
+        under_views = frozenset[str]().union(*(made_by.get(r, frozenset()) for r in line.op.reads))
         if _is_free(line):
+            made_by.update(dict.fromkeys(made, under_views))
             continue
+        if line.kind == VIEW:
+            made_by.update(dict.fromkeys(made, frozenset((line.op.name,))))
         wanted = sorted(s for s in needs[line.op.name] if 0 <= known.get(s, -1) < i)
         found = dict.fromkeys(block.lines[known[s]].op.name for s in wanted)
         under = frozenset[str]().union(*(roots.get(s, frozenset((s,))) for s in wanted))
         found |= dict.fromkeys(name for name, about in checks if about & under)
+        found |= dict.fromkeys(sorted(under_views))
         if _acts(line):
             found |= {acted: None} if acted is not None else {}
             acted = line.op.name

@@ -95,7 +95,21 @@ def chosen(x: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
     return first + second, kept
 
 
-PROGRAMS = (sized, numbers, drawn, changed, chosen)
+def picked(x: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+    """Data says where a view begins, and others stand on it."""
+    h = x * 2
+    row = h[mask.sum().item() - 2]
+    return row * 3, row.unsqueeze(0).exp(), row.sum(), h.sum(0)
+
+
+def reshaped(x: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+    """Views that may turn out to be copies."""
+    h = x[mask] * 2
+    flat, turned = torch.ops.aten.reshape(h, [-1]), torch.ops.aten.reshape(h.t(), [-1])
+    return flat * 3, turned[1:].exp(), h.sum(0)
+
+
+PROGRAMS = (sized, numbers, drawn, changed, chosen, picked, reshaped)
 
 
 def draws(n: int) -> tuple[Tensor, Tensor]:
