@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -73,7 +74,7 @@ def test_a_gradient_is_laid_as_the_convolution_asks(monkeypatch: pytest.MonkeyPa
     model.zero_grad(set_to_none=True)
     with monkeypatch.context() as m:
         real = pipeline.decide_layouts
-        m.setattr(pipeline, "decide_layouts", lambda lowered, copying, padding: real(lowered))
+        m.setattr(pipeline, "decide_layouts", lambda lowered, *_, **__: real(lowered))
         before, plain = step(model, x)
         copied = sum(not met for _, met in operands("aten.convolution"))
         workspace = sum(s.facts.workspace for made in schedules() for s in made.steps)
@@ -126,3 +127,63 @@ def test_attention_takes_keys_and_values_as_they_lie() -> None:
     for other in (tokens, wide):
         for a, b in zip(call(q, k, v), call(q, *other[1:]), strict=True):
             assert torch.equal(a, b) and a.stride() == b.stride()
+
+
+@pytest.mark.spec("IR-12")
+def test_a_copy_of_what_is_given_is_a_view_of_where_that_lies_now() -> None:
+    """Of the second half of a tensor too, when the first half came before: Dynamo guards no offset."""
+    torch.manual_seed(0)
+    big, y = torch.randn(64, 48), torch.randn(32, 8)
+
+    def f(x: Tensor, y: Tensor) -> Tensor:
+        return x.T.contiguous() @ y
+
+    torch.compiler.reset()
+    g = torch.compile(f, backend="lowtide", options=VERIFIED)
+    for x in (big[:32], big[32:]):
+        torch.testing.assert_close(g(x, y), f(x, y))
+    assert any(op.target == "aten.as_strided.default" for s in schedules() for op in s.graph.ops), "a view of ours"
+
+
+class Turned(torch.autograd.Function):
+    """What is saved is a copy's source in the backward section."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        h = x.exp()
+        ctx.save_for_backward(h)
+        return h + 1
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Tensor:
+        (h,) = ctx.saved_tensors
+        return h @ (h.T.contiguous() @ grads[0])
+
+
+@pytest.mark.spec("IR-12")
+def test_a_copy_of_what_was_saved_is_a_view_of_where_that_lies_now() -> None:
+    """Hooks may give back what was saved as a part of a larger buffer."""
+    torch.manual_seed(0)
+    x, g = torch.randn(24, 16), torch.randn(24, 16)
+
+    def within(saved: Tensor) -> Tensor:
+        buffer = torch.zeros(saved.numel() + 1000)
+        return buffer[1000 - 10 : -10].view(saved.shape).copy_(saved)
+
+    def f(x: Tensor) -> Tensor:
+        return Turned.apply(x) * 2  # type: ignore[no-untyped-call]
+
+    torch.compiler.reset()
+    compiled = torch.compile(f, backend="lowtide", options=VERIFIED)
+    found: list[Tensor] = []
+    for h in (f, compiled):
+        leaf = x.clone().requires_grad_()
+        if h is compiled:
+            h(leaf).backward(g)
+            leaf.grad = None
+        with torch.autograd.graph.saved_tensors_hooks(lambda saved: saved, within):
+            h(leaf).backward(g)
+        assert leaf.grad is not None
+        found.append(leaf.grad)
+    torch.testing.assert_close(found[1], found[0])
+    assert any(op.target == "aten.as_strided.default" for s in schedules() for op in s.graph.ops), "a view of ours"

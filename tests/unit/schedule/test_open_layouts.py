@@ -261,7 +261,7 @@ def test_products_take_what_gave_way_as_a_view() -> None:
     view = found.lowered.graph.value["a"]
     assert (view.storage, view.layout.size, view.layout.stride) == ("c", SIZE, (1, N))
     (op,) = (op for op in found.lowered.graph.ops if op.view)
-    assert (op.target, op.args) == ("aten.as_strided.default", (Ref("c"), SIZE, (1, N), 0))
+    assert (op.target, op.args) == ("aten.as_strided.default", (Ref("c"), SIZE, (1, N))), "from where %c begins"
     part = Op("p", "aten.slice.Tensor", (Ref("a"), 1, 0, M, 2), (), ("p",), view=True)
     layouts |= {"p": Layout("f64", "cpu", (N, M // 2), (M, 2)), "y": Layout("f64", "cpu", (M // 2, N), (N, 1))}
     found = decided(program([MADE, COPIED, part, matrix("m", "p", "y"), other], "m d", layouts))
