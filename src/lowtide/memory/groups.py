@@ -34,8 +34,9 @@ def grouped(graph: MemoryGraph) -> bool:
     return any(n.group for n in graph.nodes)
 
 
-def gather(graph: MemoryGraph) -> Gathered:
-    """Each group as one node, whose workspace is the most that it holds for itself at once.
+def gather(graph: MemoryGraph, device: str | None = None) -> Gathered:
+    """Each group as one node, whose workspace is the most that it holds for itself at once, on one device (None: all of them
+    added up).
 
     Raises:
         VerifyError: ``group``, something outside needs one member and is needed by another.
@@ -46,7 +47,7 @@ def gather(graph: MemoryGraph) -> Gathered:
         raise VerifyError("group", " needs ".join(_title(graph, units[k]) for k in cycle))
     names = [graph.nodes[u[0]].name for u in units]
     inner = _inner(graph, units)
-    nodes = tuple(_node(graph, units[k], tuple(names[p] for p in needs[k]), inner) for k in order)
+    nodes = tuple(_node(graph, units[k], tuple(names[p] for p in needs[k]), inner, device) for k in order)
     return Gathered(MemoryGraph(graph.buffers, nodes), tuple(units[k] for k in order))
 
 
@@ -68,8 +69,8 @@ def _title(graph: MemoryGraph, unit: Sequence[int]) -> str:
     return f"group {first.group}" if first.group else first.name
 
 
-def _inner(graph: MemoryGraph, units: Sequence[Sequence[int]]) -> Mapping[str, int]:
-    """Storages that one unit makes and nothing else touches -> that unit's first node."""
+def _inner(graph: MemoryGraph, units: Sequence[Sequence[int]]) -> Mapping[int, set[str]]:
+    """A unit's first node -> the storages that the unit makes and nothing else touches."""
     users: dict[str, set[int]] = {}
     made: set[str] = set()
     for u in units:
@@ -79,22 +80,29 @@ def _inner(graph: MemoryGraph, units: Sequence[Sequence[int]]) -> Mapping[str, i
             for name in (*n.reads, *n.writes):
                 users.setdefault(graph.storage[name], set()).add(u[0])
     kept = {graph.storage[b.name] for b in graph.buffers if b.output or b.input}
-    return {s: min(used) for s, used in users.items() if len(used) == 1 and s in made and s not in kept}
+    inner: dict[int, set[str]] = {}
+    for s, used in users.items():
+        if len(used) == 1 and s in made and s not in kept:
+            inner.setdefault(min(used), set()).add(s)
+    return inner
 
 
-def _node(graph: MemoryGraph, unit: Sequence[int], after: tuple[str, ...], inner: Mapping[str, int]) -> Node:
+def _node(
+    graph: MemoryGraph, unit: Sequence[int], after: tuple[str, ...], inner: Mapping[int, set[str]], device: str | None
+) -> Node:
     first = graph.nodes[unit[0]]
     if len(unit) == 1:
         return replace(first, after=after, group="")
     nodes = [graph.nodes[i] for i in unit]
-    own = {s for s, k in inner.items() if k == unit[0]}
+    own = inner.get(unit[0], set[str]())
     last = {graph.storage[name]: k for k, n in enumerate(nodes) for name in (*n.reads, *n.writes)}
     held: set[str] = set()
     most = 0
     for k, n in enumerate(nodes):
         held |= {s for w in n.writes if (s := graph.storage[w]) in own}
-        most = max(most, n.workspace + sum(graph.buffer[s].nbytes for s in held))
+        counted = sum(b.nbytes for s in held if (b := graph.buffer[s]).device == (device or b.device))
+        most = max(most, counted + (n.workspace if n.device == (device or n.device) else 0))
         held = {s for s in held if last[s] > k}
     writes = dict.fromkeys(w for n in nodes for w in n.writes if graph.storage[w] not in own)
     reads = dict.fromkeys(r for n in nodes for r in n.reads if graph.storage[r] not in own and r not in writes)
-    return Node(first.name, tuple(reads), tuple(writes), after, most, device=first.device)
+    return Node(first.name, tuple(reads), tuple(writes), after, most, device=device or first.device)

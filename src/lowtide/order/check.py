@@ -31,20 +31,27 @@ def check_order(graph: MemoryGraph, order: Sequence[int]) -> None:
     for i, node in enumerate(graph.nodes):
         if i not in position:
             raise VerifyError("permutation", f"{node.name} is missing")
+    ended: set[str] = set()
     for before, at in pairwise(range(len(order))):
-        group = graph.nodes[order[before]].group
-        if group and group != graph.nodes[order[at]].group and any(graph.nodes[i].group == group for i in order[at:]):
-            raise VerifyError("group", f"{graph.nodes[order[at]].name} at {at} stands within the group {group}")
+        group, following = graph.nodes[order[before]].group, graph.nodes[order[at]].group
+        if group != following:
+            ended.add(group)
+            if following and following in ended:
+                raise VerifyError(
+                    "group", f"{graph.nodes[order[before]].name} at {before} stands within the group {following}"
+                )
     index = {node.name: i for i, node in enumerate(graph.nodes)}
     base = {b.name: b.alias_of for b in graph.buffers}
+    bottom: dict[str, str] = {}
+    for name, under in base.items():
+        bottom[name] = name if under is None else bottom[under]
     given = {b.name for b in graph.buffers if b.input}
     written_by: dict[str, int] = {}
     through_alias: dict[str, list[int]] = {}
     for i, node in enumerate(graph.nodes):
         for name in node.reads:
             source = _writer_of(name, base, written_by)
-            bottom = _bottom(name, base)
-            parts = [] if bottom in given else through_alias.get(bottom, [])
+            parts = [] if bottom[name] in given else through_alias.get(bottom[name], [])
             for part in parts if source is None else [source]:
                 _need(graph, position, part, i, "read", f"reads {name}")
         for name in node.writes:
@@ -56,7 +63,7 @@ def check_order(graph: MemoryGraph, order: Sequence[int]) -> None:
             _need(graph, position, index[name], i, "after", f"comes after {name}")
         for name in node.writes:
             written_by[name] = i
-            through_alias.setdefault(_bottom(name, base), []).append(i)
+            through_alias.setdefault(bottom[name], []).append(i)
 
 
 def _writer_of(name: str, base: dict[str, str | None], written_by: dict[str, int]) -> int | None:
@@ -66,12 +73,6 @@ def _writer_of(name: str, base: dict[str, str | None], written_by: dict[str, int
             return written_by[at]
         at = base[at]
     return None
-
-
-def _bottom(name: str, base: dict[str, str | None]) -> str:
-    while (under := base[name]) is not None:
-        name = under
-    return name
 
 
 def _need(graph: MemoryGraph, position: dict[int, int], first: int | None, then: int, clause: str, why: str) -> None:

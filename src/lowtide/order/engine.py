@@ -1,8 +1,9 @@
 """The order engine: least peak of live bytes, with a proved lower bound, under a budget of search steps.
 
 Comes in: a MemoryGraph. Goes out: an OrderResult. Promised: the order passes the independent checker, its peak is
-never above the best of the classic orders, ``status`` is OPTIMAL only if the peak equals the proved bound, and the same
-graph and budget give the same result on any machine (the clock is an emergency stop only, and recorded).
+never above the best of the classic orders (of groups, where there are any), ``status`` is OPTIMAL only if the peak equals the
+proved bound, and the same graph and budget give the same result on any machine (the clock is an emergency stop only, and
+recorded).
 """
 
 from __future__ import annotations
@@ -80,10 +81,11 @@ def reorder(
     Raises:
         VerifyError: ``group``, as ``memory.groups.gather``.
     """
+    deadline = time.monotonic() + emergency_seconds
     if grouped(graph):
-        return _of_groups(graph, budget_steps, objective, progress, device, emergency_seconds)
+        return _of_groups(graph, budget_steps, objective, progress, device, deadline)
     flat = flatten(graph, device=device)
-    search = _Search(flat, budget_steps, progress, time.monotonic() + emergency_seconds)
+    search = _Search(flat, budget_steps, progress, deadline)
     search.enter()
     search.search()
     order, peak = search.order, search.peak
@@ -91,10 +93,7 @@ def reorder(
     if objective is not None:
         order, peak, candidates = least_objective(graph, flat, search.tried, objective, search.budget)
     check_order(graph, order)
-    closed = peak <= search.bound
-    stopped = "proved" if closed else search.stopped_by
-    status = "OPTIMAL" if closed else "FEASIBLE"
-    return OrderResult(tuple(order), peak, search.bound, search.bound_name, status, candidates, search.steps, stopped)
+    return _result(search, order, peak, (search.bound, search.bound_name), candidates)
 
 
 def _of_groups(
@@ -103,34 +102,45 @@ def _of_groups(
     objective: Objective | None,
     progress: Progress | None,
     device: str | None,
-    emergency_seconds: float,
+    deadline: float,
 ) -> OrderResult:
-    """An order in which groups stand side by side: that of the graph with a node per group, judged and bounded by the whole."""
-    gathered = gather(graph)
-    found = reorder(
-        gathered.graph,
-        budget_steps=budget_steps,
-        progress=progress,
-        device=device,
-        emergency_seconds=emergency_seconds,
-    )
+    """An order in which groups stand side by side: the best of those that are tried of the graph with a node per group, judged
+    and bounded by the whole graph. ``progress`` is told peaks of the former, which are not below those of the latter."""
+    gathered = gather(graph, device)
     flat = flatten(graph, device=device)
-    tried = {"program": gathered.spelled(range(len(gathered.members))), "search": gathered.spelled(found.order)}
-    candidates = {
-        name: peak_bytes(flat, order) if objective is None else objective(graph, order) for name, order in tried.items()
-    }
+    bound, name = end_bound(flat)
+
+    def tell(steps: int, peak: int, _: int) -> None:
+        if progress is not None:
+            progress(steps, peak, bound)
+
+    def judge(order: Sequence[int]) -> int:
+        return peak_bytes(flat, order) if objective is None else objective(graph, order)
+
+    search = _Search(flatten(gathered.graph, device=device), budget_steps, tell, deadline)
+    search.enter()
+    search.search()
+    tried = {way: gathered.spelled(order) for way, order in search.tried.items()}
+    candidates = {way: judge(order) for way, order in tried.items()}
     best = min(candidates, key=candidates.__getitem__)
     order, peak = tried[best], candidates[best]
     check_order(graph, order)
-    bound, name = end_bound(flat)
-    steps = default_budget(flat.n) if budget_steps is None else budget_steps
-    cut, cut_name, _ = cut_bound(flat, order, live_bytes(flat, order), bound, 20_000 + steps // 4, [-1] * flat.n)
-    if cut > bound:
-        bound, name = cut, cut_name
-    if peak <= bound:
-        return OrderResult(order, peak, bound, name, "OPTIMAL", candidates, found.steps, "proved")
-    stopped = "stuck" if found.stopped_by == "proved" else found.stopped_by
-    return OrderResult(order, peak, bound, name, "FEASIBLE", candidates, found.steps, stopped)
+    if peak > bound and search.steps < search.budget:
+        most = min(20_000 + search.budget // 4, search.budget - search.steps)
+        cut, cut_name, used = cut_bound(flat, order, live_bytes(flat, order), bound, most, [-1] * flat.n)
+        search.steps += used
+        if cut > bound:
+            bound, name = cut, cut_name
+    return _result(search, order, peak, (bound, name), candidates)
+
+
+def _result(
+    search: _Search, order: Sequence[int], peak: int, bound: tuple[int, str], candidates: Mapping[str, int]
+) -> OrderResult:
+    closed = peak <= bound[0]
+    stopped = "proved" if closed else search.stopped_by
+    status = "OPTIMAL" if closed else "FEASIBLE"
+    return OrderResult(tuple(order), peak, *bound, status, candidates, search.steps, stopped)
 
 
 class _Search:

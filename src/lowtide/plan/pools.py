@@ -106,7 +106,8 @@ def plan_pools(
 
 def _regions(late: Sequence[Request], alignment: int) -> dict[tuple[str, str], list[_Open]]:
     """Regions of unknown size, by device and allocator: a request moves into the first of its own expression that ends where
-    the request begins."""
+    the request begins; requests have one span each, and equal hints
+    where their expressions are equal."""
     found: dict[tuple[str, str], list[_Open]] = {}
     for r in sorted(late, key=lambda r: (r.ranges.begin, r.ranges.end, r.name)):
         regions = found.setdefault((r.device, r.allocator), [])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import permutations
 
@@ -93,6 +94,46 @@ def test_a_group_is_one_node_that_holds_what_its_members_hold_at_once():
     sizes = (Buffer("s", 100), Buffer("t", 10), Buffer("u", 60, output=True))
     (node,) = gather(MemoryGraph(sizes, chain)).graph.nodes
     assert (node.writes, node.workspace) == (("u",), 115)  # while q runs; s has ended when r does
+
+
+@pytest.mark.spec("SC-09")
+def test_bytes_of_a_group_count_on_their_own_device():
+    buffers = (Buffer("s", 100, "cuda:0"), Buffer("t", 10), Buffer("u", 60, "cuda:0", output=True))
+    nodes = (
+        Node("p", (), ("s",), group="g"),
+        Node("q", ("s",), ("t",), workspace=5, group="g"),
+        Node("r", ("t",), ("u",), workspace=20, group="g", device="cuda:0"),
+    )
+    g = MemoryGraph(buffers, nodes)
+    found = [gather(g, device).graph.nodes[0] for device in (None, "cpu", "cuda:0")]
+    assert [(n.workspace, n.device) for n in found] == [(115, "cpu"), (15, "cpu"), (100, "cuda:0")]
+    assert [reorder(g, device=device).peak for device in (None, "cpu", "cuda:0")] == [115, 15, 100]
+
+
+@pytest.mark.spec("SC-09")
+def test_every_order_that_was_tried_is_judged_with_its_groups_by_the_objective_too():
+    g = in_groups(LARGE, x="g", v="g")
+    plain = reorder(g)
+    assert {"program", "search"} < set(plain.candidates) == set(reorder(LARGE).candidates)
+
+    def late(graph: MemoryGraph, order: Sequence[int]) -> int:
+        return 1000 - 10 * list(order).index(0)
+
+    found = reorder(g, objective=late)
+    assert set(found.candidates) == set(plain.candidates)
+    assert found.peak == late(g, found.order) == min(found.candidates.values())
+
+
+@pytest.mark.spec("SC-09")
+def test_steps_of_groups_stay_within_the_budget_and_progress_tells_the_bound_of_the_whole():
+    mixed = graphs.make("gnp", 3, 40)
+    mixed = replace(mixed, nodes=tuple(replace(n, group="g" if k < 2 else "") for k, n in enumerate(mixed.nodes)))
+    none = reorder(mixed, budget_steps=0)
+    assert (none.steps, none.stopped_by) == (0, "budget")
+    told: list[tuple[int, int, int]] = []
+    found = reorder(mixed, progress=lambda *now: told.append(now))
+    assert found.steps > 0
+    assert told and all(bound <= found.lower_bound for _, _, bound in told)
 
 
 @pytest.mark.spec("SC-09")
