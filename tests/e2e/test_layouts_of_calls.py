@@ -187,3 +187,20 @@ def test_a_copy_of_what_was_saved_is_a_view_of_where_that_lies_now() -> None:
         found.append(leaf.grad)
     torch.testing.assert_close(found[1], found[0])
     assert any(op.target == "aten.as_strided.default" for s in schedules() for op in s.graph.ops), "a view of ours"
+
+
+@pytest.mark.spec("IR-12")
+def test_a_place_in_the_storage_of_what_is_given_is_eagers() -> None:
+    """Not one that follows where the tensor begins: the same element of any part. A loop and a library call read it."""
+    torch.manual_seed(0)
+    big, y = torch.randn(64, 8), torch.randn(4, 8)
+
+    def f(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        part = torch.as_strided(x[1:], (4, 4), (8, 1), 8)
+        return part.sin(), part @ y, torch.as_strided(x, (4, 4), (8, 1)).sin()
+
+    torch.compiler.reset()
+    g = torch.compile(f, backend="lowtide", options=VERIFIED)
+    for x in (big[:32], big[32:]):
+        for ours, eagers in zip(g(x, y), f(x, y), strict=True):
+            torch.testing.assert_close(ours, eagers)

@@ -172,8 +172,10 @@ def _read_once(graph: Graph, section: Section) -> dict[str, Op]:
 
 
 def _roots(graph: Graph, section: Section) -> Mapping[str, str]:
-    """View -> the value of this section on whose bytes it stands, through views of the same dtype."""
+    """View -> the value of this section on whose bytes it stands, through views of the same dtype. What a program says by its
+    place in the storage of what is given is no part of that: where the latter begins is known at run time only."""
     out: dict[str, str] = {}
+    given = {n for a in section.inputs for n in refs_in(a)}
     for op in section.ops:
         if not op.view:
             continue
@@ -182,6 +184,7 @@ def _roots(graph: Graph, section: Section) -> Mapping[str, str]:
                 continue
             base = next(r for r in op.reads if graph.value[r].storage == graph.value[o].storage)
             root = out.get(base, base)
-            if graph.value[root].layout.dtype == graph.value[o].layout.dtype:
+            placed = root in given and op.target == "aten.as_strided.default" and (len(op.args) > 3 or op.kwargs)
+            if graph.value[root].layout.dtype == graph.value[o].layout.dtype and not placed:
                 out[o] = root
     return out
