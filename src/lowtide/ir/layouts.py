@@ -43,7 +43,13 @@ class Padding:
 
 
 def opened(layout: Layout) -> Open:
-    """What is left of a layout when its strides are only a wish."""
+    """What is left of a layout when its strides are only a wish.
+
+    Raises:
+        ValueError: it does not begin where its storage begins, which nothing open can say.
+    """
+    if layout.offset != 0:
+        raise ValueError(f"begins at element {layout.offset} of its storage")
     return Open(layout.dtype, layout.device, layout.size, layout.stride)
 
 
@@ -254,4 +260,14 @@ def move_of(size: Sequence[int], was: Sequence[int], now: Sequence[int], *, gaps
         merged.append((size[k], was[k], now[k]))
     move = Move(*(tuple(x[j] for x in merged) for j in range(3)))
     dense = all(unflatten(0, move.size, s, {}) is not None for s in (move.was, *(() if gaps else (move.now,))))
-    return move if dense else None
+    return move if dense and _far_enough(move.size, move.now) else None
+
+
+def _far_enough(size: Sequence[int], stride: Sequence[int]) -> bool:
+    """Whether each dimension steps over all that those of smaller strides reach, so that no two elements share a place."""
+    reach = 0
+    for step, n in sorted(zip(stride, size, strict=True)):
+        if n > 1 and step <= reach:
+            return False
+        reach += step * (n - 1)
+    return True

@@ -102,6 +102,8 @@ class _Work:
         self.fixed = dict.fromkeys(self.changed, "it is changed")
         self.fixed |= dict.fromkeys(returned, "a later section receives it as it was captured")
         self.fixed |= dict.fromkeys(kept_by_caller(graph), "the caller gets to keep it")
+        inside = (n for n in self.maker if graph.value[n].layout.offset != 0)
+        self.fixed |= dict.fromkeys(inside, "it does not begin where its storage begins")
         self.layout: dict[str, Open | Layout] = {
             n: graph.value[n].layout if n in self.fixed else opened(graph.value[n].layout) for n in self.maker
         }

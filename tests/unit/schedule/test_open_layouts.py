@@ -252,6 +252,15 @@ def test_what_is_saved_for_a_later_section_stays_as_captured() -> None:
     assert {r.because for r in found.refused} == {"a later section receives it as it was captured"}
 
 
+@pytest.mark.spec("IR-12")
+def test_what_does_not_begin_where_its_storage_begins_stays() -> None:
+    """Its offset is not lost when others are decided; nobody lays it otherwise."""
+    later = Layout("f64", "cpu", SIZE, filled(SIZE), 64)
+    ops = [MADE, COPIED, (pointwise(BY_ROWS, operation="abs"), "a", "b"), matrix("m", "b", "y")]
+    found = decide_layouts(program(ops, "c m", {"c": TALL, "b": later, "y": TALL, "m": SQUARE}), padding=FAR)
+    assert found.notes and found.lowered.graph.value["b"].layout == later
+
+
 @pytest.mark.spec("IR-52")
 def test_products_take_what_gave_way_as_a_view() -> None:
     """Column by column, which is how they take the second matrix anyhow; a slice of every second column they would copy."""
