@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from hypothesis import strategies as st  # noqa: E402
 
 import lowtide  # noqa: E402
 from lowtide.executor.shaping import compiled  # noqa: E402
+from lowtide.executor.streams import OnStreams  # noqa: E402
 from running import D, planned  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")]
@@ -134,9 +136,9 @@ def test_only_the_slab_that_is_too_small_is_made_anew(device: str) -> None:
         agree(call(x, y), f(x, y))
         if n + m > 664 or len(slabs) == 1:
             (frame,) = call.executor.idle
-            slabs.append({d: s.start for d, s in frame.slab.parts.items()} if frame.slab is not None else {})
-    assert slabs[1]["cpu"] == slabs[0]["cpu"], "the host's did for the larger input of the device"
-    assert slabs[-1][f"{device}:0"] == slabs[1][f"{device}:0"]
+            slabs.append(dict(frame.slabs()))  # held, or a new one may take the place of an old one
+    assert slabs[1]["cpu"] is slabs[0]["cpu"], "the host's did for the larger input of the device"
+    assert slabs[-1][f"{device}:0"] is slabs[1][f"{device}:0"]
 
 
 @pytest.mark.spec("RT-32", "RT-31", "IR-64", "IR-65", "G1")
@@ -258,6 +260,25 @@ def test_an_instance_goes_to_another_stream_once_the_work_is_done(device: str, l
         call(x)
     assert len(call.executor.idle) == 2, "a third stream needs no third instance"
     assert library.lowtide_test_recorded() == recorded + 1, "the allocator was told that it uses the bytes too"
+
+
+@pytest.mark.spec("RT-32", "RT-30")
+def test_an_instance_that_another_call_took_and_left_meanwhile_is_looked_at_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Taken(list[Any]):
+        """Each instance was used on a stream that works, just before it is taken."""
+
+        def remove(self, value: Any) -> None:
+            super().remove(value)
+            value.left = (SimpleNamespace(query=lambda: False),)
+
+    frame: Any = SimpleNamespace(left=("this stream",))
+    streams = OnStreams(Taken([frame]), ["some:0"])
+    monkeypatch.setattr(streams, "_current", lambda: ("this stream",))
+    with pytest.raises(IndexError):
+        streams.take()
+    assert streams.idle == [frame]
 
 
 @pytest.mark.spec("RT-32", "RT-16", "RT-26")

@@ -31,14 +31,16 @@ class OnStreams:
         """
         now = self._current()
         waiting = self.idle[::-1]
-        for frame in (f for f in waiting if f.left == now):
-            if self._is_ours(frame):
-                return frame
-        for frame in (f for f in waiting if f.left != now):
-            if all(s.query() for s in frame.left) and self._is_ours(frame):
+        for frame in (*(f for f in waiting if f.left == now), *(f for f in waiting if f.left != now)):
+            if not _is_done(frame, now) or not self._is_ours(frame):
+                continue
+            if not _is_done(frame, now):  # another call took it since it was looked at, and left it on its own streams
+                self.idle.insert(0, frame)
+                continue
+            if frame.left != now:
                 for slab in {s for f in frame.everyone() for s in f.slabs().values() if s.device != "cpu"}:
                     slab.base.record_stream(now[self.devices.index(slab.device)])
-                return frame
+            return frame
         raise IndexError("no instance is idle")
 
     def leave(self, frame: Frame) -> None:
@@ -56,3 +58,8 @@ class OnStreams:
         except ValueError:
             return False
         return True
+
+
+def _is_done(frame: Frame, now: tuple[torch.Stream, ...]) -> bool:
+    """Whether the work on an instance's bytes is done, or comes first on the streams of ``now``."""
+    return frame.left == now or all(s.query() for s in frame.left)

@@ -16,7 +16,7 @@ from torch import Tensor  # noqa: E402
 
 from lowtide import plan_at_run_time  # noqa: E402
 from lowtide.executor import ordered  # noqa: E402
-from lowtide.executor.capture import ASSERT  # noqa: E402
+from lowtide.executor.capture import ASSERT, import_block  # noqa: E402
 from lowtide.memory.graph import MemoryGraph  # noqa: E402
 from running import D, Net  # noqa: E402
 
@@ -102,14 +102,7 @@ def picked(x: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
     return row * 3, row.unsqueeze(0).exp(), row.sum(), h.sum(0)
 
 
-def reshaped(x: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
-    """Views that may turn out to be copies."""
-    h = x[mask] * 2
-    flat, turned = torch.ops.aten.reshape(h, [-1]), torch.ops.aten.reshape(h.t(), [-1])
-    return flat * 3, turned[1:].exp(), h.sum(0)
-
-
-PROGRAMS = (sized, numbers, drawn, changed, chosen, picked, reshaped)
+PROGRAMS = (sized, numbers, drawn, changed, chosen, picked)
 
 
 def draws(n: int) -> tuple[Tensor, Tensor]:
@@ -155,6 +148,32 @@ def test_whoever_uses_a_symbol_waits_for_the_first_that_knows_it():
     assert of["aten.cat.default"] == (u, v, check) and of["aten.zeros.default"] == ()
     assert of["aten.ones.default"] == (u, v, check) and of["aten.full.default"] == (v,)
     assert of["aten.sum.default"] == (u, check) and later[u] == later[v] == ()
+
+
+@pytest.mark.spec("SC-16")
+def test_what_reads_a_view_that_may_be_a_copy_waits_for_it():
+    from torch._subclasses.fake_tensor import FakeTensorMode  # the graph needs values of that kind
+
+    graph, mode = torch.fx.Graph(), FakeTensorMode()
+
+    def node(op: Any, *args: Any) -> Any:
+        made = graph.call_function(op, args)
+        with mode:
+            made.meta["val"] = op(*(a.meta["val"] if isinstance(a, torch.fx.Node) else a for a in args))
+        return made
+
+    x, aten = graph.placeholder("x"), torch.ops.aten
+    with mode:
+        x.meta["val"] = torch.empty(7, 3)
+    turned = node(aten.t.default, node(aten.mul.Tensor, x, 2))
+    flat = node(aten.reshape.default, turned, [-1])
+    rows = node(aten.unsqueeze.default, flat, 0)
+    graph.output((node(aten.exp.default, flat), node(aten.sin.default, rows), node(aten.cos.default, turned)))
+    block, _ = import_block("views", torch.fx.GraphModule(torch.nn.Module(), graph))
+    assert [line.op.target for line in block.lines if line.computed] == ["aten.reshape.default"]
+    later = {line.op.target: ordered.waits(block).get(line.op.name) for line in block.lines}
+    waiting = [later[f"aten.{name}.default"] for name in ("exp", "sin", "cos")]
+    assert waiting == [("reshape_default",), ("reshape_default",), ()]
 
 
 def halved(x: Tensor, mask: Tensor) -> Tensor:
