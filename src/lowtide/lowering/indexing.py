@@ -103,42 +103,33 @@ def _index_select(site: Site, self: Arg, dim: int, index: Arg) -> None:
     _picked(site, self, dim, lambda n, at, d: n.load(index, [] if one else [at[d] if at else 0]))
 
 
-COUNTED = 128  # boundaries that every value is compared with; among more of them it is searched
-
-
 def _boundary(site: Site, boundaries: Arg, self: Arg, right: bool, sorter: Arg = None) -> None:
     """How many boundaries are less than a value (``right``: not greater). They ascend, so that is its place. ``sorter``: in
-    which order they ascend."""
+    which order they ascend; its range is checked where the search looks.
+
+    By halves, as ATen takes them, so that boundaries that do not ascend, and NaN among them, give its results too: as often
+    as any value needs."""
     out = site.output()
     if out is None:
         return
     many = site.size(boundaries)[-1]
-    to = computed_in(promoted(site, (boundaries, self)))
+    common = promoted(site, (boundaries, self))
 
-    def before(n: Nest, at: Sequence[Dim], k: Dim, v: Scalar) -> Scalar:
-        """Whether the boundary number ``k`` comes before a value."""
-        lead = [] if len(site.size(boundaries)) == 1 else list(at[:-1])
-        place = k if sorter is None else n.checked(n.load(sorter, [*lead, k]), many)
-        b = n.load(boundaries, [*lead, place]).to(to)
-        return ~(b > v if right else b >= v)
+    def compared(x: Scalar) -> Scalar:
+        return x.to(common).to(computed_in(common))
 
-    if many <= COUNTED:
-        n = site.loop(site.size(out))
-        (k,) = n.stage(many)
-        found = n.reduce("sum", before(n, n.rows, k, n.load(self, n.rows).to(to)).to("i64"))
-        n.stage()
-        n.store(out, n.rows, found)
-        n.done()
-        return
-    # Halves, as ATen takes them, so that boundaries that do not ascend give its results too: as often as any needs.
     n = site.loop()
     at = n.stage(*site.size(out))
-    v = n.load(self, at).to(to)
+    lead = [] if len(site.size(boundaries)) == 1 else list(at[:-1])
+    v = compared(n.load(self, at))
     low, high = n.const("i64", 0), n.count(many, "i64")
     for _ in range(many.bit_length()):
         middle = low + (high - low).of("shr", 1)
         searched = low < high
-        up = searched & before(n, at, n.at(middle.min(n.count(many - 1, "i64"))), v)
+        k = n.at(middle.min(n.count(many - 1, "i64")))
+        place = k if sorter is None else n.checked(n.load(sorter, [*lead, k]), many)
+        b = compared(n.load(boundaries, [*lead, place]))
+        up = searched & ~(b > v if right else b >= v)
         low, high = where(up, middle + 1, low), where(up, high, where(searched, middle, high))
     n.store(out, at, low)
     n.done()

@@ -1,9 +1,9 @@
 """Special functions: of the normal distribution, of gamma's family, and the modified Bessel functions I.
 
-Each is a formula of what loops compute anyway. Promised: errors of a few units in the last place in both precisions, of high
-derivatives tens; but more next to a zero, and where ``log_ndtr`` and ``erfcx`` square a large argument; at poles, at
-infinities and outside its domain, what torch gives. Coefficients that are not those of a known series are our own fits, made
-with 50 digits.
+Each is a formula of what loops compute anyway. Promised: errors of a few units in the last place in both precisions, of
+digamma and its derivatives tens; but more next to a zero, and where ``log_ndtr`` and ``erfcx`` square a large argument; at
+poles, at infinities and outside its domain, what torch gives, but of derivatives of digamma at poles and infinities: their
+limits there, NaN where there is none. Coefficients that are not those of a known series are our own fits, made with 50 digits.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 
-from lowtide.lowering.scalars import FLOATS, Scalar, where
+from lowtide.lowering.scalars import Scalar, where
 from lowtide.lowering.site import Refused
 from lowtide.lowering.table import pointwise
 
@@ -115,8 +115,12 @@ _BERNOULLI = tuple(
 
 
 def _cotangent(x: Scalar) -> Scalar:
-    """Of pi times ``x``, of which only the fraction counts."""
-    return 1 / ((x - x.of("round")) * math.pi).of("tan")
+    """Of pi times ``x``, of which only the fraction counts; next to a half, where it is 0, by what is left to the half."""
+    f = x - x.of("round")
+    a = f.of("abs")
+    first = a <= 0.25
+    t = (where(first, a, 0.5 - a) * math.pi).of("tan")
+    return where(first, 1 / t, t).of("copysign", f)
 
 
 def _digamma(x: Scalar) -> Scalar:
@@ -143,13 +147,18 @@ def _derivatives_of_cotangent(n: int) -> list[int]:
     return p
 
 
+_ORDERS = 5  # more of them are terms by the dozen, and nobody's
+
+
 def _polygamma(n: int, x: Scalar) -> Scalar:
-    """The n-th derivative of digamma: n! times a sum of powers, whose end is its Euler-Maclaurin series. Its limit at
-    infinity is 0, of which torch makes NaN from n = 2 on."""
+    """The n-th derivative of digamma: n! times a sum of powers, whose end is its Euler-Maclaurin series. At
+    infinity it is 0, of which torch makes NaN from n = 2 on; at poles infinite, on the side of what is right of them."""
+    if not 0 <= n <= _ORDERS:
+        raise Refused(f"is the derivative number {n}")
     if n == 0:
         return _digamma(x)
     mirrored = x < 0
-    y = where(mirrored, 1 - x, x)
+    y = where(mirrored, 1 - x, x.of("abs"))  # -0.0 is the pole from the right, as 0.0 is
     from_, sum_ = _SHIFTED + n, x.same(0.0)
     for _ in range(from_):
         small = y < from_
@@ -172,17 +181,8 @@ def _power(x: Scalar, n: int) -> Scalar:
     return out
 
 
-_ORDERS = 5  # more of them are terms by the dozen, and nobody's
-
-
-def _polygamma_of(n: int, x: Scalar) -> Scalar:
-    if n > _ORDERS:
-        raise Refused(f"is the derivative number {n}")
-    return _polygamma(n, x)
-
-
 pointwise(_digamma, "digamma.default")
-pointwise(_polygamma_of, "polygamma.default")
+pointwise(_polygamma, "polygamma.default")
 
 
 # -- modified Bessel functions of the first kind ---------------------------------------------------------------------
@@ -213,8 +213,6 @@ def _asymptotic_series(order: int, from_: float, least: float) -> list[float]:
 
 def _bessel(x: Scalar, order: int, scaled: bool) -> Scalar:
     """I of an order 0 or 1; ``scaled``: times e^-|x|."""
-    if x.dtype not in FLOATS:
-        raise Refused(f"computes in {x.dtype}")
     to, least = _HANDOVER[x.dtype]
     a = x.of("abs")
     half = a * 0.5

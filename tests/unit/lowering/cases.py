@@ -422,7 +422,6 @@ def _more_rows() -> Iterator[Call]:
         x, mean, variance = t(2, 3, 4, dtype=d), t(3, dtype=d), t(3, low=0.1, dtype=d)
         yield "aten._native_batch_norm_legit_no_training.default", (x, None, None, mean, variance, 0.1, 1e-5), {}
         yield "aten.linspace.default", (-1.5, 3, 7), {"dtype": d}
-        yield "aten.logspace.default", (-1.5, 3, 7, 2.5), {"dtype": d}
         yield "aten.arange.start_step", (0.5, 4, 0.3), {"dtype": d}
 
 
@@ -576,6 +575,8 @@ def _meeting() -> Iterator[Call]:
         yield "aten.unsafe_split_with_sizes.default", (t(7, 3, dtype=d), [2, 1], -1), {}
         yield "aten.signbit.default", (t(24, dtype=d, edge=True),), {}
     for d in FLOATS:
+        for steps in (1, 20):
+            yield "aten.logspace.default", (-1.5, 3, steps, 2.5), {"dtype": d}
         for decimals in (2, 0, -1):
             yield "aten.round.decimals", (t(24, dtype=d, low=-300, high=300),), {"decimals": decimals}
     yield "aten.special_xlog1py.default", (t(24, edge=True), t(24)), {}
