@@ -107,7 +107,7 @@ def apart(model: str, mode: str, backend: str) -> dict[str, Any]:
         caches = {f"{n}_CACHE_DIR": f"{folder}/{n}" for n in ("LOWTIDE", "TORCHINDUCTOR", "TRITON")}
         out = subprocess.run(
             [sys.executable, "-W", "ignore", "-m", "benchmarks.cold", "--one", model, mode, backend],
-            env=os.environ | caches | {"OMP_NUM_THREADS": "2", "PYTHONPATH": str(ROOT)},
+            env=os.environ | caches | {"OMP_NUM_THREADS": "2", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}"},
             cwd=ROOT,
             stdout=subprocess.PIPE,
             text=True,

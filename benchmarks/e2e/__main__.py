@@ -44,8 +44,11 @@ class Worker:
         self.row, self.limit = row, limit
         self.folder = tempfile.mkdtemp(prefix="lowtide-e2e-")
         given = {"model": row.model, "backend": row.backend, "mode": row.mode, "size": size, "dropout": dropout}
-        # Paths of the checkout first, so that its own benchmarks are the ones measured.
-        environment = preloaded(os.environ) | {"OMP_NUM_THREADS": "2", "PYTHONPATH": str(ROOT)}
+        # The checkout first, so that its own benchmarks and its own lowtide are the ones measured, whatever is installed.
+        environment = preloaded(os.environ) | {
+            "OMP_NUM_THREADS": "2",
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}",
+        }
         if cold:
             environment |= {f"{n}_CACHE_DIR": f"{self.folder}/{n}" for n in ("LOWTIDE", "TORCHINDUCTOR", "TRITON")}
         self.log = Path(self.folder) / "log"
@@ -82,8 +85,9 @@ class Worker:
 
     def why(self) -> str:
         """The last thing it said, for a process that ended early."""
+        code = self.process.wait()  # first, so that all of what it said is there
         lines = [x for x in self.log.read_text(errors="replace").splitlines() if x.strip()]
-        return f"exit {self.process.wait()}: {lines[-1][:300] if lines else 'it said nothing'}"
+        return f"exit {code}: {lines[-1][:300] if lines else 'it said nothing'}"
 
     def end(self) -> None:
         """Stop the process and drop its files."""
