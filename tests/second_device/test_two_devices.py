@@ -19,6 +19,7 @@ from lowtide.frontend.moved import made_in_place  # noqa: E402
 from lowtide.ir.graph import Op, Ref  # noqa: E402
 from lowtide.ir.text import parse  # noqa: E402
 from lowtide.ir.verify import verify  # noqa: E402
+from lowtide.runtime.calls import DTYPES  # noqa: E402
 from lowtide.runtime.records import Planned, records  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -318,6 +319,39 @@ def test_only_chains_of_constants_that_nobody_else_holds_move(device: str, made:
         assert not any(v.layout.device == "cpu" for v in graph.values if v.name not in ("h", "kept"))
         assert graph.value["w"].storage == graph.value["m"].storage != "m", "the copy is a view now"
         assert graph.value["n"].storage == graph.value["m"].storage, "what is needed twice is computed once"
+
+
+@pytest.mark.spec("IR-58", "IR-29")
+@pytest.mark.parametrize(
+    ("dtype", "made", "moves"),
+    [
+        ("i64", "aten.remainder.Scalar(%c, 3)", True),
+        ("i64", "aten.remainder.Scalar(%c, 0)", False),
+        ("i64", "aten.floor_divide.default(%c, %c)", False),
+        ("c64", "aten.mul.Tensor(%c, %c)", False),
+        ("f32", "aten.round.decimals(%c, decimals=1)", False),
+        ("f32", "aten.round.default(%c)", True),
+        ("f32", "aten._to_copy.default(%c, dtype=dtype:f64)", False),
+    ],
+    ids=["whole", "zero", "tensor", "complex", "decimals", "round", "double"],
+)
+def test_no_chain_moves_that_another_device_may_refuse_or_round_otherwise(
+    device: str, dtype: str, made: str, moves: bool
+) -> None:
+    wide = "f64" if "f64" in made else dtype
+    text = f"""graph g version 1
+  section inference
+    input %d: {dtype}[2]{{1}} @{device}:0
+    const %c: {dtype}[2]{{1}} @cpu
+    %r: {wide}[2]{{1}} @cpu = {made}
+    %s: {dtype}[2]{{1}} @cpu = aten._to_copy.default(%r, dtype=dtype:{dtype})
+    %m: {dtype}[2]{{1}} @{device}:0 = aten._to_copy.default(%s, device=device:{device}:0)
+    %y: {dtype}[2]{{1}} @{device}:0 = aten.add.Tensor(%d, %m)
+    return %y
+"""
+    graph, _ = made_in_place(parse(text), {"c": torch.ones(2, dtype=DTYPES[dtype])})
+    verify(graph)
+    assert any(v.layout.device == "cpu" for v in graph.values) != moves
 
 
 @pytest.mark.spec("IR-56")

@@ -33,7 +33,8 @@ _EXACT = frozenset(
         "floor", "ceil", "round", "trunc", "_to_copy",
     )
 )  # fmt: skip
-_EXACT_OF_WHOLE = frozenset(("cumsum", "sum", "remainder", "floor_divide"))
+_EXACT_OF_WHOLE = frozenset(("cumsum", "sum"))
+_EXACT_BY_A_NUMBER = frozenset(("remainder", "floor_divide"))  # of whole numbers; by zero, some devices raise
 _LONGEST = 64  # operations of a chain
 
 
@@ -109,17 +110,20 @@ class _Moving:
             elif source in self.held:
                 self._constant(source, made.name, made.layout)
                 self.instead[op.name] = []
-            elif (chain := self._chain(source, own)) is not None:
+            elif (chain := self._chain(source, own, made.layout.dtype)) is not None:
                 self._rebuild(chain, op, made)
 
-    def _chain(self, source: str, own: Set[str]) -> list[Op] | None:
-        """The operations that make a value of numbers and constants alone, in order; None where there is another."""
+    def _chain(self, source: str, own: Set[str], dtype: str) -> list[Op] | None:
+        """The operations that make a value of numbers and constants alone, in order; None where there is another, or a value of
+        a type that the other device may not have: it has ``dtype``, that of the copy, and those of masks and indices."""
         graph, found = self.graph, dict[str, Op]()
         device, waiting = graph.value[source].layout.device, [source]
         while waiting:
             name = waiting.pop()
             value, maker = graph.value[name], graph.maker.get(name)
             if value.layout.device != device or value.storage in self.fixed:
+                return None
+            if value.layout.dtype not in (dtype, "bool", "i64"):
                 return None
             if name in self.held or (maker is not None and maker.name in found):
                 continue
@@ -231,9 +235,14 @@ def _alike(graph: Graph, op: Op) -> bool:
     if any(k == "alpha" for k, _ in op.kwargs):
         return False  # a product that some devices do not round before they add
     layouts = [graph.value[n].layout for n in (*op.reads, str(op.outputs[0]))]
+    if any(x.dtype[0] == "c" for x in layouts) or op.target == "aten.round.decimals":
+        return False  # several roundings in one operation
     whole = [x.dtype == "bool" or x.dtype[0] in "iu" for x in layouts]
     if name == "_to_copy" and whole[-1] and not whole[0]:
         return False  # what a whole number cannot hold, devices cut off otherwise
+    if name in _EXACT_BY_A_NUMBER:
+        by = op.args[1] if len(op.args) > 1 else None
+        return all(whole) and isinstance(by, int) and by != 0
     return name in _EXACT or (name in _EXACT_OF_WHOLE and all(whole))
 
 
