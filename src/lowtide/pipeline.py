@@ -368,7 +368,12 @@ def laid_out(
         plain_facts = at.facts(plain.lowered.graph) if plain.notes else known
         (peak, copied), (least, most) = costs(found, facts), costs(plain, plain_facts)
         if peak > least or copied >= most:
-            found, facts = plain, plain_facts
+            why = (
+                f"calls would take {format_bytes(copied)} instead of {format_bytes(most)}, "
+                f"at a peak of {format_bytes(peak)} instead of {format_bytes(least)}"
+            )
+            again = Reason(f"{found.served} values laid as library calls ask", why)
+            found, facts = replace(plain, refused=(*plain.refused, again)), plain_facts
     told = replace(found.lowered, apart=(*lowered.apart, *found.refused))
     return told, facts, found.text()
 

@@ -89,6 +89,24 @@ def test_a_gradient_is_laid_as_the_convolution_asks(monkeypatch: pytest.MonkeyPa
         torch.testing.assert_close(a, c)
 
 
+@pytest.mark.spec("IR-14", "IR-52")
+def test_what_makes_calls_copy_no_less_is_taken_back_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the calls took as much memory afterwards as before."""
+    torch.manual_seed(0)
+    real, found = pipeline.laid_out, list[str]()
+
+    def no_better(lowered: Any, known: Any, at: Any) -> Any:
+        made = real(lowered, known, replace(at, facts=lambda _: known))
+        found.append(made[2])
+        return made
+
+    monkeypatch.setattr(pipeline, "laid_out", no_better)
+    step(Gated(), torch.randn(2, 8, 12, 12).to(memory_format=torch.channels_last))
+    (said,) = (line for text in found for line in text.splitlines() if line.startswith("1 values laid"))
+    assert "1 values laid as library calls ask: calls would take " in said and " instead of " in said
+    assert not any("%" in line and line.endswith(" asks") for text in found for line in text.splitlines())
+
+
 @pytest.mark.spec("IR-16", "IR-20")
 def test_a_target_may_have_lines_of_matrices_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows of 77 numbers at multiples of 64 bytes: the same numbers, gaps are promised and measured. The CPU has none."""

@@ -1,10 +1,11 @@
 """Open layouts: what is stored twice, perhaps in two orders, is stored once; what is stored lies as those ask who read it.
 
-Comes in: Lowered after fusion, when it is known what is stored; which library calls copy what they are given; how far apart the
-target wants lines. Goes out: Lowered with all layouts decided, a line for each that is not as captured, a Reason for each that
-nobody else agrees to. Promised: what the sections take and return keeps its name, and its strides; every layout is decided
-once; every access goes to the same element as before; no kernel is added. Where no call is named and lines stay as they are, no
-byte lives that did not, so the peak of an order does not rise; else operands may no longer die into results, and lines have gaps.
+Comes in: Lowered after fusion, when it is known what is stored; which library calls take memory while they run, and so perhaps
+copy what they are given; how far apart the target wants lines. Goes out: Lowered with all layouts decided, a line for each that
+is not as captured, a Reason for each that nobody else agrees to. Promised: what the sections take and return keeps its name, and
+its strides; every layout is decided once; every access goes to the same element as before; no kernel is added. Where no call is
+named and lines stay as they are, no byte lives that did not, so the peak of an order does not rise; else operands may no longer
+die into results, and lines have gaps.
 
 A storage is *open* where one loop makes it, nothing changes it, no section returns it, and its readers can do with other
 strides: its maker and its readers would have it as captured, but nobody outside says so. *Twins* are two storages with the same
@@ -13,7 +14,7 @@ open one gives way to its twin, if everybody who reads it agrees to the other's 
 arithmetic, as long as neighbours stay neighbours or a pointwise loop alone reads them; library calls, if what they are given
 then is as they ask (``requests``). What gives way stays, where a library reads it, as a view.
 
-What is open still then may lie as a library call asks that copies it otherwise, or with its lines apart, under the same rules.
+What is open still then may lie as such a library call asks, or with its lines apart, under the same rules.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from lowtide.schedule.requests import PRODUCTS, agrees, asked, places_of
 from lowtide.schedule.schedule import kept_by_caller
 
 _STRIDED, _ALIAS = "aten.as_strided.default", "aten.alias.default"
+_TWIN_FIXED = "another was stored as it lies"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +72,9 @@ class _Way:
 
 
 def decide_layouts(lowered: Lowered, copying: Set[str] = frozenset(), padding: Padding | None = None) -> Decided:
-    """Decide the layouts of all open storages of a static program. ``copying``: names of library calls that are known to copy
-    what is not as they ask, which are served if that can be. ``padding``: of what matrix products read."""
+    """Decide the layouts of all open storages of a static program. ``copying``: names of library calls that take memory while
+    they run, and so perhaps copy what is not as they ask; they are served if that can be. ``padding``: of what matrix products
+    read."""
     work = _Work(lowered)
     for op in lowered.graph.ops:
         if op.target == LOOP:
@@ -191,7 +194,7 @@ class _Work:
         is against it."""
         layout = self.layout.get(way.who)
         if not isinstance(layout, Open):
-            return self.fixed.get(way.who, "another was stored as it lies")
+            return self.fixed.get(way.who, _TWIN_FIXED)
         touched = [n for n in self.users[way.who] if n != way.by]
         if not way.move.in_lines and not way.move.still and (why := self.not_turnable(touched, way)):
             return why
@@ -291,12 +294,16 @@ class _Work:
         self.notes.append(f"%{way.who} is stored once, as %{way.twin}{where}: {format_bytes(nbytes)} less")
 
     def serve(self, name: str, copying: Set[str]) -> None:
-        """Lay an open storage as a library call asks that is known to copy it otherwise, if all who touch it agree."""
+        """Lay an open storage as a library call asks that may copy it otherwise, if all who touch it agree."""
         x = self.layout[name]
-        for op in self.called.get(name, ()) if isinstance(x, Open) else ():
+        if name not in self.maker:
+            return  # no layout is decided here of what no loop makes
+        for op in self.called.get(name, ()):
             for k in places_of(op, name) if op.name in copying else ():
-                wanted = granted(x, asked(op, k, self.values))
-                if wanted is not None and self.lay(name, wanted, f"as {op.target} (%{op.name}) asks"):
+                wanted, how = granted(x, asked(op, k, self.values)), f"as {op.target} (%{op.name}) asks"
+                if wanted is None:
+                    self.unmet.append(Reason(f"%{name} laid {how}", self.fixed.get(name, _TWIN_FIXED)))
+                elif isinstance(x, Open) and self.lay(name, wanted, how):
                     self.served += 1
                     return
 
