@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from hypothesis import strategies as st
 
-from lowtide.ir.graph import ITEMSIZE, Arg, Atom, Graph, Layout, Op, Origin, Ref, Section, Value
+from lowtide.ir.graph import ITEMSIZE, Arg, Atom, Graph, Layout, Op, Origin, Path, Ref, Section, Value
 from lowtide.ir.symbolic import Dim, Expr, symbol
 
 DTYPES = ("f32", "f32", "f32", "bf16", "i64", "bool", "c64")
@@ -20,6 +20,7 @@ SIZES = (8, 8, 8, 4, 1, 0, 16)  # equal ones on purpose
 SYMBOLS = ("s0", "s1")
 FILES = ("", "/home/u/model.py", "/home/u/model.py", "/srv/other/model.py", "model.py", 'o"dd na:me.py', "train.py")
 MODULES = ("", "layers.0.fc1", "layers.1.fc1", "L['self'].head", "-", "a b", "7", "[x]")
+KEYS = ("a", "two words", "a:b", "", 'say "hi"', "0", "é\u2028")
 TAGS = ("stage=0", "a/b.c=-1", "", "two words", "]", "line\nbreak")
 
 Draw = Callable[..., object]
@@ -180,20 +181,9 @@ class _Builder:
             self.add(Op(name, "aten.add_.Tensor", args, kwargs, returns[1], returns[0], False, (base,), effect, origin))
         elif kind == "several":
             own = [None if draw(st.integers(0, 2)) == 0 else self.fresh("part") for _ in range(draw(st.integers(0, 3)))]
-            self.add(
-                Op(
-                    self.name("multi"),
-                    "aten.multi.default",
-                    args,
-                    kwargs,
-                    tuple(own),
-                    "tuple",
-                    False,
-                    (),
-                    effect,
-                    origin,
-                )
-            )
+            paths = self.paths(len(own))
+            name, target = self.name("multi"), "aten.multi.default"
+            self.add(Op(name, target, args, kwargs, tuple(own), "tuple", False, (), effect, origin, paths))
         elif kind == "none":
             self.add(
                 Op(self.name("check"), "aten._assert.default", args, kwargs, (), "none", False, (), effect, origin)
@@ -205,6 +195,17 @@ class _Builder:
                 del self.values[out]
             outs = (None,) if unused else (out,)
             self.add(Op(out, "aten.add.Tensor", args, kwargs, outs, "one", False, (), effect, origin))
+
+    def paths(self, many: int) -> tuple[Path, ...]:
+        """Where so many results lie in a nest, or nothing: each in a member of its own, as deep as it may be."""
+        draw = self.draw
+        if draw(st.booleans()):
+            return ()
+        keys = draw(
+            st.lists(st.one_of(st.sampled_from(KEYS), st.integers(0, 9)), min_size=many, max_size=many, unique=True)
+        )
+        inside = st.lists(st.one_of(st.sampled_from(KEYS), st.integers(0, 2)), max_size=2).map(tuple)
+        return tuple((k, *draw(inside)) for k in keys)
 
     def add(self, op: Op) -> None:
         self.ops.append(op)

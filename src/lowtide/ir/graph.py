@@ -30,6 +30,8 @@ TRUSTED = ("aten", "prims")  # namespaces of torch's own operators, whose schema
 class Layout:
     """Where the elements of a value lie in its storage: size and stride per dimension, offset, all in elements."""
 
+    # Without slots, as Op is: an instance keeps what it computed of itself.
+
     dtype: str
     device: str
     size: tuple[Dim, ...]

@@ -421,7 +421,7 @@ class _Reader:
         """Where the outputs lie in a nest: a list of lists of positions and keys."""
         at, given = scan.at, scan.arg()
         out: list[Path] = []
-        for path in given if isinstance(given, tuple) else (given,):
+        for path in given if isinstance(given, tuple) and given else (given,):  # an empty list is no place either
             steps = path if isinstance(path, tuple) else ()
             out.append(tuple(s for s in steps if isinstance(s, int | str) and not isinstance(s, bool)))
             if not steps or len(out[-1]) < len(steps):

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import NoReturn
 
 from lowtide.core.errors import VerifyError
-from lowtide.ir.graph import ITEMSIZE, Arg, Atom, Graph, Layout, Op, Origin, Ref, Section, Value, refs_in
+from lowtide.ir.graph import ITEMSIZE, Arg, Atom, Graph, Layout, Op, Origin, Path, Ref, Section, Value, refs_in
 from lowtide.ir.symbolic import Dim, Expr, symbols_of
 from lowtide.ir.text import excerpt
 from lowtide.ir.words import KINDS
@@ -144,16 +144,8 @@ class _Verifier:
         if not known.get(op.returns, False):
             because = f"{op.name} returns {op.returns!r} and has {len(op.outputs)} outputs"
             self.fail("returns", f"{because}; 'one' has one, 'none' has none, 'tuple' has any", place, op.origin)
-        steps = [s for p in op.paths for s in p]
-        if op.paths and not (
-            op.returns == "tuple"
-            and len(op.paths) == len(op.outputs)
-            and len({*op.paths}) == len(op.paths)
-            and all(op.paths)
-            and not any(isinstance(s, int) and s < 0 for s in steps)
-        ):
-            because = f"{op.name} says where {len(op.paths)} results lie and has {len(op.outputs)} outputs"
-            self.fail("returns", f"{because}; a tuple says it of each, and no two lie at one place", place, op.origin)
+        if wrong := _misplaced(op):
+            self.fail("returns", f"{op.name} {wrong}", place, op.origin)
         if op.returns == "one" and op.outputs[0] not in (None, op.name):
             self.fail(
                 "op-name", f"{op.name!r} has the one output %{op.outputs[0]}, whose name it takes", place, op.origin
@@ -276,6 +268,28 @@ def _once(check: _Verifier, clause: str, names: Iterable[str], message: str, kin
             place = {"value": ("value", name), "section": ("section", i)}.get(kind, (kind,))
             check.fail(clause, message.format(name), check.place_of(name) if kind == "value" else place)
         seen.add(name)
+
+
+def _misplaced(op: Op) -> str:
+    """What is wrong with the places of an operation's results, or nothing."""
+    if not op.paths:
+        return ""
+    if op.returns != "tuple" or len(op.paths) != len(op.outputs):
+        many = f"says where {len(op.paths)} results lie, returns {op.returns!r} and has {len(op.outputs)} outputs"
+        return f"{many}; a tuple says it of each"
+    inner = {p[:k] for p in op.paths for k in range(1, len(p))}
+    seen: set[Path] = set()
+    for p in op.paths:
+        if not p:
+            return "has a result at a place without steps, which is that of the whole"
+        if any(isinstance(s, int) and s < 0 for s in p):
+            return f"has a result at {list(p)}; positions count from 0"
+        if p in seen:
+            return f"has two results at {list(p)}"
+        if p in inner:
+            return f"has a result at {list(p)}, where others lie within"
+        seen.add(p)
+    return ""
 
 
 def _leaves(arg: Arg) -> Iterator[Arg]:

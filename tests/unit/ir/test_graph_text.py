@@ -103,6 +103,8 @@ HEAD = "graph g version 1\nsection main\n"
         (HEAD + "input %x: f32[(s0] @cpu", "line 3, column 15", "is not a size"),
         (HEAD + "input %x: f32[] @cpu\ninput %x: f32[] @cpu", "line 4, column 7", "%x has its type already"),
         (HEAD + "%y = f(%x", "line 3, column 10", "',' or ')'"),
+        (HEAD + "%y = f(%x) returns tuple at []", "line 3, column 29", "a list of places"),
+        (HEAD + "%y = f(%x) returns tuple at [[]]", "line 3, column 29", "a list of places"),
         (HEAD + "%y = f(%x) whatever", "line 3, column 12", "the line should end here"),
         (HEAD + "%y = f(a=1, 2)", "line 3, column 13", "an argument with a name"),
         (HEAD + '%y = f("open)', "line 3, column 8", "a text in double quotes"),

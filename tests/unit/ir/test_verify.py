@@ -119,6 +119,8 @@ BROKEN: dict[str, list[tuple[str, str]]] = {
         ("as split", "as split at [[0, 1]]"),
         ("as split", "as split at [[0, 1], [0, 1]]"),
         ("as split", "as split at [[0], [-1]]"),
+        ("as split", "as split at [[0], [0, 1]]"),
+        ("as split", 'as split at [["a", 2, "b"], ["a", 2]]'),
     ],
     "effect": [("effect random", "effect magic")],
     "mutates": [("mutates %p", "mutates %p %x"), ("mutates %p", "mutates %none")],
@@ -168,6 +170,24 @@ def test_each_clause_refuses_what_breaks_it(clause: str, old: str, new: str):
         verify(changed(old, new))
     assert refused.value.clause == clause, str(refused.value)
     assert any(line.startswith(">") for line in str(refused.value).splitlines()), str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("paths", "says"),
+    [
+        (((0,),), "split says where 1 results lie, returns 'tuple' and has 2 outputs"),
+        (((0,), ()), "split has a result at a place without steps"),
+        (((0,), (1, -1)), "split has a result at [1, -1]; positions count from 0"),
+        (((0, "k"), (0, "k")), "split has two results at [0, 'k']"),
+        (((0, 1), (0,)), "split has a result at [0], where others lie within"),
+    ],
+)
+def test_what_is_wrong_with_a_place_is_said(paths: tuple[tuple[int | str, ...], ...], says: str):
+    g = parse(GOOD)
+    forward, backward = g.sections
+    ops = tuple(dataclasses.replace(op, paths=paths) if op.name == "split" else op for op in forward.ops)
+    with pytest.raises(VerifyError, match=f"^returns: {re.escape(says)}"):
+        verify(dataclasses.replace(g, sections=(dataclasses.replace(forward, ops=ops), backward)))
 
 
 def test_a_graph_without_sections():
