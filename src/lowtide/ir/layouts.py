@@ -150,7 +150,8 @@ class Ordered:
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """A request: of the last ``among`` dimensions the elements of one lie side by side, and its lines do not overlap."""
+    """A request: of the last ``among`` dimensions the elements of one lie side by side, and its lines do not overlap. Of several,
+    strides of single elements count as well: a product looks at both strides of a matrix, whatever its size."""
 
     among: int
 
@@ -159,8 +160,8 @@ Request = Exact | Ordered | Lines
 
 
 def fits(x: Layout, request: Request) -> bool:
-    """Whether a layout is as somebody asks. Strides of dimensions of one element, and all where there are none, are as anybody
-    likes."""
+    """Whether a layout is as somebody asks. Strides of dimensions of one element are as anybody likes, but for ``Lines`` among
+    several; so are all where there are no elements."""
     match request:
         case Exact(stride):
             return len(stride) == len(x.size) and same_places(x.size, x.stride, stride)
@@ -173,7 +174,8 @@ def fits(x: Layout, request: Request) -> bool:
 def _in_lines(size: Sequence[Dim], stride: Sequence[Dim]) -> bool:
     dims = list(zip(size, stride, strict=True))
     return any(
-        (n == 1 or s == 1) and all(j == k or m == 1 or known_less(n, add(t, 1)) for j, (m, t) in enumerate(dims))
+        (s == 1 or (n == 1 and len(dims) == 1))
+        and all(j == k or known_less(n, add(t, 1)) for j, (_, t) in enumerate(dims))
         for k, (n, s) in enumerate(dims)
     )
 

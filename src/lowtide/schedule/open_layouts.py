@@ -34,7 +34,7 @@ from lowtide.ir.lowered import LOOP, Lowered, loop_op, pruned
 from lowtide.ir.normal import normalise
 from lowtide.ir.symbolic import Dim, symbols_of
 from lowtide.ir.task import Task, divided, task_of
-from lowtide.schedule.requests import PRODUCTS, agrees, asked, places_of
+from lowtide.schedule.requests import agrees, asked, in_product, places_of
 from lowtide.schedule.schedule import kept_by_caller
 
 _STRIDED, _ALIAS = "aten.as_strided.default", "aten.alias.default"
@@ -314,7 +314,7 @@ class _Work:
             return
         wanted = like(x, as_it_is(x), padding)
         move = _move(x, wanted)
-        read = [n for n in self.standing[name] for op in self.called.get(n, ()) if _is_matrix(op, n)]
+        read = [n for n in self.standing[name] for op in self.called.get(n, ()) if in_product(op, n)]
         for y in (self.values[n].layout for n in read) if move is not None else ():
             moved = None if aligned(y, padding.nbytes) or move is None else move.layout(y)
             if moved is not None and aligned(moved, padding.nbytes):
@@ -386,11 +386,6 @@ class _Work:
 def _move(x: Open, wanted: Layout) -> Move | None:
     """From where the elements of an open storage lie to where they would."""
     return move_of(*(tuple(map(int_of, dims)) for dims in (x.size, x.natural, wanted.stride)), gaps=True)
-
-
-def _is_matrix(op: Op, name: str) -> bool:
-    """Whether an operation is a product of matrices, and a value is one of them."""
-    return any(k in PRODUCTS.get(op.target, ()) for k in places_of(op, name))
 
 
 def _view(value: Value, base: Value) -> Op:

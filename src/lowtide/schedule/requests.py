@@ -17,7 +17,7 @@ from lowtide.ir.layouts import Exact, Lines, Ordered, Request, fits
 from lowtide.ir.strides import BY_STORAGE, CHANNELS_LAST, inverse
 
 # Matrix products, and which of their arguments are matrices, or stacks of them.
-PRODUCTS: Mapping[str, tuple[int, ...]] = {
+_PRODUCTS: Mapping[str, tuple[int, ...]] = {
     "aten.mm.default": (0, 1), "aten.bmm.default": (0, 1), "aten.addmm.default": (1, 2), "aten.baddbmm.default": (1, 2),
 }  # fmt: skip
 # Attention, and which of its arguments it reads by rows, whatever the strides between rows: keys and values. Results lie as
@@ -34,7 +34,7 @@ def asked(op: Op, place: int, values: Mapping[str, Value]) -> Request:
     given = op.args[place]
     assert isinstance(given, Ref)
     x = values[given.name].layout
-    if place in PRODUCTS.get(op.target, ()):
+    if place in _PRODUCTS.get(op.target, ()):
         return Lines(2)
     if place in _ATTENTION.get(op.target, ()):
         return Lines(1)
@@ -67,10 +67,26 @@ def agrees(op: Op, name: str, now: Layout, values: Mapping[str, Value]) -> bool:
     was = values[name].layout
     if op.target in BY_STORAGE or (op.view and any(values[o].layout.dtype != was.dtype for o in op.outputs if o)):
         return False
+    if not _decides_alike(op, name, now, values):
+        return False
     if op.view or fits(now, Exact(was.stride)):
         return True
     places = places_of(op, name)
     return bool(places) and all(fits(now, asked(op, k, values)) for k in places)
+
+
+def _decides_alike(op: Op, name: str, now: Layout, values: Mapping[str, Value]) -> bool:
+    """Whether a convolution takes everything with channels last, or not, as it does with the layout that a value has."""
+    _, deciding = _CONVOLUTIONS.get(op.target, ((), ()))
+    given = [a.name for a in (op.args[k] for k in deciding) if isinstance(a, Ref)]
+    if name not in given or _leads(now) == _leads(values[name].layout):
+        return True
+    return any(_leads(values[n].layout) for n in given if n != name)
+
+
+def in_product(op: Op, name: str) -> bool:
+    """Whether an operation is a product of matrices, and a value is one of them."""
+    return any(k in _PRODUCTS.get(op.target, ()) for k in places_of(op, name))
 
 
 def places_of(op: Op, name: str) -> tuple[int, ...]:

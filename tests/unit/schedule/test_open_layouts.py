@@ -24,6 +24,7 @@ from lowtide.ir.verify import verify
 from lowtide.memory.lifetime import timeline
 from lowtide.schedule.fusion import fuse_loops
 from lowtide.schedule.open_layouts import Decided, decide_layouts
+from lowtide.schedule.requests import agrees
 from lowtide.schedule.schedule import memory_graph, schedule
 
 N, M = 32, 48
@@ -423,6 +424,18 @@ def test_an_image_that_alone_decides_does_not_give_way_to_a_copy_in_another_orde
     found = decided(program([*ops, Op("q", "aten.softmax.int", (Ref("c"), 1), (), ("q",))], "m q", layouts))
     assert found.notes == ()
     assert Reason("%a stored once, as %c", "aten.convolution.default (%m) reads %a as it lies") in found.refused
+
+
+@pytest.mark.spec("IR-52")
+def test_strides_of_single_elements_decide_how_a_convolution_computes() -> None:
+    """They put no element elsewhere, but torch counts them when it looks for channels last."""
+    one = Layout("f64", "cpu", (1, 16, 1, 1), (16, 1, 16, 16))
+    other = replace(one, stride=(16, 1, 1, 1))
+    op = call("aten.convolution.default", "m", "a", "w")
+    for weight, alike in ((Layout("f64", "cpu", (16, 16, 1, 1), (16, 1, 1, 1)), False), (WEIGHT, True)):
+        values = {"a": Value("a", one, "a"), "w": Value("w", weight, "w")}
+        assert agrees(op, "a", other, values) is alike, "unless the weight has its channels last"
+        assert agrees(op, "a", one, values)
 
 
 @pytest.mark.spec("IR-52")
