@@ -1,4 +1,4 @@
-"""Single generated kernels beside ATen, interleaved: ``python -m benchmarks.kernels [NAMES]``.
+"""Single generated kernels beside ATen, interleaved: ``python -m benchmarks.kernels [NAMES] [OPTIONS]``.
 
 Each case is a function of tensors. ATen runs it as it is. Ours is captured, lowered, inlined, fused and compiled; its
 kernels are called on freshly allocated results, as ATen's are. Printed: the least of many times (ms) for both, their
@@ -132,9 +132,12 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kernels", description=__doc__.partition("\n\n")[0])
     parser.add_argument("kernels", nargs="*", help="of these names (default: all)")
-    parser.add_argument("--threads", type=int, nargs="*", default=[1, 2], help="how many (default: 1 and 2)")
-    parser.add_argument("--sizes", nargs="*", choices=SIZES, default=[*SIZES], help="where tensors lie (default: both)")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="how many (default: 1 and 2)")
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=[*SIZES], help="where tensors lie (default: both)")
     given = parser.parse_args()
+    known = {name for place in given.sizes for name in cases(*SIZES[place])}
+    if unknown := [name for name in given.kernels if name not in known]:
+        parser.error(f"no kernels {', '.join(unknown)}; known: {', '.join(sorted(known))}")
     torch.manual_seed(0)
     for threads in given.threads:
         torch.set_num_threads(threads)

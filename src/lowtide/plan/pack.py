@@ -86,7 +86,8 @@ def pack(
     ``seconds``: stop soon after this wall-clock time with the best known. ``nodes``: most steps of the exact search
     (None: no limit; with a limit that is reached before the time, the answer is the same on every machine).
     ``packers``: which to ask of ``PACKERS``, ``tree``, ``local`` and ``exact``, the last two of which begin with ``size``
-    where no other is asked; ``native``: use the compiled search where there is a compiler.
+    where no other is asked; ``size`` also answers for ``tree`` where the problem has what that does not know
+    (``pools.serves``). ``native``: use the compiled search where there is a compiler.
 
     Raises:
         FileError: the problem is nonsense (with the place in it). OptionError: an unknown packer.

@@ -1,5 +1,7 @@
-// Placement anew for other sizes. Compiled after greedy.cpp, search.cpp, repair.cpp and backtrack.cpp, in one piece with them. Twins in
-// Python: plan/layers.py, plan/peaks.py and plan/replan.py; tests compare them offset for offset.
+// Placement anew for other sizes. Compiled after greedy.cpp, search.cpp, repair.cpp and backtrack.cpp, in one piece with them.
+// Twins in Python: plan/layers.py, plan/peaks.py and plan/replan.py; tests compare them offset for offset.
+
+#include <optional>
 
 extern "C" {
 
@@ -100,7 +102,7 @@ class Replan {
         for (const auto &[above, hot] : kTries) {
             if (!single) break;
             const bool will_do = above == kTries[0].first;
-            peaks_first(aim(above), bound * hot / 100, will_do ? budget : 0);
+            peaks_first(aim(above), bound * hot / 100, budget);
             if (height < 0 || height > aim(above)) continue;
             if (will_do) return accept(offsets);
             break;
@@ -183,12 +185,12 @@ class Replan {
         rows.rank();
         Cliques cliques(rows, grain_, kPeaks, std::size(kPeaks));
         std::vector<i64> found;
-        Backtrack other(cliques, aim);
-        const bool may = budget > 0 && other.serves();
-        bool fits = cliques.descend(aim, found, may ? 1 : kDescents);
-        if (!fits && may) {
+        std::optional<Backtrack> other;
+        if (budget > 0 && !other.emplace(cliques, aim).serves()) other.reset();
+        bool fits = cliques.descend(aim, found, other ? 1 : kDescents);
+        if (!fits && other) {
             i64 tried = 0;
-            fits = other.run(budget, &tried, found);
+            fits = other->run(budget, &tried, found);
             budget -= tried, went_back_ |= tried > 0;
         }
         for (std::size_t k = 0; k < part.size() && fits; ++k) places_[part[k]] = found[k];

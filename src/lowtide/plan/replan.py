@@ -25,7 +25,11 @@ from lowtide.plan.layers import Layers, layers, settle
 from lowtide.plan.problem import PackProblem
 from lowtide.plan.reduce import linearise
 
-_NODES, _LEAST = 7, 8000  # steps of descents that go back: per buffer, and at least
+_NODES, _LEAST = 7, 8000  # steps of descents that go back, per aim: per buffer, and at least
+_SMALL, _WORK = (
+    250,
+    8_000_000,
+)  # and where steps are cheap up to so many per buffer, with so many buffers in all of them
 _PACKERS = ("size", "breadth", peaks.DESCENT, peaks.BACKTRACK, "layers")
 _LISTED = 5_000_000  # pairs of which lists are made in Python; with more only greedy orders are tried there
 _NEAR = 100  # layers within a 100th of the bound will do
@@ -93,7 +97,8 @@ def replanner(
     ``recent``: how many size vectors keep their answer; the least recently used one goes first. ``native``: use the compiled
     functions where there is a compiler. ``long``: in the build that is twice as fast and takes longer to make; None: in
     that one as soon as it is there, and before in the other, which gives the same answers. ``nodes``: most steps of
-    descents that go back, twice at most (None: 7 per buffer, 8000 at least).
+    descents that go back, for each aim (None: 7 per buffer, 8000 at least, and up to
+    44,600 where there are some hundred buffers).
 
     Raises:
         UserError: the problem has windows or merges, whose extents would have to change with the sizes; or (from the
@@ -130,7 +135,9 @@ _Anew = Callable[[tuple[int, ...]], Replanned]
 
 
 def _most(flat: Flat, nodes: int | None) -> int:
-    return max(_NODES * flat.count, _LEAST) if nodes is None else nodes
+    if nodes is not None:
+        return nodes
+    return max(_NODES * flat.count, _LEAST, min(_SMALL * flat.count, _WORK // max(flat.count, 1)))
 
 
 def _compiled(flat: Flat, owner: Sequence[int], library: ctypes.CDLL, long: bool | None, nodes: int | None) -> _Anew:
@@ -177,7 +184,7 @@ def _placed(flat: Flat, bound: int, lives: peaks.Lives | None, nodes: int) -> Re
     for aim in peaks.aims(flat, bound):
         if lives is None:
             break
-        for found in peaks.rounds(flat, lives, aim, nodes if aim.will_do else 0):
+        for found in peaks.rounds(flat, lives, aim, nodes):
             best = _better(flat, bound, best, found)
         if best is not None and best.height <= aim.height:
             if aim.will_do:

@@ -133,6 +133,22 @@ def hard() -> tuple[PackProblem, list[int]]:
 
 
 @pytest.mark.spec("PP-28")
+@pytest.mark.parametrize(("seed", "shape", "near"), [(24, 8, 1.01), (29, 1, 1.04)])
+def test_small_problems_get_more_steps_and_each_aim_gets_some(seed, shape, near):
+    if not compiled.library():
+        pytest.skip("slow without a compiler")
+    draw = random.Random(seed)
+    forms = [draw.choice(((16, 1, 1), (64, 1, 1), (4096, 1, 0), (4096, 0, 1), (1024, 1, 0))) for _ in range(160)]
+    rows = [(i, i + draw.randint(1, 40)) for i in range(160)]
+    problem = PackProblem(tuple(PackBuffer(f"t{i}", 64, (row,)) for i, row in enumerate(rows)))
+    s0, s1 = [(draw.randint(1, 128), draw.randint(1, 128)) for _ in range(shape)][-1]
+    sizes = [c * s0**a * s1**b for c, a, b in forms]
+    got = replanner(problem)(sizes)
+    assert got.packer == "backtrack" and got.height <= near * got.lower_bound
+    sound(problem, sizes, got)
+
+
+@pytest.mark.spec("PP-28")
 def test_where_too_many_meet_descents_do_not_go_back_and_what_comes_nearest_is_looked_for(monkeypatch):
     problem, sizes = hard()
     assert replanner(problem, native=False)(sizes).packer == "backtrack"
