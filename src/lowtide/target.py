@@ -32,7 +32,7 @@ class Target:
     device: the kind, as torch names it (``cuda``, of which ``cuda:0`` is one). dtypes: of the elements that its kernels hold;
     operations on others stay library calls, all of them where there are none: then no kernel is asked for. rules: what may
     become one kernel, and which pairs are tried first. padding: how far apart lines of matrices should be that its products
-    read; None where it pays to have them side by side. kernel: the function of a loop.
+    read; None where it pays to have them side by side, as for every target there is. kernel: the function of a loop.
     sources: kernels as at most so many sources, to be built side by side.
     """
 
