@@ -26,10 +26,7 @@ from lowtide.plan.problem import PackProblem
 from lowtide.plan.reduce import linearise
 
 _NODES, _LEAST = 7, 8000  # steps of descents that go back, per aim: per buffer, and at least
-_SMALL, _WORK = (
-    250,
-    8_000_000,
-)  # and where steps are cheap up to so many per buffer, with so many buffers in all of them
+_SMALL, _WORK = 250, 8_000_000  # where steps are cheap: up to so many per buffer, and so many times buffers
 _PACKERS = ("size", "breadth", peaks.DESCENT, peaks.BACKTRACK, "layers")
 _LISTED = 5_000_000  # pairs of which lists are made in Python; with more only greedy orders are tried there
 _NEAR = 100  # layers within a 100th of the bound will do

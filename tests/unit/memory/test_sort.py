@@ -116,3 +116,19 @@ def test_shuffled_graphs_get_an_order_that_keeps_every_need(shape: str, seed: in
     assert sorted(found.nodes, key=lambda x: x.name) == sorted(plain, key=lambda x: x.name)
     assert all(at[a] < at[x.name] for x in plain for a in x.after)
     assert loads(dumps(found)) == found
+
+
+@pytest.mark.spec("SC-22")
+@given(
+    st.sampled_from(["plain", "gnp", "layered", "series_parallel", "training", "wide"]),
+    st.integers(0, 10**6),
+    st.integers(1, 20),
+)
+def test_names_alone_say_who_needs_whom_where_nothing_is_written_over(shape: str, seed: int, n: int):
+    g = graphs.make(shape, seed, n)
+    shuffled = list(g.nodes)
+    random.Random(seed).shuffle(shuffled)
+    found = loads(dumps(MemoryGraph(g.buffers, tuple(shuffled))))
+    needs = [{x.nodes[p].name for p in before} for x in (g, found) for before in x.predecessors]
+    by_name = dict(zip((x.name for x in found.nodes), needs[len(g.nodes) :], strict=True))
+    assert dict(zip((x.name for x in g.nodes), needs[: len(g.nodes)], strict=True)) == by_name

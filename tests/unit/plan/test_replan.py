@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -316,3 +318,12 @@ def test_layers_settle_correctly_at_any_sizes_and_refuse_a_byte_less(data):
     sound(problem, sizes, Replanned(tuple(offsets), height, 0, "layers"))
     assert settle(sized, known, height) == offsets
     assert not height or settle(sized, known, height - 1) is None
+
+
+def test_numbers_of_both_twins_are_the_same():
+    text = (Path(backtrack.__file__).parent / "backtrack.cpp").read_text()
+    (line,) = re.findall(r"^constexpr i64 (.*);", text, re.M)
+    found = dict(re.findall(r"(\w+) = ([^,]+)", line.replace("'", "")))
+    expected = (backtrack._CROWDED, backtrack._PATIENCE, backtrack._BACK)
+    assert tuple(int(found[name]) for name in ("kCrowded", "kPatience", "kBack")) == expected
+    assert found["kKeys"] == "i64(1) << 61" and backtrack._KEYS == 1 << 61
