@@ -82,11 +82,12 @@ def plan_at_run_time(
     """Run an exported program from one slab per device whose layout is learned: the first run allocates as PyTorch does.
 
     strategy: ``packed`` (offsets by size and life), ``groups`` (storage groups without sizes), ``separate`` (no sharing), or
-        a function from lives to a strategy. out_variants: off, nothing is managed. manage_outputs: results in a slab of
-        their own, which ends with the last of them. recent_shapes: signatures that keep their plan. window: runs after
-        which a size that was not seen again stops counting (at the latest after twice as many). retain: bytes that idle
-        instances may hold. tight: the slab is exactly as large as the plan for the present sizes. verify: poison bytes and
-        check every result. reorder: look for an order of operations that needs fewer bytes, at the sizes of the first run.
+        a function from lives to a strategy, called once per device with the lives there. out_variants: off, nothing is managed.
+        manage_outputs: results in a slab of their own, which ends with the last of them. recent_shapes: signatures
+        that keep their plan. window: runs after which a size that was not seen again stops counting (at the latest
+        after twice as many). retain: bytes that idle instances may hold. tight: the slab is exactly as large as the
+        plan for the present sizes. verify: poison bytes and check every result. reorder: look for an order of
+        operations that needs fewer bytes, at the sizes of the first run.
 
     Raises:
         UserError: not an ExportedProgram; when called, arguments that the program was not exported for.

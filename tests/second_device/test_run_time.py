@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from hypothesis import strategies as st  # noqa: E402
 
 import lowtide  # noqa: E402
 from lowtide.executor.shaping import compiled  # noqa: E402
+from lowtide.executor.storages import Slab  # noqa: E402
 from lowtide.executor.streams import OnStreams  # noqa: E402
 from running import D, planned  # noqa: E402
 
@@ -139,6 +141,27 @@ def test_only_the_slab_that_is_too_small_is_made_anew(device: str) -> None:
             slabs.append(dict(frame.slabs()))  # held, or a new one may take the place of an old one
     assert slabs[1]["cpu"] is slabs[0]["cpu"], "the host's did for the larger input of the device"
     assert slabs[-1][f"{device}:0"] is slabs[1][f"{device}:0"]
+
+
+@pytest.mark.spec("RT-32", "RT-13")
+@pytest.mark.parametrize("both", [False, True])
+def test_a_slab_that_is_too_small_goes_before_another_is_made(
+    device: str, both: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[weakref.ref[Slab]] = []
+
+    class Watched(Slab):
+        def __init__(self, nbytes: int, where: str) -> None:
+            assert not any(s.device == where for s in (ref() for ref in made) if s is not None)
+            made.append(weakref.ref(self))
+            super().__init__(nbytes, where)
+
+    monkeypatch.setattr("lowtide.executor.frame.Slab", Watched)
+    f, place = (mixed(device), "cpu") if both else (chain, device)
+    call = planned(f, torch.randn(4, 64).to(place), shapes=ROWS)
+    for n in (4, 4, 4, 16, 16, 40, 40):
+        call(torch.randn(n, 64).to(place))
+    assert len(made) >= 3
 
 
 @pytest.mark.spec("RT-32", "RT-31", "IR-64", "IR-65", "G1")

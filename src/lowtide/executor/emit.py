@@ -331,9 +331,10 @@ class _Writer:
             poisoned = [f"run.poison({o})" for o in placed if self.verify and self._alone(op, o)]
             return [*poisoned, *(self._made(o) for o in results if o not in placed), call]
         text = self._short(op) or f"{self._name(spelled.plain or f'op:{op.target}')}({args})"
-        if op.paths:
+        targets = self._targets(line)
+        if op.paths and targets:
             text = f"{self._name('leaves:leaves')}({text}, {op.paths})"
-        return [f"{self._targets(line)}{text}", *self._after(line, spelled, results)]
+        return [f"{targets}{text}", *self._after(line, spelled, results)]
 
     def _picked(self, op: Op) -> str | None:
         """The beginning of a call that picks along one dimension into given bytes: a third of the time of the general one, but
@@ -449,16 +450,14 @@ class _Writer:
         if line.kind == COND:
             args = ", ".join(map(self._text, op.args[1:]))
             call = f"run.branch({index}, {self._text(op.args[0])}, [{args}], {', '.join(free)})"
-        elif line.kind == LOOP:
+        elif line.kind in (LOOP, STACK):
             carried = ", ".join(map(self._text, op.args[: line.carried]))
             more = ", ".join(map(self._text, op.args[line.carried :]))
-            into = _tuple([o if o in self.managed or o in self.results else "None" for o in names])
-            call = f"run.loop({index}, [{carried}], [{more}], {into}, {', '.join(free)})"
-        elif line.kind == STACK:
-            carried = ", ".join(map(self._text, op.args[: line.carried]))
-            more = ", ".join(map(self._text, op.args[line.carried :]))
-            forms = self._forms(line.blocks[1], line.carried)
-            call = f"run.stack({index}, [{carried}], [{more}], {forms}, {', '.join(free)})"
+            if line.kind == LOOP:
+                how, form = "loop", _tuple([o if o in self.managed or o in self.results else "None" for o in names])
+            else:
+                how, form = "stack", self._forms(line.blocks[1], line.carried)
+            call = f"run.{how}({index}, [{carried}], [{more}], {form}, {', '.join(free)})"
         elif line.kind == SCAN:
             call = f"run.scan({index}, {self._scanned(line)}, {free[0]})"
         else:

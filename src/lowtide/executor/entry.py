@@ -4,7 +4,8 @@ Comes in: an Executor with planned code, and how arguments are checked. Goes out
 gives the results, or ``ELSE``. Promised: ``ELSE`` is said before anything ran, wherever something is not as usual (an
 argument of another form, no idle instance, an instance with other code): the caller then goes the long way, which does the
 same. Between two calls the operations fill the caches, so that every Python function on the way costs several times what it
-costs in a loop; hence one function and no calls in it.
+costs in a loop; hence one function and no calls in it, beside those for the current streams where there are
+other devices.
 """
 
 from __future__ import annotations

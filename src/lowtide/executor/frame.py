@@ -44,9 +44,8 @@ class Frame:
         self.many = self.exact = False  # more than one segment; the signature says all sizes
         self.unknown: list[tuple[Any, ...] | None] = []
         several = len(plan.block.devices) > 1
-        self.is_odd = (
-            outer is not None or several or plan.policy.tight
-        )  # the slab may have to be another for every size
+        # The slab may have to be another for every size.
+        self.is_odd = outer is not None or several or plan.policy.tight
         self.storages = ManagedStorages()
         self.headers: tuple[torch.Tensor, ...] = ()
         self.escaped: dict[int, torch.UntypedStorage] = {}
@@ -77,6 +76,7 @@ class Frame:
         entry = built.entries.get(key)
         found = entry.where if entry is not None else None
         if entry is None or found is None or self.is_odd or slab is None or slab.nbytes < found.nbytes:
+            del slab  # or its bytes would be there beside those of a new one
             self._search(entry, key)
         else:
             entry.used = built.moment()
@@ -126,8 +126,8 @@ class Frame:
 
     def _move(self, placement: Placement) -> None:
         """Take up a placement, in a slab that has room for it."""
-        self.placement, slab = placement, self.slab
-        if self.is_odd or slab is None or slab.nbytes < placement.nbytes:
+        self.placement = placement
+        if self.is_odd or self.slab is None or self.slab.nbytes < placement.nbytes:
             self._find_room()
         if self.pointed is not self.slab:
             self._point()
@@ -422,7 +422,8 @@ class Frame:
             self.slab = together(kept | {d: Slab(n, d) for d, n in missing.items()})
 
     def _inner_room(self, outer: Frame) -> None:
-        """A piece of the slab outside; where that has no room, a slab of the block's own."""
+        """A piece of the slab outside; where that has no room, a slab of the block's own, beside which the one
+        that is too small goes only afterwards."""
         places = outer.built.slabs[self.outer_line] if outer.built is not None else {}
         there, mine, parts = outer.slabs(), self.slabs(), dict[str, Slab]()
         offsets, capacity = outer.placement.offsets, outer.placement.capacity

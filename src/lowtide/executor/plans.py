@@ -42,7 +42,8 @@ CODE_NAME = "lowtide block"  # begins the name of the file in which generated co
 class Policy:
     """How a program is run.
 
-    out_variants: off, nothing is managed. strategy: lives -> strategy. recent: signatures whose placement is kept.
+    out_variants: off, nothing is managed. strategy: lives -> strategy, called once per device with the lives there.
+    recent: signatures whose placement is kept.
     window: runs after which a size that was not seen again is forgotten (at the latest after twice as many). verify:
     poison and check. manage_outputs: results in a slab of their own. retain: bytes that idle instances may hold.
     tight: a slab is never larger than the plan for the sizes at hand. reorder: off keeps program order.

@@ -3,7 +3,8 @@
 Comes in: a Graph and its constants. Goes out: the same with fewer copies, and the constants that it then names. A constant that
 is copied to another device lies there from the beginning; what is computed of nothing but numbers and constants (a mask of
 ``arange``, ``full`` and comparisons) and copied is computed where it is needed, as long as every operation of it is one that all
-devices do alike. What must be copied at every call is written into memory that is planned. Promised: a copy goes only where
+devices do alike. What must be copied at every call is written into memory that is planned, where the copy lies row by row.
+Promised: a copy goes only where
 nobody can tell: every device makes the same numbers, nothing changes the original, the copy or anything between, the copy has
 the same type, size and strides, and the caller does not get to keep it. A graph on one device comes back as it is.
 """
@@ -52,8 +53,8 @@ def made_in_place(graph: Graph, constants: Mapping[str, torch.Tensor]) -> tuple[
 
 def _into_given_memory(graph: Graph) -> Graph:
     """Copies to another device as memory that is planned and a call that writes into it: ATen has no form of a copy that does,
-    and allocates what it returns. Those that the caller gets, or that lie otherwise than their source, stay as they are:
-    neither could lie in a slab."""
+    and allocates what it returns. Those that the caller gets, that lie otherwise than their source, or whose elements do not
+    lie row by row (as ``empty`` makes them), stay as they are."""
     kept, names = kept_by_caller(graph), {op.name for op in graph.ops}
 
     def written(op: Op) -> tuple[Op, ...]:
