@@ -134,7 +134,6 @@ def test_a_target_may_have_lines_of_matrices_apart(monkeypatch: pytest.MonkeyPat
     assert targets.CPU.padding is None
 
 
-@pytest.mark.spec("IR-52")
 def test_attention_takes_keys_and_values_as_they_lie() -> None:
     """Rows apart in any way: the bits of what lies head by head, in the same strides."""
     torch.manual_seed(0)
