@@ -9,11 +9,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from running import chain, planned  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 import lowtide  # noqa: E402
 from lowtide.core.errors import Unsupported  # noqa: E402
+from running import chain, planned  # noqa: E402
 
 pytestmark = [
     pytest.mark.torch,

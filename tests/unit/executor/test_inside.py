@@ -9,7 +9,6 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from running import chain, planned  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 import lowtide  # noqa: E402
@@ -18,6 +17,7 @@ from lowtide import plan_at_run_time  # noqa: E402
 from lowtide.core.errors import UserError  # noqa: E402
 from lowtide.executor.frame import Frame  # noqa: E402
 from lowtide.torch_compat import memory_events  # noqa: E402
+from running import chain, planned  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")]
 

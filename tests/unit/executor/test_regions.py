@@ -8,7 +8,6 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from running import Net  # noqa: E402
 from torch import Tensor  # noqa: E402
 from torch.compiler import nested_compile_region  # noqa: E402
 
@@ -19,6 +18,7 @@ from lowtide.executor.capture import import_block  # noqa: E402
 from lowtide.executor.placing import STRATEGIES  # noqa: E402
 from lowtide.executor.plans import Policy  # noqa: E402
 from lowtide.executor.run import Executor  # noqa: E402
+from running import Net  # noqa: E402
 
 pytestmark = [
     pytest.mark.torch,

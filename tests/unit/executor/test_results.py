@@ -8,13 +8,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from running import D, planned  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from lowtide.executor.block import LOOP  # noqa: E402
 from lowtide.executor.emit import emit  # noqa: E402
 from lowtide.executor.lives import carried_pairs  # noqa: E402
 from lowtide.runtime.measure import measure  # noqa: E402
+from running import D, planned  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")]
 

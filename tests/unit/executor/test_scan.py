@@ -10,7 +10,6 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from running import D, planned  # noqa: E402
 from torch import Tensor  # noqa: E402
 from torch._higher_order_ops.scan import scan  # noqa: E402
 
@@ -21,6 +20,7 @@ from lowtide.executor.placing import STRATEGIES  # noqa: E402
 from lowtide.executor.plans import Policy  # noqa: E402
 from lowtide.executor.run import Executor  # noqa: E402
 from lowtide.runtime.records import records  # noqa: E402
+from running import D, planned  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")]
 

@@ -9,7 +9,6 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from running import planned  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from lowtide.core.errors import BugError  # noqa: E402
@@ -21,6 +20,7 @@ from lowtide.executor.shaping import Shapes, compiled, shaper, where  # noqa: E4
 from lowtide.executor.storages import Slab  # noqa: E402
 from lowtide.ir.graph import Layout  # noqa: E402
 from lowtide.ir.symbolic import Dim, Expr  # noqa: E402
+from running import planned  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")]
 
