@@ -1,15 +1,18 @@
-"""Captured graphs through lowering, fusion, order and plan: kernels, peaks and seconds, beside the figures of before.
+"""Captured graphs through the whole pipeline but for the C++ compiler: kernels, peaks and seconds, beside those of before.
 
     python -m benchmarks.fusion                        # the table, new against benchmarks/corpus/fusion.json
     python -m benchmarks.fusion --accept               # and keep the new figures as the old ones
-    python -m benchmarks.fusion --only gpt2 --text     # what was fused and what was not, with reasons
+    python -m benchmarks.fusion --kept                 # the kept figures alone; nothing is measured
+    python -m benchmarks.fusion --only gpt2 --text     # what was fused and stored once, what was not, with reasons
     python -m benchmarks.fusion --capture              # write the graphs anew (needs torch and the model libraries)
     python -m benchmarks.fusion --capture infer        # only those of inference
 
 A file of ``benchmarks/corpus/fusion`` is one captured graph (training: forward and backward together) with what was
-measured of its operations, in the schedule's JSON form behind gzip. No kernel is compiled here. *Arena* is what the plan
-promises; *bound* what the order engine proves of the fused kernels; *aten* and *apart* are the peaks of the same program with
-library calls alone and with loops that are not fused, each in its own best order. Seconds are the processor's, of one run.
+measured of its operations, in the schedule's JSON form behind gzip. Of a call that is given other strides than were captured
+the same is taken to hold. No kernel is compiled here. *Arena* is what the plan promises; *bound* what the order engine proves
+of the fused kernels; *aten* and *apart* are the peaks of the same program with library calls alone and with loops that are not
+fused, each in its own best order. Seconds are the processor's, of one run: of all that decides what the kernels are (lowering,
+inlining, fusion, layouts), of order and plan, and of everything, the text of kernels and host program too.
 """
 
 from __future__ import annotations
@@ -22,29 +25,28 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from lowtide.codegen.cpp import kernel
+from lowtide.codegen.targets import CPU
+from lowtide.core.observe import Observers
 from lowtide.core.options import Options
 from lowtide.ir.graph import Graph, Origin
 from lowtide.lowering.lower import lower
 from lowtide.memory.lifetime import timeline
-from lowtide.pipeline import inline_within, order_steps
-from lowtide.plan.choose import plan_memory
+from lowtide.pipeline import Compiled, compile_graph, inline_within, order_steps
 from lowtide.plan.plan import FRESH
-from lowtide.plan.refine import refine
-from lowtide.schedule.fusion import Fused, fuse_loops
 from lowtide.schedule.json import dump, load
-from lowtide.schedule.rules import CACHED
 from lowtide.schedule.schedule import OpFacts, Schedule, memory_graph, schedule
 
 HERE = Path(__file__).parent / "corpus"
 GRAPHS, ACCEPTED = HERE / "fusion", HERE / "fusion.json"
 MIB = 1 << 20
 LOOPS = Options(kernels="loops")
+TARGET = replace(CPU, sources=lambda kernels, parts: ())  # whose kernels are not built
 Row = dict[str, Any]
 SAME = (
     "operations", "loops", "kernels", "library", "sources", "buffers", "allocations", "aten", "apart", "peak", "arena", "bound",
@@ -57,32 +59,41 @@ def read(path: Path) -> tuple[Graph, Mapping[str, OpFacts]]:
     return found.graph, {s.op.name: s.facts for s in found.steps}
 
 
-def fused(graph: Graph, facts: Mapping[str, OpFacts]) -> Fused:
-    """The graph as the pipeline would fuse it."""
-    return fuse_loops(*inline_within(lower(graph), facts, LOOPS, CACHED))
+@dataclass(frozen=True)
+class _Stages(Observers):
+    """The processor's seconds when each stage was done, and what those that decide over kernels said."""
+
+    done: dict[str, float] = field(default_factory=dict)
+    said: dict[str, str] = field(default_factory=dict)
+
+    def see(
+        self, stage: str, text: str | Callable[[], str], seconds: float | None = None, nbytes: int | None = None
+    ) -> None:
+        self.done[stage] = time.process_time()
+        if stage in ("fusion", "layouts"):
+            self.said[stage] = text if isinstance(text, str) else text()
+
+
+def compiled(graph: Graph, facts: Mapping[str, OpFacts]) -> tuple[Compiled, _Stages]:
+    """The graph through all stages, without a compiler."""
+    seen = _Stages()
+    return compile_graph(graph, lambda _: facts, LOOPS, seen, target=TARGET), seen
 
 
 def measure(path: Path) -> Row:
     """One row: counts, bytes, and seconds per stage."""
     graph, facts = read(path)
+    made, seen = compiled(graph, facts)
     aten, _ = order_steps(schedule(graph, facts), LOOPS)
-    clock = [time.process_time()]
-    lowered, apart = inline_within(lower(graph), facts, LOOPS, CACHED)
-    clock.append(time.process_time())
-    made = fuse_loops(lowered, apart).lowered
-    clock.append(time.process_time())
-    scheduled = schedule(made.graph, facts, loops=made.loops)
-    clock.append(time.process_time())
-    ordered, found = order_steps(scheduled, LOOPS)
-    bound = found.lower_bound if found is not None else None
-    ordered, plan = refine(ordered, plan_memory(ordered, LOOPS, bound), LOOPS, bound)
-    clock.append(time.process_time())
+    lowered, apart = inline_within(lower(graph), facts, LOOPS, TARGET.rules)
+    ordered, plan, done = made.schedule, made.plan, seen.done
+    loops = [s.loop for s in ordered.steps if s.loop is not None]
     return {
         "operations": sum(not op.view for op in graph.ops),
         "loops": len(lowered.loops),
-        "kernels": len(made.loops),
-        "sources": len({kernel(loop).name for loop in made.loops.values()}),
-        "library": sum(s.loop is None for s in ordered.steps),
+        "kernels": len(loops),
+        "sources": len({kernel(loop).name for loop in loops}),
+        "library": len(ordered.steps) - len(loops),
         "buffers": len({p.storage for p in plan.places if p.nbytes}),
         "allocations": sum(p.how == FRESH and p.nbytes > 0 for p in plan.places) + len(plan.slabs),
         "aten": timeline(memory_graph(aten)).peak,
@@ -90,9 +101,9 @@ def measure(path: Path) -> Row:
         "peak": timeline(memory_graph(ordered)).peak,
         "arena": plan.promised_nbytes,
         "bound": plan.lower_bound,
-        "lower_s": round(clock[1] - clock[0], 3),
-        "fuse_s": round(clock[2] - clock[1], 3),
-        "plan_s": round(clock[4] - clock[3], 3),
+        "loops_s": round(done["layouts"] - done["capture"], 3),
+        "plan_s": round(done["plan"] - done["schedule"], 3),
+        "all_s": round(done["summary"] - done["capture"], 3),
     }
 
 
@@ -104,18 +115,17 @@ def _cells(new: Row, old: Row | None) -> list[str]:
         text = [f"{r[key] / MIB:.1f}" if scale else str(r[key]) for r in (old, new) if r is not None and key in r]
         return text[-1] if old is None or old.get(key) == new[key] else " -> ".join(text)
 
-    seconds = [f"{sum(r[k] for k in ('lower_s', 'fuse_s', 'plan_s')):.1f}" for r in (old, new) if r is not None]
-    return [*map(show, SAME), *map(str, (new["lower_s"], new["fuse_s"], new["plan_s"])), seconds[0]]
+    return list(map(show, (*SAME, "loops_s", "plan_s", "all_s")))
 
 
 def table(new: Mapping[str, Row], old: Mapping[str, Row]) -> str:
     """The rows, and geometric means of what changed."""
-    head = ("graph", *SAME, "lower s", "fuse s", "order and plan s", "all, before s")
+    head = ("graph", *SAME, "what the kernels are, s", "order and plan, s", "all, s")
     lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
     lines += [f"| {' | '.join((name, *_cells(row, old.get(name))))} |" for name, row in new.items()]
     both = [n for n in new if n in old]
-    for key in ("kernels", "buffers", "peak", "arena"):
-        ratios = [math.log(new[n][key] / old[n][key]) for n in both if old[n][key] and new[n][key]]
+    for key in ("kernels", "buffers", "peak", "arena", "all_s"):
+        ratios = [math.log(new[n][key] / old[n][key]) for n in both if old[n].get(key) and new[n][key]]
         if ratios:
             lines.append(
                 f"\n{key}: {math.exp(sum(ratios) / len(ratios)):.3f} of before, geometric mean of {len(ratios)}"
@@ -189,6 +199,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="names, or their beginnings")
     parser.add_argument("--capture", nargs="?", const="train,infer", choices=("train,infer", "train", "infer"))
     parser.add_argument("--accept", action="store_true")
+    parser.add_argument("--kept", action="store_true")
     parser.add_argument("--text", action="store_true")
     words = parser.parse_args()
     if words.capture:
@@ -197,9 +208,13 @@ def main() -> None:
     paths = [p for p in sorted(GRAPHS.glob("*.json.gz")) if words.only is None or p.name.startswith(tuple(words.only))]
     if words.text:
         for path in paths:
-            print(f"{path.name}\n{fused(*read(path)).text()}")
+            _, seen = compiled(*read(path))
+            print(path.name, *seen.said.values(), sep="\n")
         return
     old: dict[str, Row] = json.loads(ACCEPTED.read_text(encoding="utf-8")) if ACCEPTED.exists() else {}
+    if words.kept:
+        print(table(old, {}))
+        return
     new: dict[str, Row] = {}
     for path in paths:
         name = path.name.removesuffix(".json.gz")
