@@ -9,6 +9,7 @@ and those that are marked are left out.
 from __future__ import annotations
 
 import importlib.abc
+import logging
 import os
 import re
 import sys
@@ -55,6 +56,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         needing = [item for item in items if item.get_closest_marker("torch")]
         config.hook.pytest_deselected(items=needing)
         items[:] = [item for item in items if item not in needing]
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)  # within pytest's own, which has begun to listen
+def pytest_runtest_call() -> Iterator[None]:
+    """Nobody listens to torch's trace: where somebody does, torch writes down every tensor and graph that it compiles, and
+    pytest (from 9.2) listens to each logger that does not pass on what it is told."""
+    trace = logging.getLogger("torch.__trace")
+    for listener in [h for h in trace.handlers if type(h).__module__ == "_pytest.logging"]:
+        trace.removeHandler(listener)
+    yield
 
 
 @pytest.fixture(autouse=True)

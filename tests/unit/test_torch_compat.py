@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -15,6 +17,12 @@ aten = torch.ops.aten
 def test_everything_named_is_there():
     assert all(hasattr(c, name) for name in c.__all__)
     assert sorted(c.__all__, key=str.lower) == sorted(set(c.__all__), key=str.lower)
+
+
+def test_no_test_has_torch_write_down_what_it_compiles():
+    """It does for whoever listens to its trace, and pytest would (tests/conftest.py)."""
+    listening = logging.getLogger("torch.__trace").handlers
+    assert not [h for h in listening if type(h).__module__.startswith("_pytest")]
 
 
 def test_boxed_calls_are_marked():
