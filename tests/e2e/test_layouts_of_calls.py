@@ -221,3 +221,20 @@ def test_a_place_in_the_storage_of_what_is_given_is_eagers() -> None:
     for x in (big[:32], big[32:]):
         for ours, eagers in zip(g(x, y), f(x, y), strict=True):
             torch.testing.assert_close(ours, eagers)
+
+
+@pytest.mark.spec("IR-12")
+def test_what_is_written_by_its_place_in_the_storage_of_what_is_given_is_eagers() -> None:
+    """The same elements of any part are replaced where the place follows the part, and other ones where it does not."""
+    torch.manual_seed(0)
+    big, part = torch.randn(64, 8), torch.randn(4, 4)
+
+    def f(x: Tensor, part: Tensor) -> tuple[Tensor, Tensor]:
+        fixed = torch.as_strided_scatter(x, part, (4, 4), (8, 1), 8)
+        return fixed.sin(), torch.as_strided_scatter(x, part, (4, 4), (8, 1)).sin()
+
+    torch.compiler.reset()
+    g = torch.compile(f, backend="lowtide", options=VERIFIED)
+    for x in (big[:32], big[32:], big[1:33]):
+        for ours, eagers in zip(g(x, part), f(x, part), strict=True):
+            torch.testing.assert_close(ours, eagers)

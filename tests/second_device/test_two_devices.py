@@ -6,6 +6,7 @@ A host that reads device memory as its own ends in a crash here, and a host that
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import pytest
 
@@ -214,6 +215,39 @@ def test_an_original_that_nothing_names_is_not_held(device: str) -> None:
     graph, held = made_in_place(parse(text.replace("DEVICE", device)), {"c": torch.tensor([1.0, 2.0])})
     assert tuple(held) == graph.constants == ("m",)
     assert held["m"].device.type == device and held["m"].cpu().tolist() == [1.0, 2.0]
+
+
+@pytest.mark.spec("IR-58")
+def test_a_constant_that_the_device_refuses_is_copied_when_the_program_runs(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By itself (%e), and with the chain that it stands in; another constant of that chain (%c) still lies there."""
+    text = f"""graph g version 1
+  section inference
+    input %d: f32[2]{{1}} @{device}:0
+    const %c: bool[2]{{1}} @cpu
+    const %e: i64[2]{{1}} @cpu
+    %s: i64[2]{{1}} @cpu = aten.add.Tensor(%c, %e)
+    %t: i64[2]{{1}} @{device}:0 = aten._to_copy.default(%s, device=device:{device}:0)
+    %m: bool[2]{{1}} @{device}:0 = aten._to_copy.default(%c, device=device:{device}:0)
+    %n: i64[2]{{1}} @{device}:0 = aten._to_copy.default(%e, device=device:{device}:0)
+    %x: f32[2]{{1}} @{device}:0 = aten.add.Tensor(%d, %m)
+    %z: f32[2]{{1}} @{device}:0 = aten.add.Tensor(%x, %t)
+    %y: f32[2]{{1}} @{device}:0 = aten.add.Tensor(%z, %n)
+    return %y
+"""
+    empty_strided = torch.empty_strided
+
+    def without_whole_numbers(*args: Any, dtype: torch.dtype, **kwargs: Any) -> torch.Tensor:
+        if dtype == torch.int64:
+            raise torch.OutOfMemoryError("none is left")
+        return empty_strided(*args, dtype=dtype, **kwargs)
+
+    monkeypatch.setattr(torch, "empty_strided", without_whole_numbers)
+    graph, held = made_in_place(parse(text), {"c": torch.tensor([True, False]), "e": torch.tensor([0, 3])})
+    verify(graph)
+    assert set(held) == {"c", "e", "m"} == set(graph.constants)
+    assert len(_copies(graph.ops)) == 2
 
 
 @pytest.mark.spec("IR-58", "IR-29")

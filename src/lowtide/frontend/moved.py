@@ -109,8 +109,9 @@ class _Moving:
                 owner = self.graph.value[source].storage
                 self.instead[op.name], self.stands_on[made.name] = [alias], self.there[owner, made.layout.device]
             elif source in self.held:
-                self._constant(source, made.name, made.layout)
-                self.instead[op.name] = []
+                if (there := _copied(self.held[source], made.layout)) is not None:
+                    self.there[source, made.layout.device], self.held[made.name] = made.name, there
+                    self.instead[op.name] = []
             elif (chain := self._chain(source, own, made.layout.dtype)) is not None:
                 self._rebuild(chain, op, made)
 
@@ -137,18 +138,15 @@ class _Moving:
     def _rebuild(self, chain: Sequence[Op], copy: Op, made: Value) -> None:
         """The same operations on the other device in place of a copy; the last makes what the copy made."""
         device = made.layout.device
-        made_of, added = list[Op](), list[Value]()
+        added = self._constants({n for op in chain for n in op.reads if n in self.held}, device)
+        if added is None:
+            return
+        made_of = list[Op]()
         for op in chain:
             last, output = op is chain[-1], str(op.outputs[0])
             self.rebuilt.add(op.name)
             if not last and (output, device) in self.there:
                 continue
-            for name in op.reads:
-                if name in self.held and (name, device) not in self.there:
-                    moved = replace(self.graph.value[name].layout, device=device)
-                    constant = self._named(name, device)
-                    self._constant(name, constant, moved)
-                    added.append(Value(constant, moved, constant, self.graph.value[name].origin))
             name = made.name if last else self._named(output, device)
             value = self.graph.value[output]
             self.there[output, device] = name
@@ -173,12 +171,20 @@ class _Moving:
         kwargs = tuple((k, arg(a)) for k, a in op.kwargs if k != "pin_memory")
         return replace(op, name=made, args=tuple(map(arg, op.args)), kwargs=kwargs, outputs=(made,))
 
-    def _constant(self, source: str, made: str, layout: Layout) -> None:
-        """Let a constant lie on another device too, under the name ``made``."""
-        self.there[source, layout.device] = made
-        with real_tensors():
-            there = torch.empty_strided(layout.size, layout.stride, dtype=self.held[source].dtype, device=layout.device)
-            self.held[made] = there.copy_(self.held[source])
+    def _constants(self, names: Set[str], device: str) -> list[Value] | None:
+        """Let constants lie on another device too: those that are new there, or None, and none, where one cannot be copied."""
+        new = [v for v in self.graph.values if v.name in names and (v.name, device) not in self.there]
+        layouts = [replace(v.layout, device=device) for v in new]
+        copies = [_copied(self.held[v.name], x) for v, x in zip(new, layouts, strict=True)]
+        if any(c is None for c in copies):
+            return None
+        added = list[Value]()
+        for v, layout, copy in zip(new, layouts, copies, strict=True):
+            assert copy is not None
+            name = self.there[v.name, device] = self._named(v.name, device)
+            self.held[name] = copy
+            added.append(Value(name, layout, name, v.origin))
+        return added
 
     def _named(self, name: str, device: str) -> str:
         found = re.sub(r"\W", "_", f"{name}_on_{device}")
@@ -200,6 +206,17 @@ class _Moving:
         )
         made = _read(replace(graph, values=values, sections=sections, constants=tuple(self.held)), self.rebuilt)
         return made, {c: self.held[c] for c in made.constants}
+
+
+def _copied(constant: torch.Tensor, layout: Layout) -> torch.Tensor | None:
+    """A constant as it lies on another device; None where that refuses it, or has no memory left: the program then copies it
+    when it runs, and fails where eager does."""
+    with real_tensors():
+        try:
+            there = torch.empty_strided(layout.size, layout.stride, dtype=constant.dtype, device=layout.device)
+            return there.copy_(constant)
+        except (RuntimeError, TypeError):
+            return None
 
 
 def _source(graph: Graph, op: Op, fixed: frozenset[str]) -> str:

@@ -249,6 +249,8 @@ def _as_strided_scatter(
         return
     layout = site.value(out).layout
     offset = site.value(self).layout.offset if storage_offset is None else storage_offset
+    if storage_offset is not None and site.graph.maker.get(site.value(self).storage) is None:
+        raise Refused("writes by its place in a storage that begins where the caller says")
     if site.value(self).layout.offset != 0 or site.value(self).layout.stride != layout.stride:
         raise Refused("writes into the storage of a view")
     n = site.loop()
