@@ -19,19 +19,53 @@ from lowtide.plan.descent import Numbers, Peak, order_of
 
 ORDERS = ("TLW", "TAW", "TFW", "TOL", "THA", "HLF")  # asked in turn, from the first again after the last
 _CROWDED = 3_000_000  # what all steps together look at; with more, many descents that never go back are quicker
+_LOOKS = 4  # how often a step looks at what is near it
 _NEVER = int(np.iinfo(np.int64).max)
 _KEYS = 1 << 61  # what an offset and a rank have to fit in together
 _PATIENCE, _BACK = 12, 8  # failures in one order before it goes back further, and how many placements at first
 
 
-def serves(peak: Peak, height: int) -> bool:
-    """Whether a peak is small enough: steps are slow where many are alive at once."""
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The buffers of a peak by the section in which they begin. All that meet a row are among the rows ``[a, z)``, and these
+    cover the sections ``[first, end)``. ``covers``: the rows of section after section, from ``starts[section]`` on."""
+
+    peak: Peak
+    births: Numbers
+    a: Numbers
+    z: Numbers
+    first: Numbers
+    end: Numbers
+    covers: Numbers
+    starts: Numbers
+
+    @property
+    def near(self) -> int:
+        """How many rows all rows look at where they are placed."""
+        return int((self.z - self.a).sum())
+
+    @property
+    def cost(self) -> int:
+        """Numbers that a step looks at, on average."""
+        return _LOOKS * (self.near + int((self.end - self.first).sum())) // len(self.births)
+
+
+def rows_of(peak: Peak) -> Rows:
+    """What does not depend on the height."""
     births = np.argsort(peak.lo, kind="stable")
     lo, hi = peak.lo[births], peak.hi[births]
-    _, _, first, end = _near(lo, hi)
-    _, starts = _covers(lo, hi)
-    work = int((starts[end] - starts[first]).sum())
-    return work <= _CROWDED and _room(peak, height) < _KEYS // len(peak.size)
+    latest = np.maximum.accumulate(hi)
+    a, z = np.searchsorted(latest, lo, side="right"), np.searchsorted(lo, hi)
+    covers = np.repeat(np.arange(len(lo)), hi - lo)
+    sections = np.arange(len(covers)) - np.repeat(np.cumsum(hi - lo) - (hi - lo) - lo, hi - lo)
+    starts = np.concatenate(([0], np.cumsum(np.bincount(sections))))
+    return Rows(peak, births, a, z, lo[a], latest[z - 1], covers[np.argsort(sections, kind="stable")], starts)
+
+
+def serves(rows: Rows, height: int) -> bool:
+    """Whether a peak is small enough: steps are slow where many are alive at once."""
+    work = int((rows.starts[rows.end] - rows.starts[rows.first]).sum())
+    return work <= _CROWDED and _room(rows.peak, height) < _KEYS // len(rows.births)
 
 
 def _room(peak: Peak, height: int) -> int:
@@ -39,9 +73,9 @@ def _room(peak: Peak, height: int) -> int:
     return align_up(height, peak.grain) // peak.unit
 
 
-def backtrack(peak: Peak, height: int, nodes: int) -> tuple[list[int] | None, int]:
+def backtrack(rows: Rows, height: int, nodes: int) -> tuple[list[int] | None, int]:
     """Offsets within ``height`` bytes, or None where ``nodes`` placements found none; how many placements were tried."""
-    state = _State(peak, height)
+    state = _State(rows, height)
     tried = failed = order = 0
     patience, back = _PATIENCE, _BACK
     while len(state.steps) < len(state.rows):
@@ -82,20 +116,21 @@ class _State:
 
     ``least``: per row the lowest offset that is left for it, and the whole height where it is placed. ``key``: that and its rank,
     by which rows are picked, or ``_NEVER`` where it is placed or sleeps. ``left``: per section what is still to be placed.
-    ``slept[d]``: what went to sleep after d steps; ``asleep``: all of them.
+    ``witness``: per section a row that lies low enough as far as is known; mostly it still does, and no other has to be looked
+    at. ``slept[d]``: what went to sleep after d steps; ``asleep``: all of them.
     """
 
-    def __init__(self, peak: Peak, height: int) -> None:
-        self.peak, self.births = peak, np.argsort(peak.lo, kind="stable")
+    def __init__(self, rows: Rows, height: int) -> None:
+        self.peak, self.births = peak, births = rows.peak, rows.births
         size, lo, self.ends, real, self.alignment = (
-            x[self.births] for x in (peak.size, peak.lo, peak.hi, peak.real, peak.alignment)
+            x[births] for x in (peak.size, peak.lo, peak.hi, peak.real, peak.alignment)
         )
         self.even = bool((self.alignment == 1).all())
         self.room = _room(peak, height)
-        rows = size, lo, self.ends, (height - real) // peak.unit, *_near(lo, self.ends)
-        self.rows = np.column_stack(rows).tolist()
-        self.covers, self.starts = _covers(lo, self.ends)
-        self.first = self.starts.tolist()
+        limits = (height - real) // peak.unit
+        self.rows = np.column_stack((size, lo, self.ends, limits, rows.a, rows.z, rows.first, rows.end)).tolist()
+        self.covers, self.starts = rows.covers, rows.starts.tolist()
+        self.witness = rows.covers[rows.starts[:-1]]
         self.least, self.key = np.zeros((2, len(self.rows)), dtype=np.int64)
         self.left = peak.total.copy()
         self.steps: list[_Step] = []
@@ -132,9 +167,18 @@ class _State:
         np.maximum(least, lift, out=least, where=met)
         np.maximum(key, least * len(self.rows) + self.rank[a:z], out=key, where=met)
         self.wake(woken)
-        covers = self.covers[self.first[first] : self.first[end]]
-        floor = np.minimum.reduceat(self.least.take(covers), self.starts[first:end] - self.first[first])
-        return int((floor + self.left[first:end]).max()) <= self.room
+        return self.all_can(first, end)
+
+    def all_can(self, first: int, end: int) -> bool:
+        """Whether sections can each take what is left for them, above the lowest offset that is left there."""
+        highest = self.room - self.left[first:end]
+        for k in (self.least[self.witness[first:end]] > highest).nonzero()[0].tolist():
+            rows = self.covers[self.starts[first + k] : self.starts[first + k + 1]]
+            lowest = rows[self.least[rows].argmin()]
+            if self.least[lowest] > highest[k]:
+                return False
+            self.witness[first + k] = lowest
+        return True
 
     def wake(self, rows: Sequence[int]) -> None:
         """Let rows be picked again."""
@@ -179,17 +223,3 @@ class _State:
         out = np.empty(len(self.rows), dtype=np.int64)
         out[self.births[[step.row for step in self.steps]]] = [step.at for step in self.steps]
         return (out * self.peak.unit).tolist()
-
-
-def _near(lo: Numbers, hi: Numbers) -> tuple[Numbers, Numbers, Numbers, Numbers]:
-    """Per row the rows ``[a, z)`` among which are all that meet it, and the sections ``[first, end)`` that these cover."""
-    latest = np.maximum.accumulate(hi)
-    a, z = np.searchsorted(latest, lo, side="right"), np.searchsorted(lo, hi)
-    return a, z, lo[a], latest[z - 1]
-
-
-def _covers(lo: Numbers, hi: Numbers) -> tuple[Numbers, Numbers]:
-    """The rows of the first section, of the second and so on, and where each begins."""
-    rows = np.repeat(np.arange(len(lo)), hi - lo)
-    sections = np.arange(len(rows)) - np.repeat(np.cumsum(hi - lo) - (hi - lo) - lo, hi - lo)
-    return rows[np.argsort(sections, kind="stable")], np.concatenate(([0], np.cumsum(np.bincount(sections))))

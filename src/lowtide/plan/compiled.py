@@ -179,14 +179,15 @@ class Replanner:
     arrays: Mapping[str, array[int]]
 
     def place(
-        self, library: ctypes.CDLL, sizes: Sequence[int], nodes: int, tried: Sequence[Layers]
+        self, library: ctypes.CDLL, sizes: Sequence[int], work: int, back: bool, tried: Sequence[Layers]
     ) -> tuple[list[int], int, int, int, int]:
-        """Offsets, height and lower bound in bytes, number of the packer, and which of ``tried`` served or -1."""
+        """Offsets, height and lower bound in bytes, number of the packer, and which of ``tried`` served or -1. ``work``: about
+        how many numbers may be looked at. ``back``: descents may go back."""
         out, found = array("q", bytes(8 * self.flat.count)), array("q", bytes(8 * 4))
         rows = (_Layers * len(tried))(*(_Layers(*map(_pointer, x)) for x in tried))
         given = self._sized(sizes)
         library.lowtide_replan(
-            ctypes.byref(self._struct(given)), ctypes.c_int64(self.flat.grain), ctypes.c_int64(nodes),
+            ctypes.byref(self._struct(given)), ctypes.c_int64(self.flat.grain), ctypes.c_int64(work), ctypes.c_int64(back),
             rows, ctypes.c_int64(len(tried)), _pointer(out), _pointer(found),
         )  # fmt: skip
         height, bound, packer, used = found

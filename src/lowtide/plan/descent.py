@@ -19,8 +19,15 @@ from lowtide.plan.flat import Flat
 
 Numbers = NDArray[np.int64]
 _PLACED = int(np.iinfo(np.int64).max)
-DESCENTS, _WORK = 32, 10**8  # most descents, and steps of all of them where there are many buffers
+DESCENTS = 32  # most descents
 _LEFT_OVER, _STUCK = 10, 5  # parts of the whole order that buffers go forward by after a descent failed
+
+
+@dataclass(slots=True)
+class Work:
+    """How many numbers may still be looked at, about; whoever looks takes them off. Below 0 where the last one took more."""
+
+    left: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,19 +73,21 @@ def _sections(first: Numbers, end: Numbers) -> tuple[Numbers, Numbers, int]:
     return before[first], before[end], int(before[-1])
 
 
-def descend(peak: Peak, height: int, many: int = DESCENTS) -> list[int] | None:
-    """Offsets within ``height`` bytes, or None where none of ``many`` descents found any.
+def descend(peak: Peak, height: int, work: Work, cost: int, many: int = DESCENTS) -> list[int] | None:
+    """Offsets within ``height`` bytes, or None where none of ``many`` descents found any, or of those for which there was work.
 
     The first one prefers, of what can lie equally low, what is alive where most is, then what lives long, then what takes most
     bytes and time. What a descent could not place goes forward for the next one, and so does what is left over with it.
-    (Squeaky wheel: Joslin and Clements 1999.)
+    (Squeaky wheel: Joslin and Clements 1999.) ``cost``: how many numbers a step looks at.
     """
     count = len(peak.size)
     preferred = order_of(peak, "TWA")
     forward = np.zeros(count, dtype=np.int64)
-    for _ in range(min(many, max(_WORK // count**2, 1))):
+    for tried in range(many):
+        if tried and work.left <= 0:
+            break
         order = preferred[np.argsort(np.arange(count) - forward[preferred], kind="stable")]
-        offsets, stuck, left_over = _descent(peak, order, height)
+        offsets, stuck, left_over = _descent(peak, order, height, work, cost)
         if stuck < 0:
             return (offsets * peak.unit).tolist()
         forward[left_over] += count // _LEFT_OVER
@@ -86,7 +95,7 @@ def descend(peak: Peak, height: int, many: int = DESCENTS) -> list[int] | None:
     return None
 
 
-def _descent(peak: Peak, order: Numbers, height: int) -> tuple[Numbers, int, Numbers]:
+def _descent(peak: Peak, order: Numbers, height: int, work: Work, cost: int) -> tuple[Numbers, int, Numbers]:
     """One descent: offsets in units, the buffer that could not be placed or -1, and what else is not placed in the section that
     keeps it from it."""
     least = np.zeros(len(order), dtype=np.int64)  # in the order, so that the first of the least is the one to place
@@ -103,6 +112,7 @@ def _descent(peak: Peak, order: Numbers, height: int) -> tuple[Numbers, int, Num
             section = lo + int(left[lo:hi].argmax())
             waiting = order[least != _PLACED]
             return offsets, i, waiting[(peak.lo[waiting] <= section) & (peak.hi[waiting] > section)]
+        work.left -= cost
         offsets[i], least[k] = at, _PLACED
         left[lo:hi] -= nbytes
         meets = (begins < hi) & (ends > lo)
@@ -115,12 +125,12 @@ def _descent(peak: Peak, order: Numbers, height: int) -> tuple[Numbers, int, Num
 
 
 def order_of(peak: Peak, letters: str) -> Numbers:
-    """Buffers by up to three features, most first: T in a full section, W wide, A large area, S large, L late end, F early, O
-    overlaps many, H near the fullest section (as ``plan.sections`` has them)."""
+    """Buffers by up to three features, most first. Letters as in ``plan.sections``, S left out."""
     return np.lexsort([-_feature(peak, letter) for letter in reversed(letters)])
 
 
 def _feature(peak: Peak, letter: str) -> Numbers:
+    """As ``plan.sections`` has it, by vectors."""
     lo, hi = peak.lo, peak.hi
     match letter:
         case "T":
@@ -136,8 +146,6 @@ def _feature(peak: Peak, letter: str) -> Numbers:
             return -lo
         case "O":
             return np.searchsorted(np.sort(lo), hi) - np.searchsorted(np.sort(hi), lo + 1)
-        case "H":
+        case _:  # H
             hot = int(peak.total.argmax())
             return -np.maximum(np.maximum(lo - hot, hot - hi), 0)
-        case _:
-            return peak.size

@@ -88,8 +88,10 @@ class Shelf {
             if (blocks_[at + 1]->bottom[0] <= bottom) ++at;
         }
         Block &b = *blocks_[at];
-        int i = b.used++;
-        for (; i > 0 && b.bottom[i - 1] > bottom; --i) move(b, i - 1, b, i);
+        const int i = std::upper_bound(b.bottom, b.bottom + b.used, bottom) - b.bottom;
+        auto open = [&](auto *row) { std::memmove(row + i + 1, row + i, (b.used - i) * sizeof(*row)); };
+        open(b.bottom), open(b.top), open(b.first), open(b.end), open(b.owner);
+        ++b.used;
         b.bottom[i] = bottom, b.top[i] = top, b.first[i] = first, b.end[i] = end, b.owner[i] = owner;
     }
 
@@ -108,16 +110,13 @@ class Shelf {
         return b;
     }
 
-    static void move(const Block &from, int i, Block &to, int j) {
-        to.bottom[j] = from.bottom[i], to.top[j] = from.top[i], to.first[j] = from.first[i], to.end[j] = from.end[i];
-        to.owner[j] = from.owner[i];
-    }
-
     void split(std::size_t at) {
         auto upper = fresh();
         Block &lower = *blocks_[at];
         const int half = kBlock / 2;
-        for (int i = half; i < kBlock; ++i) move(lower, i, *upper, i - half);
+        auto part = [&](const auto *from, auto *to) { std::copy(from + half, from + kBlock, to); };
+        part(lower.bottom, upper->bottom), part(lower.top, upper->top), part(lower.first, upper->first);
+        part(lower.end, upper->end), part(lower.owner, upper->owner);
         upper->used = kBlock - half;
         lower.used = half;
         blocks_.insert(blocks_.begin() + at + 1, std::move(upper));

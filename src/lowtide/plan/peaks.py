@@ -10,34 +10,38 @@ the next round, together with all that lives at the same time, and peaks that gr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
 import numpy as np
 
 from lowtide.core.units import align_up
-from lowtide.plan.backtrack import backtrack, serves
-from lowtide.plan.descent import DESCENTS, Numbers, descend, peak_of
+from lowtide.plan.backtrack import backtrack, rows_of, serves
+from lowtide.plan.descent import DESCENTS, Numbers, Work, descend, peak_of
 from lowtide.plan.flat import Flat
 
 DESCENT, BACKTRACK = "descent", "backtrack"  # what placed the peaks
-# What is aimed at, in thousandths above the bound, and what belongs to a peak, in hundredths of it. The first aim will do;
-# where it is missed, everything is searched as one peak, and then what comes nearest is looked for.
-_TRIES = ((10, 84), (10, 0), (20, 84), (40, 84), (80, 84))
+# What is aimed at, in thousandths above the bound, what belongs to a peak, in hundredths of it, and which part of the work that
+# is left may be spent. The first aim will do; where it is missed, everything is searched as one peak, and then what is easy
+# first, for as long as it is reached.
+_TRIES = ((10, 84, 2), (10, 0, 2), (80, 84, 1), (40, 84, 1), (20, 84, 1))
 _TURNS = 6  # rounds of one aim; in the last one everything is a peak
+_MADE = 64  # numbers that are looked at per buffer to make a problem of its own of a peak
+_MANY = 100  # buffers alive with one, on average, from which on vectors of them are quicker than lists
 
 
 @dataclass(frozen=True, slots=True)
 class Lives:
     """What does not change with the sizes. ``births``: the buffers by birth; ``near``: per buffer the others that are alive with
-    it; ``life``: in moments."""
+    it; in ``vectors`` instead where they are many; ``life``: in moments."""
 
     first: Numbers
     end: Numbers
     life: Numbers
     births: list[int]
     near: list[list[int]]
+    vectors: list[Numbers]
 
 
 def lives_of(flat: Flat) -> Lives:
@@ -52,7 +56,9 @@ def lives_of(flat: Flat) -> Lives:
             near[j].append(i)
         alive.append(i)
     first, end = np.array(flat.first, dtype=np.int64), np.array(flat.end, dtype=np.int64)
-    return Lives(first, end, end - first, births, near)
+    crowded = sum(map(len, near)) > _MANY * flat.count
+    vectors = [np.array(x, dtype=np.int64) for x in near] if crowded else []
+    return Lives(first, end, end - first, births, [] if crowded else near, vectors)
 
 
 def lower_bound(flat: Flat, lives: Lives) -> int:
@@ -73,10 +79,12 @@ def _alive(flat: Flat, lives: Lives, size: Numbers) -> Numbers:
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """A height, and from how many bytes alive on a moment belongs to a peak. ``will_do``: no other has to be reached."""
+    """A height, from how many bytes alive on a moment belongs to a peak, and which part of the work that is left may be spent
+    (2: half of it). ``will_do``: no other has to be reached."""
 
     height: int
     peak: int
+    part: int
     will_do: bool
 
 
@@ -84,32 +92,32 @@ def aims(flat: Flat, bound: int) -> list[Aim]:
     """What to aim at, in turn; no lower than whole grains allow."""
     whole = align_up(bound, flat.grain)
     return [
-        Aim(max(whole, bound * (1000 + above) // 1000), bound * hot // 100, above == _TRIES[0][0])
-        for above, hot in _TRIES
+        Aim(max(whole, bound * (1000 + above) // 1000), bound * hot // 100, part, above == _TRIES[0][0])
+        for above, hot, part in _TRIES
     ]
 
 
-def rounds(flat: Flat, lives: Lives, aim: Aim, nodes: int) -> Iterator[tuple[str, list[int]]]:
+def rounds(flat: Flat, lives: Lives, aim: Aim, work: Work, *, back: bool) -> Iterator[tuple[str, list[int]]]:
     """Placements, until one is no higher than the aim, with the name of what placed their peaks; none where a peak cannot be
-    placed. ``nodes``: steps of descents that go back, in all."""
+    placed, or where there is no work left for it. ``back``: descents may go back."""
     births = [i for i in lives.births if flat.size[i]]
     size = np.array(flat.size, dtype=np.int64)
     by_size = np.lexsort((-lives.life, -size)).tolist()
     hot = (_alive(flat, lives, size) > aim.peak).tolist()
     first, places, name = set[int](), dict[int, int](), DESCENT
+    offsets: list[int] = []
     for turn in range(_TURNS):
         before = list(accumulate(hot, initial=0))
         first.update(i for i in births if before[flat.end[i]] > before[flat.first[i]])
         for part in _parts(flat, [i for i in births if i in first]):
             if all(i in places for i in part):
                 continue
-            found, spent = _solve(flat, part, aim.height, nodes)
-            nodes -= spent
-            name = BACKTRACK if spent else name
+            found, went_back = _solve(flat, part, aim.height, work, back=back) if work.left > 0 else (None, False)
+            name = BACKTRACK if went_back else name
             if found is None:
                 return
             places.update(zip(part, found, strict=True))
-        offsets = _around(flat, lives.near, places, by_size)
+        offsets = _around(flat, lives, places, by_size, offsets, work)
         yield name, offsets
         high = [i for i in births if offsets[i] + flat.size[i] > aim.height]
         if not high:
@@ -131,31 +139,97 @@ def _parts(flat: Flat, rows: Sequence[int]) -> list[list[int]]:
     return parts
 
 
-def _solve(flat: Flat, part: Sequence[int], aim: int, nodes: int) -> tuple[list[int] | None, int]:
-    """Offsets of one part below an aim, or None if none were found, and steps of a descent that goes back: where one may, it
-    follows on the first descent that fails, and else many descents are made."""
+def _solve(flat: Flat, part: Sequence[int], aim: int, work: Work, *, back: bool) -> tuple[list[int] | None, bool]:
+    """Offsets of one part below an aim, or None if none were found, and whether a descent went back: where one may, it follows
+    on the first descent that fails, and else many descents are made."""
+    work.left -= _MADE * len(part)
     peak = peak_of(flat, part)
-    may = nodes > 0 and serves(peak, aim)
-    offsets = descend(peak, aim, 1 if may else DESCENTS)
-    return (offsets, 0) if offsets is not None or not may else backtrack(peak, aim, nodes)
+    rows = rows_of(peak)
+    may = back and serves(rows, aim)
+    offsets = descend(peak, aim, work, rows.near // len(part), 1 if may else DESCENTS)
+    if offsets is not None or not may:
+        return offsets, False
+    offsets, tried = backtrack(rows, aim, max(work.left, 0) // rows.cost)
+    work.left -= tried * rows.cost
+    return offsets, tried > 0
 
 
-def _around(flat: Flat, near: Sequence[Sequence[int]], places: dict[int, int], order: Sequence[int]) -> list[int]:
-    """Offsets of all: those in ``places``, and around them the others in an order, each as low as it can lie."""
-    size, alignment = flat.size, flat.alignment
-    offsets, tops = [0] * flat.count, [-1] * flat.count  # -1: not placed yet
+def _around(
+    flat: Flat, lives: Lives, places: Mapping[int, int], order: Sequence[int], before: Sequence[int], work: Work
+) -> list[int]:
+    """Offsets of all: those in ``places``, and around them the others in an order, each as low as it can lie. ``before``:
+    offsets of the round before, or nothing: what meets nothing that has moved since then stays."""
+    moved = bytearray(flat.moments) if before else bytearray(b"\1") * flat.moments
+    shelf = (_Vectors if lives.vectors else _Lists)(flat, lives)
+
+    def put(i: int, at: int) -> None:
+        shelf.put(i, at)
+        if before and before[i] != at:
+            moved[flat.first[i] : flat.end[i]] = b"\1" * (flat.end[i] - flat.first[i])
+
     for i, at in places.items():
-        offsets[i], tops[i] = at, at + size[i]
+        put(i, at)
     for i in order:
-        if i in places:
-            continue
-        at, nbytes, stride = 0, size[i], alignment[i]
-        below = [j for j in near[i] if tops[j] >= 0]
-        below.sort(key=offsets.__getitem__)
+        if flat.size[i] and i not in places:
+            stays = moved.find(1, flat.first[i], flat.end[i]) < 0
+            work.left -= 0 if stays else flat.count
+            put(i, before[i] if stays else shelf.lowest(i))
+    return shelf.offsets()
+
+
+class _Lists:
+    """Where buffers lie so far, for problems in which few meet."""
+
+    def __init__(self, flat: Flat, lives: Lives) -> None:
+        self.size, self.alignment, self.near = flat.size, flat.alignment, lives.near
+        self.lows, self.tops = [0] * flat.count, [-1] * flat.count  # -1: not placed yet
+
+    def put(self, i: int, at: int) -> None:
+        """Place a buffer."""
+        self.lows[i], self.tops[i] = at, at + self.size[i]
+
+    def lowest(self, i: int) -> int:
+        """Where a buffer can lie lowest."""
+        at, nbytes, stride, lows, tops = 0, self.size[i], self.alignment[i], self.lows, self.tops
+        below = [j for j in self.near[i] if tops[j] >= 0]
+        below.sort(key=lows.__getitem__)
         for j in below:
-            if offsets[j] - at >= nbytes:
+            if lows[j] - at >= nbytes:
                 break
             if tops[j] > at:
                 at = -(-tops[j] // stride) * stride
-        offsets[i], tops[i] = at, at + nbytes
-    return offsets
+        return at
+
+    def offsets(self) -> list[int]:
+        """Of all, once all are placed; 0 for those without bytes."""
+        return self.lows
+
+
+class _Vectors:
+    """The same for problems in which many meet."""
+
+    def __init__(self, flat: Flat, lives: Lives) -> None:
+        self.size, self.alignment, self.near = flat.size, flat.alignment, lives.vectors
+        self.lows, self.tops = np.zeros(flat.count, dtype=np.int64), np.full(flat.count, -1)
+        self.holes = np.zeros(flat.count, dtype=np.int64)
+
+    def put(self, i: int, at: int) -> None:
+        """Place a buffer."""
+        self.lows[i], self.tops[i] = at, at + self.size[i]
+
+    def lowest(self, i: int) -> int:
+        """Where a buffer can lie lowest: a hole begins at the highest top of all that begin no higher than what ends it."""
+        below = self.near[i]
+        below = below[self.tops[below] >= 0]
+        lows = self.lows[below]
+        order = lows.argsort()
+        holes, stride = self.holes[: len(below) + 1], self.alignment[i]  # as many as others and itself at most
+        np.maximum.accumulate(self.tops[below[order]], out=holes[1:])
+        if stride > 1:
+            holes[1:] = -(-holes[1:] // stride) * stride
+        wide = lows[order] - holes[:-1] >= self.size[i]
+        return int(holes[wide.argmax() if wide.any() else -1])
+
+    def offsets(self) -> list[int]:
+        """Of all, once all are placed; 0 for those without bytes."""
+        return self.lows.tolist()

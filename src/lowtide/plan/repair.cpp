@@ -11,7 +11,7 @@ namespace {
 // Rule and ranking: sections.ORDERS.
 constexpr const char *kOrders[] = {"0TOL", "1AS", "1FWS", "0HSO", "1THA", "0HLF", "0TWA", "2TS", "3HT"};
 constexpr i64 kMostRows = 600, kNodesPerRow = 60, kRounds = 6;                                     // as in windows.py
-constexpr i64 kDescents = 32, kWork = 100'000'000, kLeftOver = 10, kStuck = 5;  // as in descent.py
+constexpr i64 kDescents = 32, kLeftOver = 10, kStuck = 5;  // as in descent.py
 
 i64 gcd_of(i64 a, i64 b) { return std::gcd(a, b); }
 
@@ -47,6 +47,14 @@ T first_at(const T *__restrict least, const T *__restrict rank, i64 n, T at) {
         first = mine < first ? mine : first;
     }
     return first;
+}
+
+// Per block of so many rows the least of them, where that of the rows [from, to) may have changed.
+constexpr i64 kRows = 64;
+
+template <class T>
+void renew_least(T *__restrict least_of, const T *__restrict v, i64 from, i64 to, i64 n) {
+    for (i64 b = from / kRows; b * kRows < to; ++b) least_of[b] = least_in(v + b * kRows, std::min(kRows, n - b * kRows));
 }
 
 template <class T>
@@ -121,7 +129,7 @@ class Cliques {
         limit_.clear();
         for (const i64 s : real_) limit_.push_back(capacity >= s ? (capacity - s) / unit : -1);
         offsets.assign(buffers.size(), 0);
-        for (i64 order = 0; order < many_; ++order) make(order);
+        for (i64 order = 0; order < many_; ++order) make(order), find_twins(order);
         const Sections in{(i64)buffers.size(), sections_, many_, size_.data(), alignment_.data(), limit_.data(),
                           range_of_.data(), lo_.data(), hi_.data(), obstacle_of_.data(), obstacle_lo_.data(), obstacle_hi_.data(),
                           rule_.data(), rank_.data(), twin_.data(), align_up(capacity, grain_) / unit};
@@ -130,17 +138,18 @@ class Cliques {
         return answer;
     }
 
-    // plan.descent.descend, in the first order, `many` times at most. True where all end within a capacity in bytes; no obstacles.
-    bool descend(i64 capacity, std::vector<i64> &offsets, i64 many) {
+    // plan.descent.descend, in the first order, `many` times at most and again only while there is `work` left. True where all end
+    // within a capacity in bytes; no obstacles.
+    bool descend(i64 capacity, std::vector<i64> &offsets, i64 many, i64 &work) {
         by_birth(), make(0);
         const i64 n = buffers.size();
         std::vector<i64> forward(n), order(n), rank(rank_.begin(), rank_.begin() + n);
         std::iota(order.begin(), order.end(), 0);
         i64 highest = align_up(capacity, grain_) / unit;  // twice this is above any offset of a descent
         for (const i64 a : alignment_) highest = std::max(highest, a);
-        for (i64 k = 0; k < std::min(many, std::max<i64>(kWork / (n * n), 1)); ++k) {
+        for (i64 k = 0; k < many && (k == 0 || work > 0); ++k) {
             const bool small = highest < (i64(1) << 30);
-            if (small ? descent<std::int32_t>(rank, capacity, offsets, forward) : descent<i64>(rank, capacity, offsets, forward))
+            if (small ? descent<std::int32_t>(rank, capacity, offsets, forward, work) : descent<i64>(rank, capacity, offsets, forward, work))
                 return true;
             std::sort(order.begin(), order.end(), [&](i64 a, i64 b) {
                 const i64 x = rank_[a] - forward[a], y = rank_[b] - forward[b];
@@ -167,17 +176,22 @@ class Cliques {
     // One descent; if it fails, what could not be placed goes `forward`, and so does what is left over with it. T holds any
     // offset times two.
     template <class T>
-    bool descent(const std::vector<i64> &rank_of, i64 capacity, std::vector<i64> &offsets, std::vector<i64> &forward) const {
+    bool descent(const std::vector<i64> &rank_of, i64 capacity, std::vector<i64> &offsets, std::vector<i64> &forward, i64 &work) const {
         const i64 n = buffers.size();
         const T room = align_up(capacity, grain_) / unit;
-        std::vector<T> least(n), rank(n), left(sections_), ends(ends_.begin(), ends_.end());
+        std::vector<T> least(n), rank(n), left(sections_), ends(ends_.begin(), ends_.end()), least_of((n + kRows - 1) / kRows);
         std::vector<i64> row_of(n);
         for (i64 k = 0; k < n; ++k) rank[k] = rank_of[births_[k]], row_of[rank[k]] = k;
         for (i64 s = 0; s < sections_; ++s) left[s] = total_[s] / unit;
         offsets.assign(n, 0);
-        for (i64 placed = 0; placed < n; ++placed) {
-            const T at = least_in(least.data(), n);
-            const i64 k = row_of[first_at(least.data(), rank.data(), n, at)], i = births_[k], lo = lo_[i], hi = hi_[i];
+        const i64 cost = near() / n;
+        for (i64 placed = 0; placed < n; ++placed, work -= cost) {
+            const T at = least_in(least_of.data(), (i64)least_of.size());
+            T first = kPlaced<T>;
+            for (i64 b = 0; b * kRows < n; ++b)
+                if (least_of[b] == at)
+                    first = std::min(first, first_at(least.data() + b * kRows, rank.data() + b * kRows, std::min(kRows, n - b * kRows), at));
+            const i64 k = row_of[first], i = births_[k], lo = lo_[i], hi = hi_[i];
             const T size = size_[i], top = at + size, most = most_in(left.data(), lo, hi);
             // What is placed before it from now on would lift it by all that it takes out of the way.
             if (at > room - most || at * unit + real_[i] > capacity) {
@@ -193,8 +207,14 @@ class Cliques {
             lift(least.data(), ends.data(), meets_from_[k], meets_to_[k], (T)lo, top);
             for (i64 q = meets_from_[k]; uneven_ && q < meets_to_[k]; ++q)
                 if (least[q] == top) least[q] = align_up(top, alignment_[births_[q]]);
+            renew_least(least_of.data(), least.data(), meets_from_[k], meets_to_[k], n);
         }
         return true;
+    }
+
+    // How many rows all rows look at where they are placed.
+    i64 near() const {
+        return std::accumulate(meets_to_.begin(), meets_to_.end(), i64(0)) - std::accumulate(meets_from_.begin(), meets_from_.end(), i64(0));
     }
 
     void by_birth() {
@@ -257,8 +277,7 @@ class Cliques {
         hot_ = std::max_element(total_.begin(), total_.end()) - total_.begin();
         begins_ = lo_, ended_ = hi_;
         std::sort(begins_.begin(), begins_.end()), std::sort(ended_.begin(), ended_.end());
-        group_ = groups();
-        made_.resize(many_), rank_.resize(n * many_), twin_.resize(n * many_);
+        made_.resize(many_), rank_.resize(n * many_);
         for (i64 k = 0; k < many_; ++k) rule_.push_back(names_[k][0] - '0');
     }
 
@@ -277,7 +296,7 @@ class Cliques {
         }
     }
 
-    // Ranks of the rows in one order, and the equal row that comes before.
+    // Ranks of the rows in one order.
     void make(i64 k) {
         if (made_[k]) return;
         made_[k] = true;
@@ -290,11 +309,17 @@ class Cliques {
             for (i64 i = 0; i < n; ++i) sorted[i][q - 1] = -all[i];
         }
         std::sort(sorted.begin(), sorted.end());
-        std::vector<i64> earlier(n, -1);
-        for (i64 place = 0; place < n; ++place) {
-            const i64 i = sorted[place][3];
-            rank_[k * n + i] = place, twin_[k * n + i] = earlier[group_[i]], earlier[group_[i]] = i;
-        }
+        for (i64 place = 0; place < n; ++place) rank_[k * n + sorted[place][3]] = place;
+    }
+
+    // Per row the equal one that an order has before it, or -1.
+    void find_twins(i64 k) {
+        const i64 n = buffers.size();
+        if (group_.empty()) group_ = groups();
+        twin_.resize(n * many_);
+        std::vector<i64> row_at(n), earlier(n, -1);
+        for (i64 i = 0; i < n; ++i) row_at[rank_[k * n + i]] = i;
+        for (const i64 i : row_at) twin_[k * n + i] = earlier[group_[i]], earlier[group_[i]] = i;
     }
 
     // Equal rows share a number: the same sections, size and alignment.

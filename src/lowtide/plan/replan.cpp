@@ -16,8 +16,11 @@ namespace {
 
 // The order of descents, and then backtrack.ORDERS; the rule is that of the exact search, which is not asked.
 constexpr const char *kPeaks[] = {"0TWA", "0TLW", "0TAW", "0TFW", "0TOL", "0THA", "0HLF"};
-constexpr i64 kTurns = 6;  // as in peaks.py
-constexpr std::pair<i64, i64> kTries[] = {{10, 84}, {10, 0}, {20, 84}, {40, 84}, {80, 84}};  // as in peaks.py
+constexpr i64 kTurns = 6, kMade = 64;  // as in peaks.py
+// As in peaks.py.
+constexpr struct Try {
+    i64 above, hot, part;
+} kTries[] = {{10, 84, 2}, {10, 0, 2}, {80, 84, 1}, {40, 84, 1}, {20, 84, 1}};
 constexpr i64 kNear = 100;                                                       // as in replan.py
 
 enum Packer : i64 { kSize, kBreadth, kDescent, kBacktrack, kLayers };  // as in replan._PACKERS
@@ -96,17 +99,24 @@ class Replan {
         return used >= 0;
     }
 
-    void run(i64 budget, i64 *offsets) {
+    // plan.replan._placed. `work`: how many numbers may be looked at, about.
+    void run(i64 work, bool back, i64 *offsets) {
+        back_ = back;
         bool single = true;  // one segment per buffer, so that segments are numbered like buffers
         for (i64 i = 0; i < flat_.count; ++i) single &= flat_.segment_of[i + 1] - flat_.segment_of[i] == 1;
-        for (const auto &[above, hot] : kTries) {
+        i64 highest = -1;
+        for (const auto &[above, hot, part] : kTries) highest = std::max(highest, aim(above));
+        for (const auto &[above, hot, part] : kTries) {
             if (!single) break;
-            const bool will_do = above == kTries[0].first;
-            peaks_first(aim(above), bound * hot / 100, budget);
-            if (height < 0 || height > aim(above)) continue;
-            if (will_do) return accept(offsets);
-            break;
+            if (height < 0 || height > aim(above)) {
+                work -= work_ = work / part;
+                peaks_first(aim(above), bound * hot / 100);
+                work += work_;
+            }
+            const bool will_do = above == kTries[0].above, reached = height >= 0 && height <= aim(above);
+            if (reached == will_do) break;
         }
+        if (height >= 0 && height <= highest) return accept(offsets);
         for (const Packer name : {kSize, kBreadth}) {
             Greedy(flat_).place(order(name).data(), flat_.count, name == kBreadth, offsets_.data());
             offer(name);
@@ -121,14 +131,16 @@ class Replan {
     // Of peaks_first: buffers with bytes by birth, whether each buffer is among those placed first, and their places or -1.
     std::vector<i64> births_, places_;
     std::vector<std::uint8_t> first_;
-    bool went_back_ = false;
+    Shelf shelf_;
+    bool back_ = true, went_back_ = false;
+    i64 work_ = 0;  // what the aim may still look at
 
     i64 aim(i64 above) const { return std::max(align_up(bound, grain_), bound * (1000 + above) / 1000); }
 
     void accept(i64 *offsets) const { std::copy(best_.begin(), best_.end(), offsets); }
 
     // plan.peaks.rounds.
-    void peaks_first(i64 aim, i64 peak, i64 budget) {
+    void peaks_first(i64 aim, i64 peak) {
         births_.clear(), went_back_ = false;
         for (i64 i = 0; i < flat_.count; ++i)
             if (flat_.size[i]) births_.push_back(i);
@@ -138,11 +150,9 @@ class Replan {
         for (std::size_t t = 0; t < hot.size(); ++t) hot[t] = alive_[t] > peak;
         take_in(hot);
         const std::vector<i64> by_size = order(kSize);
-        Flat around = flat_;
-        around.fixed = places_.data();
         for (i64 turn = 0; turn < kTurns; ++turn) {
-            if (!solve(aim, budget)) return;
-            if (Greedy(around).place(by_size.data(), flat_.count, false, offsets_.data()) >= 0) return;
+            if (!solve(aim)) return;
+            around(by_size, turn > 0);
             offer(went_back_ ? kBacktrack : kDescent);
             bool high = false;
             std::fill(hot.begin(), hot.end(), turn + 2 == kTurns);
@@ -163,35 +173,63 @@ class Replan {
         for (const i64 i : births_) first_[i] |= before[flat_.end[i]] > before[flat_.first[i]];
     }
 
+    // plan.peaks._around: `offsets_` of the rest, by size, around what has a place. `again`: they are those of the round before, and
+    // what meets nothing that has moved since then stays.
+    void around(const std::vector<i64> &by_size, bool again) {
+        std::vector<std::uint8_t> moved(alive_.size(), !again);
+        auto put = [&](i64 i, i64 at) {
+            if (again && offsets_[i] != at) std::fill(moved.begin() + flat_.first[i], moved.begin() + flat_.end[i], 1);
+            offsets_[i] = at;
+            shelf_.insert(at, at + flat_.size[i], flat_.first[i], flat_.end[i], i);
+        };
+        shelf_.clear();
+        for (const i64 i : births_)
+            if (places_[i] >= 0) put(i, places_[i]);
+        for (const i64 i : by_size) {
+            if (!flat_.size[i]) offsets_[i] = 0;
+            if (!flat_.size[i] || places_[i] >= 0) continue;
+            if (!std::memchr(moved.data() + flat_.first[i], 1, flat_.end[i] - flat_.first[i])) {
+                put(i, offsets_[i]);
+                continue;
+            }
+            Holes holes{flat_.alignment[i], 0, -1, 0, false};
+            shelf_.overlapping(flat_.first[i], flat_.end[i],
+                               [&](i64 bottom, i64 top, std::int32_t) { return holes.bar(bottom - flat_.size[i], top); });
+            put(i, holes.answer()), work_ -= flat_.count;
+        }
+    }
+
     // Places for all that goes first, part by part in time; a part to which nothing was added keeps its places.
-    bool solve(i64 aim, i64 &budget) {
+    bool solve(i64 aim) {
         std::vector<i64> part;
         i64 end = 0;
         bool fresh = false;
         for (const i64 i : births_) {
             if (!first_[i]) continue;
             if (!part.empty() && flat_.first[i] >= end) {
-                if (fresh && !solve_part(part, aim, budget)) return false;
+                if (fresh && !solve_part(part, aim)) return false;
                 part.clear(), fresh = false;
             }
             part.push_back(i), end = std::max(end, flat_.end[i]), fresh |= places_[i] < 0;
         }
-        return !fresh || solve_part(part, aim, budget);
+        return !fresh || solve_part(part, aim);
     }
 
-    bool solve_part(const std::vector<i64> &part, i64 aim, i64 &budget) {
+    bool solve_part(const std::vector<i64> &part, i64 aim) {
+        if (work_ <= 0) return false;
+        work_ -= kMade * (i64)part.size();
         Rows rows;
-        for (const i64 i : part) rows.add(flat_.size[i], flat_.alignment[i], -1, flat_.first[i], flat_.end[i]);
-        rows.rank();
+        const i64 begin = flat_.first[part[0]];
+        for (const i64 i : part) rows.add(flat_.size[i], flat_.alignment[i], -1, flat_.first[i] - begin, flat_.end[i] - begin);
         Cliques cliques(rows, grain_, kPeaks, std::size(kPeaks));
         std::vector<i64> found;
         std::optional<Backtrack> other;
-        if (budget > 0 && !other.emplace(cliques, aim).serves()) other.reset();
-        bool fits = cliques.descend(aim, found, other ? 1 : kDescents);
+        if (back_ && !other.emplace(cliques, aim).serves()) other.reset();
+        bool fits = cliques.descend(aim, found, other ? 1 : kDescents, work_);
         if (!fits && other) {
             i64 tried = 0;
-            fits = other->run(budget, &tried, found);
-            budget -= tried, went_back_ |= tried > 0;
+            fits = other->run(std::max<i64>(work_, 0) / other->cost(), &tried, found);
+            work_ -= tried * other->cost(), went_back_ |= tried > 0;
         }
         for (std::size_t k = 0; k < part.size() && fits; ++k) places_[part[k]] = found[k];
         return fits;
@@ -225,14 +263,14 @@ class Replan {
 
 extern "C" {
 
-// A plain problem with nothing fixed. `known`: layers of earlier placements, asked in turn. `budget`: steps of descents that go
-// back. `found`: see Found.
-void lowtide_replan(const Flat *flat, std::int64_t grain, std::int64_t budget, const Layers *known, std::int64_t many,
+// A plain problem with nothing fixed. `known`: layers of earlier placements, asked in turn. `work`: about how many
+// numbers may be looked at. `back`: whether descents may go back. `found`: see Found.
+void lowtide_replan(const Flat *flat, std::int64_t grain, std::int64_t work, std::int64_t back, const Layers *known, std::int64_t many,
                     std::int64_t *offsets, std::int64_t *found) {
-    Replan work(*flat, grain);
-    if (!work.again(known, many, offsets)) work.run(budget, offsets);
-    found[kFoundHeight] = work.height, found[kFoundBound] = work.bound;
-    found[kFoundPacker] = work.packer, found[kFoundLayers] = work.used;
+    Replan anew(*flat, grain);
+    if (!anew.again(known, many, offsets)) anew.run(work, back, offsets);
+    found[kFoundHeight] = anew.height, found[kFoundBound] = anew.bound;
+    found[kFoundPacker] = anew.packer, found[kFoundLayers] = anew.used;
 }
 
 void lowtide_layers(const Flat *flat, const std::int64_t *offsets, std::int64_t *order, std::int64_t *below_of,

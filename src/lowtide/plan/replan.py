@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 
 from lowtide.core.errors import UserError
 from lowtide.plan import compiled, greedy, peaks
+from lowtide.plan.descent import Work
 from lowtide.plan.flat import Flat, flatten, lower_bound, meetings
 from lowtide.plan.layers import Layers, layers, settle
 from lowtide.plan.problem import PackProblem
 from lowtide.plan.reduce import linearise
 
-_NODES, _LEAST = 7, 8000  # steps of descents that go back, per aim: per buffer, and at least
-_SMALL, _WORK = 250, 8_000_000  # where steps are cheap: up to so many per buffer, and so many times buffers
+_LOOKS, _LEAST = 5, 1000  # most work: so many looks at all pairs of buffers, as if there were this many at least
 _PACKERS = ("size", "breadth", peaks.DESCENT, peaks.BACKTRACK, "layers")
 _LISTED = 5_000_000  # pairs of which lists are made in Python; with more only greedy orders are tried there
 _NEAR = 100  # layers within a 100th of the bound will do
@@ -87,15 +87,16 @@ def _shares(sizes: Sequence[int]) -> NDArray[np.float64]:
 
 
 def replanner(
-    problem: PackProblem, *, recent: int = 16, native: bool = True, long: bool | None = None, nodes: int | None = None
-) -> Callable[[Sequence[int]], Replanned]:
+    problem: PackProblem, *, recent: int = 16, native: bool = True, long: bool | None = None, work: int | None = None,
+    back: bool = True,
+) -> Callable[[Sequence[int]], Replanned]:  # fmt: skip
     """A function that places the buffers of ``problem`` for other sizes.
 
     ``recent``: how many size vectors keep their answer; the least recently used one goes first. ``native``: use the compiled
     functions where there is a compiler. ``long``: in the build that is twice as fast and takes longer to make; None: in
-    that one as soon as it is there, and before in the other, which gives the same answers. ``nodes``: most steps of
-    descents that go back, for each aim (None: 7 per buffer, 8000 at least, and up to
-    44,600 where there are some hundred buffers).
+    that one as soon as it is there, and before in the other, which gives the same answers. ``work``: about how many
+    numbers may be looked at until the best so far has to do (None: 5 times the square of the buffers, of 1000 at least).
+    ``back``: descents may go back.
 
     Raises:
         UserError: the problem has windows or merges, whose extents would have to change with the sizes; or (from the
@@ -106,11 +107,12 @@ def replanner(
     shape = replace(problem, buffers=tuple(replace(b, size=max(b.size, 1)) for b in problem.buffers))
     flat = flatten(linearise(shape))
     owner = [i for i in range(flat.count) for _ in range(flat.segment_of[i], flat.segment_of[i + 1])]
+    most = _LOOKS * max(flat.count, _LEAST) ** 2 if work is None else work
     library = compiled.library(long=bool(long)) if native else None
     if library is not None and flat.plain and max(flat.fixed, default=-1) < 0:
-        anew = _compiled(flat, owner, library, long, nodes)
+        anew = _compiled(flat, owner, library, long, most, back)
     else:
-        anew = _in_python(flat, owner, nodes)
+        anew = _in_python(flat, owner, most, back)
     kept: OrderedDict[tuple[int, ...], Replanned] = OrderedDict()
 
     def plan(sizes: Sequence[int]) -> Replanned:
@@ -131,19 +133,15 @@ def replanner(
 _Anew = Callable[[tuple[int, ...]], Replanned]
 
 
-def _most(flat: Flat, nodes: int | None) -> int:
-    if nodes is not None:
-        return nodes
-    return max(_NODES * flat.count, _LEAST, min(_SMALL * flat.count, _WORK // max(flat.count, 1)))
-
-
-def _compiled(flat: Flat, owner: Sequence[int], library: ctypes.CDLL, long: bool | None, nodes: int | None) -> _Anew:
-    work, known, most = compiled.replanner(flat, owner), _Known[compiled.Layers](flat.count), _most(flat, nodes)
+def _compiled(
+    flat: Flat, owner: Sequence[int], library: ctypes.CDLL, long: bool | None, most: int, back: bool
+) -> _Anew:
+    work, known = compiled.replanner(flat, owner), _Known[compiled.Layers](flat.count)
 
     def anew(sizes: tuple[int, ...]) -> Replanned:
         now = (compiled.ready() or library) if long is None else library
         nearest = known.nearest(sizes)
-        offsets, height, bound, packer, used = work.place(now, sizes, most, [known[k] for k in nearest])
+        offsets, height, bound, packer, used = work.place(now, sizes, most, back, [known[k] for k in nearest])
         if used >= 0:
             known.use(nearest[used])
         else:
@@ -153,10 +151,10 @@ def _compiled(flat: Flat, owner: Sequence[int], library: ctypes.CDLL, long: bool
     return anew
 
 
-def _in_python(flat: Flat, owner: Sequence[int], nodes: int | None) -> _Anew:
+def _in_python(flat: Flat, owner: Sequence[int], most: int, back: bool) -> _Anew:
     """The twin of ``replan.cpp``, for every problem."""
     simple = flat.plain and max(flat.fixed, default=-1) < 0
-    known, most = _Known[Layers](flat.count), _most(flat, nodes)
+    known = _Known[Layers](flat.count)
     lives = peaks.lives_of(flat) if simple and flat.single and meetings(flat) <= _LISTED else None
 
     def anew(sizes: tuple[int, ...]) -> Replanned:
@@ -167,7 +165,7 @@ def _in_python(flat: Flat, owner: Sequence[int], nodes: int | None) -> _Anew:
             if offsets is not None:
                 known.use(k)
                 return Replanned(tuple(offsets), _height(sized, offsets), bound, "layers")
-        best = _placed(sized, bound, lives, most)
+        best = _placed(sized, bound, lives, most, back)
         if simple:
             known.add(sizes, layers(sized, best.offsets))
         return best
@@ -175,18 +173,24 @@ def _in_python(flat: Flat, owner: Sequence[int], nodes: int | None) -> _Anew:
     return anew
 
 
-def _placed(flat: Flat, bound: int, lives: peaks.Lives | None, nodes: int) -> Replanned:
-    """Peaks first, aimed higher only where no search reached what will do, and then greedy orders as well."""
+def _placed(flat: Flat, bound: int, lives: peaks.Lives | None, most: int, back: bool) -> Replanned:
+    """Peaks first, aimed higher where no search reached what will do, and from there down again for as long as that is reached;
+    greedy orders as well where no aim was."""
     best: Replanned | None = None
-    for aim in peaks.aims(flat, bound):
+    aims = peaks.aims(flat, bound)
+    for aim in aims:
         if lives is None:
             break
-        for found in peaks.rounds(flat, lives, aim, nodes):
-            best = _better(flat, bound, best, found)
-        if best is not None and best.height <= aim.height:
-            if aim.will_do:
-                return best
+        if best is None or best.height > aim.height:
+            work = Work(most // aim.part)
+            most -= work.left
+            for found in peaks.rounds(flat, lives, aim, work, back=back):
+                best = _better(flat, bound, best, found)
+            most += work.left
+        if (best is not None and best.height <= aim.height) == aim.will_do:
             break
+    if best is not None and best.height <= max(aim.height for aim in aims):
+        return best
     for found in _greedy(flat):
         best = _better(flat, bound, best, found)
     assert best is not None

@@ -112,7 +112,7 @@ BAD = {
 }
 
 
-@pytest.mark.spec("PK-20")
+@pytest.mark.spec("PK-20", "PK-15")
 @pytest.mark.parametrize("case", BAD)
 def test_bad_files_are_refused_with_place_and_reason(case: str):
     text, message = BAD[case]
