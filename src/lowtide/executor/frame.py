@@ -422,10 +422,10 @@ class Frame:
             self.slab = together(kept | {d: Slab(n, d) for d, n in missing.items()})
 
     def _inner_room(self, outer: Frame) -> None:
-        """A piece of the slab outside; where that has no room, a slab of the block's own, beside which the one
-        that is too small goes only afterwards."""
+        """A piece of the slab outside; where that has no room, a slab of the block's own. What is too small is let go before
+        anything new is made: no turn leaves anything there that is read after it."""
         places = outer.built.slabs[self.outer_line] if outer.built is not None else {}
-        there, mine, parts = outer.slabs(), self.slabs(), dict[str, Slab]()
+        there, mine, parts, missing = outer.slabs(), dict(self.slabs()), dict[str, Slab](), dict[str, int]()
         offsets, capacity = outer.placement.offsets, outer.placement.capacity
         for d, placed in self.placement.parts.items():
             b, need = places.get(d, -1), placed.nbytes
@@ -437,11 +437,14 @@ class Frame:
             elif d in self.owns and d in mine and mine[d].nbytes >= need:
                 parts[d] = mine[d]
             elif need:
-                self.escapes += 1
-                parts[d], self.starts[d] = Slab(need, d), 0
-                self.owns.add(d)
-        if parts != mine:
-            self.slab = together(parts)
+                missing[d] = need
+        if missing or parts != mine:
+            self._let_go()
+            mine.clear()
+            self.escapes += len(missing)
+            self.owns |= missing.keys()
+            self.starts |= dict.fromkeys(missing, 0)
+            self.slab = together(parts | {d: Slab(n, d) for d, n in missing.items()})
 
     def slabs(self) -> Mapping[str, Slab]:
         """The slabs that this block's bytes lie in, by device."""

@@ -37,11 +37,16 @@ class Tile:
         return self.points * _row_nbytes(loop, [held[0] for held in self.slots], self.length)
 
 
-def strides(x: Instr) -> Mapping[str, int] | None:
-    """How far a load or store moves through its buffer with each variable; None where it divides, or goes where something
-    that was loaded says."""
+def steps(x: Instr) -> Mapping[str, int] | None:
+    """How far a load or store moves through its buffer with each variable, what was loaded being one; None where it divides."""
     found = affine(x.index) if x.op in ("load", "store") and x.index is not None else None
-    return None if found is None or any(name[0] == "v" for name in found[0]) else found[0]
+    return None if found is None else found[0]
+
+
+def strides(x: Instr) -> Mapping[str, int] | None:
+    """The same where nothing that was loaded says where it goes; else None."""
+    found = steps(x)
+    return None if found is None or any(name[0] == "v" for name in found) else found
 
 
 def _crossing(loop: Loop) -> dict[int, list[int]]:

@@ -9,7 +9,7 @@ Machine.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -19,6 +19,7 @@ from lowtide.ir.index import Ranges, affine
 from lowtide.ir.loops import Instr, Loop
 from lowtide.ir.symbolic import Dim, symbols_of
 from lowtide.ir.task import HEAVY
+from lowtide.ir.tiles import steps
 
 _FREE = frozenset(("load", "store", "const", "index", "cast", "bitcast"))
 
@@ -109,19 +110,19 @@ def _named(index: Dim | None, ranges: Ranges) -> int:
     return math.prod([ranges[n] for n, c in found[0].items() if c])
 
 
+def _ways(loop: Loop) -> Iterator[tuple[Instr, int, int]]:
+    """Loads and stores of a nest's stages that have rows: how far each moves with the last outer range, and along its row."""
+    for s in loop.stages if loop.outer else ():
+        for x in s.body if s.inner else ():
+            found = steps(x)
+            if found is not None:
+                yield x, found.get(f"i{len(loop.outer) - 1}", 0), found.get(f"r{len(s.inner) - 1}", 0)
+
+
 def walk(loop: Loop) -> int:
     """How many more accesses of a nest find their neighbours in memory along the last outer range than along the innermost
     one; less than 0 where it walks through rows, 0 where it has no order."""
-    score = 0
-    for s in loop.stages if loop.outer else ():
-        if not s.inner:
-            continue
-        for x in s.body:
-            found = affine(x.index) if x.op in ("load", "store") and x.index is not None else None
-            if found is not None:
-                score += found[0].get(f"i{len(loop.outer) - 1}") == 1
-                score -= found[0].get(f"r{len(s.inner) - 1}") == 1
-    return score
+    return sum((outer == 1) - (inner == 1) for _, outer, inner in _ways(loop))
 
 
 def across(loop: Loop) -> bool:
@@ -131,12 +132,4 @@ def across(loop: Loop) -> bool:
 
 def jumping(loop: Loop) -> int:
     """How many elements, by buffer and index, a nest that is walked through across its rows touches along them."""
-    found: set[tuple[object, Dim | None]] = set()
-    for s in loop.stages if loop.outer else ():
-        for x in s.body:
-            moves = affine(x.index) if x.op in ("load", "store") and x.index is not None else None
-            if moves is None or not s.inner:
-                continue
-            if moves[0].get(f"r{len(s.inner) - 1}") == 1 and moves[0].get(f"i{len(loop.outer) - 1}", 0) > 1:
-                found.add((x.attr, x.index))
-    return len(found)
+    return len({(x.attr, x.index) for x, outer, inner in _ways(loop) if inner == 1 and outer > 1})

@@ -25,7 +25,7 @@ from lowtide.ir.loops import COMPARED, FOLDED, FOLDS, SUMMED, Instr, Loop, Stage
 from lowtide.ir.normal import normalise, reindexed
 from lowtide.ir.symbolic import Dim, symbol
 from lowtide.ir.task import Task, divided
-from lowtide.ir.tiles import astray, strides
+from lowtide.ir.tiles import astray, steps, strides
 from lowtide.schedule.cost import across, elements, jumping, walk
 from lowtide.schedule.rules import CACHED, Rules
 from lowtide.schedule.stages import stitched
@@ -82,11 +82,13 @@ def _ill_matched(a: Task, b: Task, rules: Rules) -> str:
 
 
 def _more_astray(a: Loop, b: Loop, made: Loop, rules: Rules) -> str:
-    """What forbids one pass because it would touch more against its order than two do; nothing where it does not."""
+    """What forbids one pass because it would touch more against its order than two do; nothing where it does not. Those
+    are normalised, and so is what a kernel is made of."""
+    made = normalise(made)
     if across(made):
         jumps = [jumping(nest) for nest, p in ((a, b), (b, a)) if across(nest) and not p.outer]
         return _TWO_WALKS if jumps and jumping(made) > jumps[0] else ""
-    found = astray(normalise(made), rules.held_nbytes)
+    found = astray(made, rules.held_nbytes)
     if found and found > sum(astray(x, rules.held_nbytes) for x in (a, b) if not across(x)):
         return "one pass would walk through memory in two orders, and no tile of it would stay in cache"
     return ""
@@ -139,9 +141,9 @@ def _sums_columns(loop: Loop) -> bool:
     score = 0
     for s in loop.stages:
         for x in s.body:
-            found = affine(x.index) if x.op == "load" and x.index is not None else None
-            if found is not None and {n[0] for n in found[0]} == {"i", "r"}:
-                score += (found[0].get(f"i{len(loop.outer) - 1}") == 1) - (found[0].get(f"r{len(s.inner) - 1}") == 1)
+            found = steps(x) if x.op == "load" else None
+            if found is not None and {n[0] for n in found} == {"i", "r"}:
+                score += (found.get(f"i{len(loop.outer) - 1}") == 1) - (found.get(f"r{len(s.inner) - 1}") == 1)
     return score > 0 and any(x.op == "reduce" for x in loop.body)
 
 

@@ -223,17 +223,16 @@ class _Work:
         """Layouts on the twin of what library calls read of an open storage; a text says which cannot do with them."""
         out: dict[str, Layout] = {}
         for name in self.standing[way.who]:
-            calls = self.called.get(name, [])
-            v = self.values[name]
-            moved = v.layout if way.move.still else way.move.layout(v.layout)
-            if name == way.who and moved is not None:
-                moved = way.lies or exactly(layout, moved.stride)
+            calls, y = self.called.get(name, ()), self.values[name].layout
             if name == way.who and not calls:
                 continue  # nothing is left of it
+            moved = y if way.move.still else way.move.layout(y)
             if moved is None:
                 return f"no strides say where %{name} would lie"
-            against = () if way.move.still else (op for op in calls if not agrees(op, name, moved, self.values))
-            if (op := next(iter(against), None)) is not None:
+            if name == way.who:
+                moved = way.lies or exactly(layout, moved.stride)
+            against = (op for op in calls if not (way.move.still or agrees(op, name, moved, self.values)))
+            if (op := next(against, None)) is not None:
                 return f"{op.target} (%{op.name}) reads %{name} as it lies"
             out[name] = moved
         return out
@@ -314,9 +313,11 @@ class _Work:
             return
         wanted = like(x, as_it_is(x), padding)
         move = _move(x, wanted)
-        read = [n for n in self.standing[name] for op in self.called.get(n, ()) if in_product(op, n)]
-        for y in (self.values[n].layout for n in read) if move is not None else ():
-            moved = None if aligned(y, padding.nbytes) or move is None else move.layout(y)
+        if move is None:
+            return
+        read = [n for n in self.standing[name] if any(in_product(op, n) for op in self.called.get(n, ()))]
+        for y in (self.values[n].layout for n in read):
+            moved = None if aligned(y, padding.nbytes) else move.layout(y)
             if moved is not None and aligned(moved, padding.nbytes):
                 self.lay(name, wanted, f"with lines at multiples of {padding.nbytes} bytes")
                 return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,12 +11,14 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from torch import Tensor  # noqa: E402
+from torch.multiprocessing.reductions import StorageWeakRef  # noqa: E402
 
 import lowtide  # noqa: E402
 from conftest import suite  # noqa: E402
 from lowtide import plan_at_run_time  # noqa: E402
 from lowtide.core.errors import UserError  # noqa: E402
 from lowtide.executor.frame import Frame  # noqa: E402
+from lowtide.executor.storages import Slab  # noqa: E402
 from lowtide.torch_compat import memory_events  # noqa: E402
 from running import chain, planned  # noqa: E402
 
@@ -76,6 +79,32 @@ def test_a_branch_whose_sizes_stay_follows_the_slab_that_moves():
         x, y = torch.randn(n), (torch.rand(16) + 0.1) * sign
         for _ in range(3):
             assert torch.equal(call(x, y), f(x, y))
+
+
+@pytest.mark.spec("RT-31", "IR-62")
+def test_a_block_s_own_slab_that_is_too_small_goes_before_another_is_made(monkeypatch: pytest.MonkeyPatch):
+    """At sizes that come for the first time the surrounding slab has no room yet for a branch."""
+
+    def f(x: Tensor) -> Tensor:
+        y = x * 2
+        return torch.cond(x.sum() > 0, lambda a: ((a * 3).sin() + a).exp() * 2, lambda a: (a - 1) * 2, (y,)) + y
+
+    call = planned(f, torch.randn(16))
+    for n in (16, 16, 1000):
+        call(torch.rand(n))
+    frame = call.executor.latest
+    branch = frame.inner[0][0]
+    assert branch.owns == {"cpu"}
+    more, before = 2 * branch.slab.nbytes, StorageWeakRef(branch.slab.storage)
+
+    def make(nbytes: int, device: str) -> Slab:
+        assert before.expired()
+        return Slab(nbytes, device)
+
+    monkeypatch.setattr("lowtide.executor.frame.Slab", make)
+    branch.placement = replace(branch.placement, parts={"cpu": replace(branch.placement, nbytes=more)})
+    branch._inner_room(frame)
+    assert branch.slab.nbytes == more and branch.owns == {"cpu"}
 
 
 @pytest.mark.spec("IR-64", "RT-28")

@@ -50,8 +50,13 @@ def rows(stages: str = "4*i0+r0", n: int = 4, m: int = 4, out: str = "4*i0+r0") 
     return nest((n,), 1, 1, ((m,), f"a = load 0 {stages}; b = add a a; store 1 {out} b"))
 
 
-def sums(index: str, n: int = 4, m: int = 4) -> Loop:
-    return nest((n,), 1, 1, ((m,), f"a = load 0 {index}; s = reduce sum a"), ((), "store 1 i0 s"))
+def sums(index: str, n: int = 4, m: int = 4, kind: str = "sum") -> Loop:
+    return nest((n,), 1, 1, ((m,), f"a = load 0 {index}; s = reduce {kind} a"), ((), "store 1 i0 s"))
+
+
+def turned(n: int, m: int) -> Loop:
+    """Every element of rows, doubled and stored in columns."""
+    return flat(1, 1, (n, m), f"a = load 0 {m}*r0+r1; b = add a a; store 1 r0+{n}*r1 b")
 
 
 TURNED = "a = load 0 8*i0+4*i1+r0; b = load 1 4*i0+8*i1+r0; c = add a b; s = reduce sum c"
@@ -218,11 +223,7 @@ PAIRS: dict[str, Pair] = {
         "y s",
         "used again before they are stored",
     ),
-    "the greatest of columns": Pair(
-        task(rows(), "x", "y"),
-        task(nest((4,), 1, 1, ((4,), f"a = {Y}; s = reduce max a"), ((), "store 1 i0 s")), "y", "s"),
-        "y s",
-    ),
+    "the greatest of columns": Pair(task(rows(), "x", "y"), task(sums("4*r0+i0", kind="max"), "y", "s"), "y s"),
     "greatest and sums of the columns of what is not needed again": Pair(
         task(rows(), "x", "y"),
         task(
@@ -239,25 +240,18 @@ PAIRS: dict[str, Pair] = {
         "used again before they are stored",
     ),
     "the products of columns": Pair(
-        task(rows(), "x", "y"),
-        task(nest((4,), 1, 1, ((4,), f"a = {Y}; s = reduce prod a"), ((), "store 1 i0 s")), "y", "s"),
-        "y s",
-        "no partial prod",
+        task(rows(), "x", "y"), task(sums("4*r0+i0", kind="prod"), "y", "s"), "y s", "no partial prod"
     ),
     "sums of more columns than are summed row by row": Pair(
-        task(nest((512,), 1, 1, ((MANY,), f"a = load 0 {MANY}*i0+r0; s = reduce sum a"), ((), "store 1 i0 s")), "x", "t"),
-        task(nest((MANY,), 1, 1, ((512,), f"a = load 0 {MANY}*r0+i0; s = reduce sum a"), ((), "store 1 i0 s")), "x", "s"),
-        "s t",
+        task(sums(f"{MANY}*i0+r0", n=512, m=MANY), "x", "t"), task(sums(f"{MANY}*r0+i0", n=MANY, m=512), "x", "s"), "s t",
         "more than 16384 columns",
     ),
     "few rows, and sums of many columns": Pair(
-        task(nest((40,), 1, 1, ((LONG,), f"a = load 0 {LONG}*i0+r0; s = reduce sum a"), ((), "store 1 i0 s")), "x", "t"),
-        task(nest((LONG,), 1, 1, ((40,), f"a = load 0 {LONG}*r0+i0; s = reduce sum a"), ((), "store 1 i0 s")), "x", "s"),
-        "s t",
+        task(sums(f"{LONG}*i0+r0", n=40, m=LONG), "x", "t"), task(sums(f"{LONG}*r0+i0", n=LONG, m=40), "x", "s"), "s t",
         "fewer than 128 rows",
     ),
     "few rows, and sums and extremes of many columns": Pair(
-        task(nest((40,), 1, 1, ((MOST,), f"a = load 0 {MOST}*i0+r0; s = reduce sum a"), ((), "store 1 i0 s")), "x", "t"),
+        task(sums(f"{MOST}*i0+r0", n=40, m=MOST), "x", "t"),
         task(
             nest(
                 (MOST,),
@@ -274,27 +268,18 @@ PAIRS: dict[str, Pair] = {
     ),
     # tiles of rows that some walk across
     "rows and what lies turned": Pair(
-        task(nest((WIDE,), 1, 1, ((WIDE,), f"a = load 0 {WIDE}*i0+r0; s = reduce sum a"), ((), "store 1 i0 s")), "x", "s"),
-        task(flat(1, 1, (WIDE, WIDE), f"a = load 0 {WIDE}*r0+r1; b = add a a; store 1 r0+{WIDE}*r1 b"), "x", "y"),
-        "s y",
+        task(sums(f"{WIDE}*i0+r0", n=WIDE, m=WIDE), "x", "s"), task(turned(WIDE, WIDE), "x", "y"), "s y",
     ),
     "longer rows than a tile holds, and what lies turned": Pair(
-        task(nest((WIDE,), 1, 1, ((LONG,), f"a = load 0 {LONG}*i0+r0; s = reduce sum a"), ((), "store 1 i0 s")), "x", "s"),
-        task(flat(1, 1, (WIDE, LONG), f"a = load 0 {LONG}*r0+r1; b = add a a; store 1 r0+{WIDE}*r1 b"), "x", "y"),
-        "s y",
+        task(sums(f"{LONG}*i0+r0", n=WIDE, m=LONG), "x", "s"), task(turned(WIDE, LONG), "x", "y"), "s y",
         "no tile of it would stay in cache",
     ),
     "sums of columns, and what lies turned, of longer rows than a tile holds": Pair(
-        task(nest((LONG,), 1, 1, ((MOST,), f"a = load 0 {LONG}*r0+i0; s = reduce sum a"), ((), "store 1 i0 s")), "x", "s"),
-        task(flat(1, 1, (MOST, LONG), f"a = load 0 {LONG}*r0+r1; b = add a a; store 1 r0+{MOST}*r1 b"), "x", "y"),
-        "s y",
+        task(sums(f"{LONG}*r0+i0", n=LONG, m=MOST), "x", "s"), task(turned(MOST, LONG), "x", "y"), "s y",
         "no tile of it would stay in cache",
     ),
     "as many rows as columns, of which others than sums are taken": Pair(
-        task(rows(), "x", "y"),
-        task(nest((4,), 1, 1, ((4,), f"a = {Y}; s = reduce prod a"), ((), "store 1 i0 s")), "x", "s"),
-        "y s",
-        "no partial prod",
+        task(rows(), "x", "y"), task(sums("4*r0+i0", kind="prod"), "x", "s"), "y s", "no partial prod"
     ),
     "sums of columns in one place": Pair(
         task(rows(), "x", "y"),
@@ -390,7 +375,7 @@ PAIRS: dict[str, Pair] = {
         "y",
     ),
     "changed where others read": Pair(
-        task(nest((4,), 1, 1, ((4,), "a = load 0 r0; s = reduce sum a"), ((), "store 1 i0 s")), "z", "s"),
+        task(sums("r0"), "z", "s"),
         task(nest((4,), 2, 0, ((), "a = load 0 i0; store 1 i0 a")), "w z"),
         "s",
         "is changed at other outer points",
