@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 
@@ -24,9 +25,12 @@ def sum_over(points: int) -> Loop:
     return b.build()
 
 
-def build(loops: Iterable[Loop], files: int = 1) -> None:
-    """Compile and load the kernels of ``loops``, in as many files as are to be compiled side by side."""
-    kernels.finish(kernels.start(kernel_sources([kernel(x) for x in loops], files)))
+def build(loops: Iterable[Loop], files: int = 1, level: str = "-O3") -> None:
+    """Compile and load the kernels of ``loops``, in as many files as are to be compiled side by side.
+    ``level``: of optimisation; of any but that of users the kernels are to be nobody else's."""
+    sources = kernel_sources([kernel(x) for x in loops], files)
+    flags = [tuple(level if f == "-O3" else f for f in s.flags) for s in sources]
+    kernels.finish(kernels.start([replace(s, flags=f) for s, f in zip(sources, flags, strict=True)]))
 
 
 def call_at(loop: Loop, *addresses: int) -> int:

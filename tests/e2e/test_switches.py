@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lowtide.runtime.records import records
+from lowtide.core.options import Options
+from switched import Switched
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore")]
 
@@ -31,40 +33,45 @@ class Net(nn.Module):
         return torch.cat([y.tanh(), y - h.mean(0)], 1)
 
 
-def iteration(net: nn.Module, x: Tensor, options: dict[str, object] | None) -> list[Tensor]:
-    """Loss, gradients and statistics of one iteration; then what the net gives in inference."""
-    net = copy.deepcopy(net)
-    torch.compiler.reset()
-    f = net if options is None else torch.compile(net, backend="lowtide", options=options)
-    loss = f(x).square().sum()
+def iteration(net: nn.Module, call: Callable[[Tensor], Tensor], x: Tensor) -> list[Tensor]:
+    """Loss, gradients and statistics of one iteration; then what the net gives in inference. Leaves its statistics as they
+    were."""
+    before = copy.deepcopy(net.state_dict())
+    net.train().zero_grad(set_to_none=True)
+    loss = call(x).square().sum()
     loss.backward()
-    out = [loss.detach(), *(p.grad for p in net.parameters() if p.grad is not None), *net.buffers()]
+    out = [
+        loss.detach(),
+        *(p.grad for p in net.parameters() if p.grad is not None),
+        *(b.clone() for b in net.buffers()),
+    ]
     net.eval()
     with torch.no_grad():
-        return [*out, f(x)]
-
-
-def kernels() -> frozenset[str]:
-    """The generated sources that the graphs of now run, by content."""
-    return frozenset(s.text for r in records() for p in r.planned for s in p.program.kernels)
+        out.append(call(x))
+    net.load_state_dict(before)
+    return out
 
 
 @pytest.mark.spec("G1")
 def test_every_combination_of_switches() -> None:
     torch.manual_seed(3)
     net, x = Net(), torch.randn(40, 24)
-    want = iteration(net, x, None)
+    want = iteration(net, net, x)
     noise = 1e-5 * max(float(t.abs().max()) for t in want)  # some gradients are zero but for rounding
-    seen: dict[frozenset[str], list[Tensor]] = {}
-    for fuse, inplace, slabs in itertools.product((True, False), (True, False), ("auto", "none")):
-        for reorder in (True, False) if fuse else (True,):
-            options: dict[str, object] = {
-                "kernels": "loops", "fuse": fuse, "inplace": inplace, "slabs": slabs, "reorder": reorder, "verify": True,
-            }  # fmt: skip
-            got = iteration(net, x, options)
-            assert all(r.fallback is None for r in records()), options
-            for a, b in zip(got, want, strict=True):
-                torch.testing.assert_close(a, b, rtol=2e-4, atol=noise)
-            first = seen.setdefault(kernels(), got)
-            assert all(torch.equal(a, b) for a, b in zip(got, first, strict=True)), options
-    assert len(seen) >= 2  # fused and not
+    every = [
+        Options(kernels="loops", fuse=fuse, inplace=inplace, slabs=slabs, reorder=reorder, verify=True)
+        for fuse, inplace, slabs in itertools.product((True, False), (True, False), ("auto", "none"))
+        for reorder in ((True, False) if fuse else (True,))
+    ]
+    switched = Switched(every)
+    torch.compiler.reset()
+    call = torch.compile(net, backend=switched, dynamic=False, fullgraph=True)
+    seen: dict[tuple[str, ...], list[Tensor]] = {}
+    for options in every:
+        switched.options = options
+        got = iteration(net, call, x)
+        for a, b in zip(got, want, strict=True):
+            torch.testing.assert_close(a, b, rtol=2e-4, atol=noise)
+        first = seen.setdefault(switched.kernels(), got)
+        assert all(torch.equal(a, b) for a, b in zip(got, first, strict=True)), options
+    assert len(switched.graphs) == 2 and len(seen) >= 2  # training and inference; fused and not

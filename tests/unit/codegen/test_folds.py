@@ -15,6 +15,10 @@ from lowtide.ir.interpret import NUMPY, interpret
 from lowtide.ir.loops import Loop, check_loop, parse_loop
 
 pytestmark = pytest.mark.skipif(native.compiler() is None, reason="needs a C++ compiler")
+ROWS = [(2, 5), (7, 16), (9, 1), (40, 300), (1000, 96), (129, 2730)]
+MORE_ROWS = [(2, 1), (9, 300), (1000, 96)]
+SUMMED, COMPARED = ("f32", "f64", "i64", "i32"), ("f32", "i64", "u8", "bool")
+MANY, WIDTHS = (777, 200), {1000: True, 1 << 14: False}
 
 
 def gradients(rows: int, width: int, dtype: str = "f32") -> Loop:
@@ -36,9 +40,27 @@ def gradients(rows: int, width: int, dtype: str = "f32") -> Loop:
 """)
 
 
+def extremes(rows: int, width: int, dtype: str) -> Loop:
+    """The greatest and the least of each column."""
+    return parse_loop(f"""loop [{rows}] in({dtype}) out({dtype}, {dtype})
+  stage [{width}]
+    v0: {dtype} = load 0 [((i0*{width})+r0)]
+    v1: {dtype} = fold_max 1 [r0] v0
+    v2: {dtype} = fold_min 2 [r0] v0
+""")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def built() -> None:
+    """The kernels of this file, compiled together."""
+    loops = [gradients(*size, dtype) for size in ROWS for dtype in SUMMED]
+    loops += [extremes(*size, dtype) for size in MORE_ROWS for dtype in COMPARED]
+    build([*loops, gradients(*MANY), *map(kept_beside_folds, WIDTHS)], 2)
+
+
 @pytest.mark.spec("IR-33", "IR-34", "SC-52")
-@pytest.mark.parametrize("dtype", ["f32", "f64", "i64", "i32"])
-@pytest.mark.parametrize(("rows", "width"), [(2, 5), (7, 16), (9, 1), (40, 300), (1000, 96), (129, 2730)])
+@pytest.mark.parametrize("dtype", SUMMED)
+@pytest.mark.parametrize(("rows", "width"), ROWS)
 def test_sums_over_rows_beside_what_is_made_of_each(dtype: str, rows: int, width: int):
     rng = np.random.default_rng(0)
     whole = dtype[0] == "i"
@@ -89,7 +111,7 @@ def test_elements_in_other_places_than_the_points_of_a_row():
 def test_the_number_of_threads_does_not_show():
     torch = pytest.importorskip("torch")
     rng = np.random.default_rng(0)
-    rows, width = 777, 200
+    rows, width = MANY
     given = [rng.normal(size=n).astype("f4") for n in (rows * width, rows * width, width)]
     results: list[bytes] = []
     before = torch.get_num_threads()
@@ -132,7 +154,7 @@ def kept_beside_folds(width: int) -> Loop:
 
 
 @pytest.mark.spec("IR-33")
-@pytest.mark.parametrize(("width", "kept"), [(1000, True), (1 << 14, False)])
+@pytest.mark.parametrize(("width", "kept"), WIDTHS.items())
 def test_what_lies_on_a_stack_fits_in_a_thread_s(width: int, kept: bool):
     """Partial results of as many elements as folds may have take 1 MiB of 2, so that nothing is kept along the row."""
     loop = kept_beside_folds(width)
@@ -174,15 +196,10 @@ def test_what_is_no_fold(old: str, new: str, clause: str):
 
 
 @pytest.mark.spec("SC-10")
-@pytest.mark.parametrize("dtype", ["f32", "i64", "u8", "bool"])
-@pytest.mark.parametrize(("rows", "width"), [(2, 1), (9, 300), (1000, 96)])
+@pytest.mark.parametrize("dtype", COMPARED)
+@pytest.mark.parametrize(("rows", "width"), MORE_ROWS)
 def test_extremes_over_rows(dtype: str, rows: int, width: int):
-    loop = parse_loop(f"""loop [{rows}] in({dtype}) out({dtype}, {dtype})
-  stage [{width}]
-    v0: {dtype} = load 0 [((i0*{width})+r0)]
-    v1: {dtype} = fold_max 1 [r0] v0
-    v2: {dtype} = fold_min 2 [r0] v0
-""")
+    loop = extremes(rows, width, dtype)
     check_loop(loop)
     rng, n = np.random.default_rng(0), rows * width
     x = (rng.normal(size=n) if dtype == "f32" else rng.integers(0, 2 if dtype == "bool" else 99, n)).astype(

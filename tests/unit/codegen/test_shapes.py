@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -12,8 +14,14 @@ from lowtide.ir.build import LoopBuilder
 from lowtide.ir.index import flatten
 from lowtide.ir.interpret import NUMPY, interpret
 from lowtide.ir.loops import Loop
+from lowtide.ir.symbolic import symbol
 
 pytestmark = pytest.mark.skipif(native.compiler() is None, reason="needs a C++ compiler")
+TURNED, MATRICES = ("u8", "bool", "i16", "i32", "f32", "f64", "i64"), [(16, 16), (77, 130), (300, 67)]
+HALVES, HALF = ("bf16", "f16"), (40, 33)
+ROWS = (5, 77, 1024, 3000, 16384, 20_000)
+LENGTHS, ACROSS = [(70_000,), (300, 7), (3, 90, 4), (2, 3)], (1, 20, 700)
+ADDED = (1, 30, 1000)
 
 
 def compare(loop: Loop, buffers: list[np.ndarray], **tolerance: float) -> list[np.ndarray]:
@@ -33,9 +41,18 @@ def turned_copy(dtype: str, n: int, m: int, deep: int = 2) -> Loop:
     return b.build()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def built() -> None:
+    """The kernels of this file, compiled together."""
+    loops = [turned_copy(dtype, *size) for dtype in TURNED for size in MATRICES]
+    loops += [turned_copy(half, *HALF, 1) for half in HALVES] + [softmax(3, width) for width in ROWS]
+    loops += [columns(sizes, across) for sizes in LENGTHS for across in ACROSS] + [added(width) for width in ADDED]
+    build(loops, 2)
+
+
 @pytest.mark.spec("IR-29", "IR-39")
-@pytest.mark.parametrize("dtype", ["u8", "bool", "i16", "i32", "f32", "f64", "i64"])
-@pytest.mark.parametrize(("n", "m"), [(16, 16), (77, 130), (300, 67)])
+@pytest.mark.parametrize("dtype", TURNED)
+@pytest.mark.parametrize(("n", "m"), MATRICES)
 def test_a_matrix_is_turned(dtype: str, n: int, m: int):
     loop = turned_copy(dtype, n, m)
     assert "turn(" in kernel(loop).text
@@ -44,13 +61,14 @@ def test_a_matrix_is_turned(dtype: str, n: int, m: int):
 
 
 @pytest.mark.spec("IR-29")
-@pytest.mark.parametrize("half", ["bf16", "f16"])
+@pytest.mark.parametrize("half", HALVES)
 def test_half_types_are_turned(half: str):
-    loop = turned_copy(half, 40, 33, 1)
-    data = np.random.default_rng(0).integers(0, 1000, 40 * 33).astype("u2")
+    n, m = HALF
+    loop = turned_copy(half, n, m, 1)
+    data = np.random.default_rng(0).integers(0, 1000, n * m).astype("u2")
     out = np.zeros_like(data)
     run(loop, data, out)
-    np.testing.assert_array_equal(out.reshape(40, 33), data.reshape(33, 40).T)
+    np.testing.assert_array_equal(out.reshape(n, m), data.reshape(m, n).T)
 
 
 @pytest.mark.spec("IR-29")
@@ -88,7 +106,7 @@ def softmax(rows: int, width: int) -> Loop:
 
 
 @pytest.mark.spec("IR-35")
-@pytest.mark.parametrize("width", [5, 77, 1024, 3000, 16384, 20_000])
+@pytest.mark.parametrize("width", ROWS)
 def test_a_row_keeps_what_a_later_stage_would_compute_again(width: int):
     loop = softmax(3, width)
     assert kernel(loop).text.count("exp_(") == (1 if width <= 16384 else 2)
@@ -100,10 +118,8 @@ def test_a_row_keeps_what_a_later_stage_would_compute_again(width: int):
     assert np.isnan(y[width : 2 * width]).all() and not np.isnan(y[:width]).any()
 
 
-@pytest.mark.spec("IR-33", "IR-34")
-@pytest.mark.parametrize("sizes", [(70_000,), (300, 7), (3, 90, 4), (2, 3)])
-@pytest.mark.parametrize("across", [1, 20, 700])
-def test_sums_of_columns_lose_nothing_to_their_length(sizes: tuple[int, ...], across: int):
+def columns(sizes: tuple[int, ...], across: int) -> Loop:
+    """Sums and greatest of as many columns as lie side by side."""
     b = LoopBuilder((across,))
     b.inputs, b.outputs = ["f32"], ["f32", "f32"]
     inner = b.stage(sizes)
@@ -116,28 +132,39 @@ def test_sums_of_columns_lose_nothing_to_their_length(sizes: tuple[int, ...], ac
     b.stage()
     b.store(1, b.rows[0], total)
     b.store(2, b.rows[0], most)
+    return b.build()
+
+
+@pytest.mark.spec("IR-33", "IR-34")
+@pytest.mark.parametrize("sizes", LENGTHS)
+@pytest.mark.parametrize("across", ACROSS)
+def test_sums_of_columns_lose_nothing_to_their_length(sizes: tuple[int, ...], across: int):
+    step = across * math.prod(sizes)
     data = (1 + np.random.default_rng(0).random(step)).astype("f4")
     results = [np.zeros(across, "f4"), np.zeros(across, "f4")]
-    run(b.build(), data, *results)
+    run(columns(sizes, across), data, *results)
     exact = data.reshape(-1, across).astype("f8").sum(0)
     assert (np.abs(results[0] - exact) <= 8 * 2.0**-23 * exact).all()
     np.testing.assert_array_equal(results[1], data.reshape(-1, across).max(0))
 
 
-@pytest.mark.spec("IR-30")
-@pytest.mark.parametrize("width", [1, 30, 1000])
-def test_rows_are_added_where_an_index_says(width: int):
+def added(width: int) -> Loop:
+    """200 rows, each added where its number says."""
     b = LoopBuilder((width,))
     b.inputs, b.outputs = ["i64", "f32"], ["f32"]
-    from lowtide.ir.symbolic import symbol
-
     (r,) = b.stage((200,))
     at = b.load(0, "i64", r)
     v = b.load(1, "f32", flatten((r, *b.rows), (width, 1)))
     b.store(2, flatten((symbol(f"v{at}"), *b.rows), (width, 1)), v, add=True)
+    return b.build()
+
+
+@pytest.mark.spec("IR-30")
+@pytest.mark.parametrize("width", ADDED)
+def test_rows_are_added_where_an_index_says(width: int):
     rng = np.random.default_rng(0)
     buffers = [rng.integers(0, 9, 200), rng.normal(size=200 * width).astype("f4"), np.zeros(9 * width, "f4")]
-    compare(b.build(), buffers, rtol=1e-5, atol=1e-5)
+    compare(added(width), buffers, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.spec("IR-37")

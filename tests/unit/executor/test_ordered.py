@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -235,3 +235,28 @@ def test_a_symbol_that_is_returned_keeps_the_one_that_binds_it_and_an_unused_num
     lines = call.executor.plan.block.lines
     assert any(line.op.target == "aten.nonzero.default" for line in lines)
     assert not any(line.op.target.startswith("operator.") for line in lines)
+
+
+@pytest.mark.spec("SC-16", "SC-62")
+def test_memory_that_an_operation_takes_while_it_runs_counts_once(monkeypatch: pytest.MonkeyPatch):
+    """Whatever else is held, in the slab and outside, a peak that is such memory rises with it byte by byte."""
+    block = plan_at_run_time(exported(late_use)).executor.plan.block
+    plain, peaks = ordered.memory_of, dict[int, int]()
+
+    def peak(workspace: int) -> int:
+        def taking(*given: Any) -> MemoryGraph:
+            graph = plain(*given)
+            nodes = [replace(n, workspace=workspace) if n.name.startswith("exp") else n for n in graph.nodes]
+            assert sum(n.workspace for n in nodes) == workspace
+            return MemoryGraph(graph.buffers, tuple(nodes))
+
+        def program_order(graph: MemoryGraph, objective: Callable[..., int], **_: Any) -> Found:
+            peaks[workspace] = objective(graph, range(len(graph.nodes)))
+            return Found(list(range(len(graph.nodes))), candidates={"program": 0})
+
+        monkeypatch.setattr(ordered, "memory_of", taking)
+        monkeypatch.setattr(ordered, "reorder", program_order)
+        assert ordered.ordered(block, {}, frozenset(), {}, {}) is block
+        return peaks[workspace]
+
+    assert peak(2 << 30) - peak(1 << 30) == 1 << 30

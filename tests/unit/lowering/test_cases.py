@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from cases import SECTIONS, Call
 from evaluate import by_oracle, call_kernel, lower_call, lowered_results
 
+from lowtide.runtime import kernels
 from lowtide.runtime.calls import overload
 
 pytestmark = pytest.mark.torch
@@ -71,14 +72,23 @@ def show(call: Call) -> str:
     return f"{call[0]}({', '.join(map(one, call[1]))}{''.join(f', {k}={one(v)}' for k, v in call[2].items())})"
 
 
+@pytest.fixture(params=["-O1", pytest.param("-O3", marks=pytest.mark.slow)])
+def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What kernels are compiled at, for this test alone: as users have them, and in half the time, since rules are in question
+    here. Loops made into vectors have tests of their own."""
+    monkeypatch.setattr(kernels, "_loaded", {})
+    monkeypatch.setattr(kernels, "_begun", {})
+    return request.param
+
+
 @pytest.mark.parametrize("section", list(SECTIONS))
 @pytest.mark.spec("IR-29", "IR-30", "IR-31", "IR-32", "IR-37")
 @pytest.mark.filterwarnings("ignore")
-def test_the_table_of_cases(section: str):
+def test_the_table_of_cases(section: str, level: str):
     calls = list(SECTIONS[section]())
     lowered = [lower_call(*call) for call in calls]
     loops = list(itertools.chain.from_iterable(x[0].loops.values() for x in lowered))
-    build(loops, 2)
+    build(loops, 2, level)
     wrong: list[str] = []
     for call, (low, tensors, expected) in zip(calls, lowered, strict=True):
         wrong += results(low, tensors, expected, call_kernel, call, f"C++ {show(call)}")

@@ -138,14 +138,14 @@ def test_ends_are_eagers():
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("order", [2, 3, 4, 5])
 @pytest.mark.parametrize("run", [call_kernel, by_oracle])
-def test_poles_of_derivatives_have_eagers_sign(order: int, run: Run):
+def test_poles_of_derivatives_have_eagers_sign(run: Run):
     """From the second derivative on; of the first, eager has large numbers at the negative ones."""
     x = torch.tensor([0.0, -0.0, -1.0, -2.0])
-    low, tensors, eager = lower_call("aten.polygamma.default", (order, x))
-    build(list(low.loops.values()), 2)
-    assert torch.equal(lowered_results(low, tensors, run)["y0"], eager)
+    made = [lower_call("aten.polygamma.default", (order, x)) for order in (2, 3, 4, 5)]
+    build([loop for low, _, _ in made for loop in low.loops.values()], 2)
+    for low, tensors, eager in made:
+        assert torch.equal(lowered_results(low, tensors, run)["y0"], eager)
 
 
 @pytest.mark.parametrize("order", [6, -1])
