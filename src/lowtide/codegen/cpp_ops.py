@@ -31,6 +31,8 @@ _CALLS: Mapping[str, str] = {
     "atanh", "erfc", "lgamma", "floor", "ceil", "trunc", "fmod", "atan2", "hypot", "copysign",
 )}  # fmt: skip
 
+_BITS = {("f32", "i32"): "as_int", ("i32", "f32"): "as_float", ("f64", "i64"): "as_bits", ("i64", "f64"): "as_double"}
+
 
 def constant(x: Instr) -> str:
     """A ``const`` as a literal."""
@@ -54,6 +56,8 @@ def scalar(x: Instr, given: Sequence[str], dtypes: Sequence[str]) -> str:
     to = VALUE[x.dtype]
     if x.op == "cast":
         return cast(a, dtypes[0], x.dtype)
+    if x.op == "bitcast":
+        return f"{_BITS[dtypes[0], x.dtype]}({a})"
     if x.op == "where":
         return f"{a} ? {b} : {c}"
     if x.op in _COMPARE:
@@ -86,6 +90,7 @@ _SPECIAL: Mapping[str, Callable[[str, str, str], str]] = {
     "mod": lambda t, a, b: f"floor_mod({a}, {b})" if _floating(t) else f"({VALUE[t]})whole_mod((i64){a}, (i64){b})",
     "fmod": lambda t, a, b: f"std::fmod({a}, {b})" if _floating(t) else f"({VALUE[t]})whole_rest((i64){a}, (i64){b})",
     "pow": lambda t, a, b: f"power({a}, {b})" if _floating(t) else f"whole_power<{VALUE[t]}>({a}, {b})",
+    "gcd": lambda t, a, b: f"({VALUE[t]})whole_gcd((i64){a}, (i64){b})",
     "shl": lambda t, a, b: f"shift_left<{VALUE[t]}>({a}, {b})",
     "shr": lambda t, a, b: f"shift_right<{VALUE[t]}>({a}, {b})",
 }  # fmt: skip

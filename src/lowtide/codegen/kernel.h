@@ -243,7 +243,7 @@ FN double erf_(double x) {
 
 // The bits of 2 / pi behind 64 of zeros. An argument m * 2^e is multiplied with those whose product is no whole turn: m times
 // a fixed-point fraction, of which what lies before the point wraps away (M. Payne, R. Hanek 1983).
-static const uint32_t two_over_pi[44] = {
+static constexpr uint32_t two_over_pi[44] = {
   0, 0, 0xa2f9836eu, 0x4e441529u, 0xfc2757d1u, 0xf534ddc0u, 0xdb629599u, 0x3c439041u, 0xfe5163abu, 0xdebbc561u,
   0xb7246e3au, 0x424dd2e0u, 0x06492eeau, 0x09d1921cu, 0xfe1deb1cu, 0xb129a73eu, 0xe88235f5u, 0x2ebb4484u,
   0xe99c7026u, 0xb45f7e41u, 0x3991d639u, 0x835339f4u, 0x9c845f8bu, 0xbdf9283bu, 0x1ff897ffu, 0xde05980fu,
@@ -300,18 +300,28 @@ FN double cos_(double x) {
   const double r = quarter_turns(x, q);
   return sine_or_cosine(r, q + 1);
 }
+// For single precision, 2 / pi less what makes four turns of the last bit of arguments, by their exponents from 2^23 on (below, all
+// of it): two numbers, of which the first has 29 bits, so that its product with an argument is exact.
+struct TurnsBySize {
+  double high[106], low[106];
+  constexpr TurnsBySize() : high(), low() {
+    double unit = 7.450580596923828e-09;
+    for (int k = 0; k < 105; ++k, unit *= 0.5) {
+      i64 h = 0, l = 0;
+      for (int i = 62 + k; i < 91 + k; ++i) h = 2 * h + (two_over_pi[i >> 5] >> (31 - (i & 31)) & 1);
+      for (int i = 91 + k; i < 144 + k; ++i) l = 2 * l + (two_over_pi[i >> 5] >> (31 - (i & 31)) & 1);
+      high[k] = (double)h * unit;
+      low[k] = (double)l * (unit * 1.1102230246251565e-16);
+    }
+    high[105] = NOT_A_NUMBER;
+  }
+};
+static constexpr TurnsBySize turns_by_size;
 FN double quarter_turns(float x, i64& quarter) {
-  const int32_t b = as_int(x) & 0x7fffffff;
-  i64 e = (i64)(b >> 23) - 150;
-  e = e < -56 ? -56 : e > 104 ? 104 : e;
-  const i64 at = e + 62;
-  const uint64_t m = (uint64_t)((b & 0x7fffff) | 0x800000);
-  const uint64_t turn = (MUL32(m, pi_word(at, 0)) << 32) + MUL32(m, pi_word(at, 1)) + (MUL32(m, pi_word(at, 2)) >> 32);
-  const uint64_t q = (turn + 0x2000000000000000) >> 62;
-  const bool near = std::fabs(x) < 0.78539816f;
-  const double r = near ? (double)std::fabs(x) : (double)(i64)(turn - (q << 62)) * 3.4061215800865545e-19;
-  quarter = near ? 0 : (i64)q;
-  return std::fabs(x) < INF ? r : (double)NOT_A_NUMBER;
+  const int32_t e = ((as_int(x) >> 23) & 255) - 150, k = e < 0 ? 0 : e;
+  const double a = std::fabs(x), low = a * turns_by_size.low[k], high = a * turns_by_size.high[k], turn = high + low;
+  quarter = whole(turn);
+  return ((high - nearest(turn)) + low) * 1.5707963267948966;
 }
 FN float sine_or_cosine(float r, int32_t quarter) {
   const float z = r * r;
@@ -335,12 +345,12 @@ FN float cos_(float x) {
 // Like both: s / c or -c / s.
 FN double tan_(double x) {
   i64 q;
-  const double r = quarter_turns(x, q), s = sine_or_cosine(r, (i64)0), c = sine_or_cosine(r, (i64)1), y = q & 1 ? -c / s : s / c;
+  const double r = quarter_turns(x, q), s = sine_or_cosine(r, (i64)0), c = sine_or_cosine(r, (i64)1), y = (q & 1 ? -c : s) / (q & 1 ? s : c);
   return as_double(as_bits(y) ^ (as_bits(x) & (i64)0x8000000000000000));
 }
 FN float tan_(float x) {
   i64 q;
-  const float r = (float)quarter_turns(x, q), s = sine_or_cosine(r, 0), c = sine_or_cosine(r, 1), y = q & 1 ? -c / s : s / c;
+  const float r = (float)quarter_turns(x, q), s = sine_or_cosine(r, 0), c = sine_or_cosine(r, 1), y = (q & 1 ? -c : s) / (q & 1 ? s : c);
   return as_float(as_int(y) ^ (as_int(x) & (int32_t)0x80000000));
 }
 
@@ -427,6 +437,10 @@ template <class T> FN T whole_power(T a, T b) {
   T r = 1;
   for (; b; b >>= 1, a *= a) if (b & 1) r *= a;
   return r;
+}
+FN i64 whole_gcd(i64 a, i64 b) {
+  while (b != 0) { const i64 r = whole_rest(a, b); a = b; b = r; }
+  return a < 0 ? whole_minus(a) : a;
 }
 template <class T> FN T greatest_of() { return T(~(uint64_t)0 >> (64 - 8 * sizeof(T) + (T(-1) < T(0)))); }
 

@@ -259,6 +259,7 @@ _BINARY: Mapping[str, Callable[[Any, Any], Any]] = {
     "min": np.minimum, "pow": lambda a, b: a**b, "atan2": np.arctan2, "hypot": np.hypot, "copysign": np.copysign,
     "and": _logical(np.logical_and, np.bitwise_and), "or": _logical(np.logical_or, np.bitwise_or),
     "xor": _logical(np.logical_xor, np.bitwise_xor), "shl": lambda a, b: a << b, "shr": lambda a, b: a >> b,
+    "gcd": np.gcd,
     "eq": lambda a, b: a == b, "ne": lambda a, b: a != b, "lt": lambda a, b: a < b, "le": lambda a, b: a <= b,
     "gt": lambda a, b: a > b, "ge": lambda a, b: a >= b,
 }  # fmt: skip

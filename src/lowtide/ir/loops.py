@@ -35,7 +35,7 @@ UNARY = CURVES | {"neg", "abs", "sign", "not", "sqrt", "rsqrt", "reciprocal", "f
 BINARY = frozenset(
     (
         "add", "sub", "mul", "div", "truncdiv", "floordiv", "mod", "fmod", "max", "min", "pow", "atan2", "hypot",
-        "copysign", "and", "or", "xor", "shl", "shr",
+        "copysign", "and", "or", "xor", "shl", "shr", "gcd",
     )
 )  # fmt: skip
 COMPARE = frozenset(["eq", "ne", "lt", "le", "gt", "ge"])
@@ -345,6 +345,8 @@ def _check_instr(loop: Loop, x: Instr, n: int, k: int) -> None:
         raise fail("dtype", f"{x.op} of {given} gives no {x.dtype}")
     if x.op in COMPARE and (x.dtype != "bool" or given[0] != given[1]):
         raise fail("dtype", f"{x.op} compares {given} to {x.dtype}")
+    if x.op == "bitcast" and ITEMSIZE[given[0]] != ITEMSIZE[x.dtype]:
+        raise fail("dtype", f"the bits of {given} are no {x.dtype}")
     if x.op == "where" and (given[0] != "bool" or given[1] != x.dtype or given[2] != x.dtype):
         raise fail("dtype", f"where of {given} gives no {x.dtype}")
     if x.family and (x.dtype not in ("f32", "f64") or set(given) != {x.dtype}):

@@ -54,5 +54,5 @@ def in_low_precision(loop: Loop) -> bool:
     return not kinds.isdisjoint(("f16", "bf16")) and kinds.isdisjoint(("f32", "f64"))
 
 
-HEAVY = CURVES | {"pow", "atan2", "hypot", "fmod", "mod", "floordiv"}
+HEAVY = CURVES | {"pow", "atan2", "hypot", "fmod", "mod", "floordiv", "gcd"}
 FREE = frozenset(("load", "store", "const", "index", "cast"))

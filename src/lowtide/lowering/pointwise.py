@@ -118,6 +118,38 @@ pointwise(lambda x, y: where(y.differs(y), x, where(x.differs(x), y, x.min(y))),
 pointwise(lambda x, y: x.of("atan2", y), "atan2.default")
 pointwise(lambda x, y: x.of("hypot", y), "hypot.default")
 pointwise(lambda x, y: x.of("copysign", y), "copysign.Tensor", "copysign.Scalar")
+pointwise(lambda x, y: x.of("gcd", y), "gcd.default")
+
+
+def _lcm(x: Scalar, y: Scalar) -> Scalar:
+    """Of narrow types in 32 bits, as C has it: the sign goes before the upper bits do."""
+    to = "i64" if x.dtype == "i64" else "i32"
+    a, b = x.to(to), y.to(to)
+    return (a.of("truncdiv", a.of("gcd", b)) * b).of("abs").to(x.dtype)
+
+
+pointwise(_lcm, "lcm.default")
+
+
+@register("pointwise", "nextafter.default")
+def _next_after(site: Site, self: Arg, other: Arg) -> None:
+    """The next number on the way to another: its bits as a whole number go up by one, or down."""
+    out = site.output()
+    if out is None:
+        return
+    dtype = site.dtype(out)
+    if dtype not in ("f32", "f64"):
+        raise Refused("goes on by the least of a half type")
+    n = site.loop()
+    at = n.stage(*site.size(out))
+    x, y = (n.spread(a, at).to(dtype) for a in (self, other))
+    whole = "i32" if dtype == "f32" else "i64"
+    bits = x.bits(whole)
+    stepped = where((x < y).equals(x > 0), bits + 1, bits - 1).bits(dtype)
+    least = n.const(whole, 1).bits(dtype).of("copysign", y)
+    found = where(x.equals(y), y, where(x.equals(0), least, stepped))
+    n.store(out, at, where(x.test("isnan") | y.test("isnan"), math.nan, found))
+    n.done()
 
 
 def _logaddexp(x: Scalar, y: Scalar) -> Scalar:

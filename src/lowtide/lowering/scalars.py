@@ -39,6 +39,10 @@ class Scalar:
         """In another dtype."""
         return Scalar(self.b, self.b.cast(self.n, dtype))
 
+    def bits(self, dtype: str) -> Scalar:
+        """Its bits as a number of another dtype of the same width."""
+        return Scalar(self.b, self.b.op("bitcast", dtype, self.n))
+
     def same(self, other: Scalar | Number) -> Scalar:
         """``other`` in this one's dtype."""
         if isinstance(other, Scalar):

@@ -18,26 +18,34 @@ from lowtide.lowering.scalars import HALVES, Number, Scalar, computed_in, where
 from lowtide.lowering.site import Nest, Refused, Site
 from lowtide.lowering.table import register
 
+_SHARED = 1 << 15  # elements that threads share; fewer are one thread's
 Write = Callable[[Nest, Ref], None]
 Start = Callable[[Nest, Sequence[Dim]], Scalar]
 
 
 def scattered(site: Site, own: Sequence[int], start: Start, write: Write) -> None:
     """The one result: first ``start`` everywhere, then what ``write`` adds. ``own``: dimensions of which every index is
-    written from its like alone; they run outside. Sums in half types are held in f32 until the end."""
+    written from its like alone; they run outside. Sums in half types are held in f32 until the end. Where threads share columns,
+    what they start from is a loop of its own, in which they share rows: two that write parts of the same rows at the same time
+    wait for each other."""
     out = site.output()
     if out is None:
         return
     size = site.size(out)
     half = site.dtype(out) in HALVES
     held = site.temporary("f32", size) if half else out
-    n = site.loop([size[d] for d in own])
+    columns = 0 < len(own) < len(size) and list(own) == list(range(len(size) - len(own), len(size)))
+    apart = columns and not half and math.prod(size) >= _SHARED
+    n = site.loop([] if apart else [size[d] for d in own])
 
     def everywhere() -> list[Dim]:
         return placed(n, own, list(n.stage(*(m for d, m in enumerate(size) if d not in own))))
 
-    at = everywhere()
+    at = list(n.stage(*size)) if apart else everywhere()
     n.store(held, at, start(n, at).to(computed_in(site.dtype(out))))
+    if apart:
+        n.done()
+        n = site.loop([size[d] for d in own])
     write(n, held)
     if half:
         at = everywhere()

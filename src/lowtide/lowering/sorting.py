@@ -2,19 +2,20 @@
 
 Comes in: ``sort`` and its like. Goes out: for short rows a loop that counts, for every element, how many come before it, and
 stores it there: comparisons as many as the square of the row's length, but nothing depends on data, so rows run side by
-side. Promised: equal elements keep their order and NaN counts as the greatest, as ATen sorts when asked to be stable. Longer
-rows are refused, and so is the middle of many: ATen finds them in fewer steps. Positions in an order of ATen's own
-choice are refused, since no other order gives them.
+side; longer rows are refused. Of long rows the element of a rank (medians, ``kthvalue``) is found bit by bit, by counting what
+is less; short ones are refused. ATen does those in fewer steps. Promised: equal elements keep their order and NaN counts as the
+greatest, as ATen sorts when asked to be stable. Positions in an order of ATen's own choice are refused, since no other order
+gives them; but of the element of a rank torch promises none, and the first is taken in f32, where equal elements are rare.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from lowtide.ir.graph import Arg
+from lowtide.ir.graph import Arg, int_of
 from lowtide.ir.symbolic import Dim
-from lowtide.lowering.scalars import Scalar, computed_in, where
+from lowtide.lowering.reduction import Over, axes
+from lowtide.lowering.scalars import FLOATS, Scalar, computed_in, where
 from lowtide.lowering.site import Refused, Site
 from lowtide.lowering.table import register
 
@@ -80,10 +81,136 @@ def _own_choice(what: str) -> Callable[..., None]:
     return rule
 
 
-register("sorting", "topk.default", "kthvalue.default")(_own_choice("some of equal elements"))
-register("sorting", "median.dim", "nanmedian.dim", "mode.default")(_own_choice("one of equal elements"))
+register("sorting", "topk.default")(_own_choice("some of equal elements"))
+register("sorting", "mode.default")(_own_choice("one of equal elements"))
 
 
-@register("sorting", "median.default", "nanmedian.default")
-def _median(site: Site, self: Arg) -> None:
-    raise Refused(f"chooses among {math.prod(site.size(self))} elements")
+# -- the element of a rank -------------------------------------------------------------------------------------------
+
+_STEP = 2  # bits that one pass over a row finds
+_LONG = 64  # elements of a row: from so many on that is faster than ATen
+_LONG_ALONE = 1 << 16  # the same where it is the only row
+
+
+def _wide(dtype: str) -> str:
+    """Where keys of a dtype lie."""
+    return "i64" if dtype in ("f64", "i64") else "i32"
+
+
+def _most(wide: str) -> int:
+    return 2 ** (int(wide[1:]) - 1) - 1
+
+
+def _key(x: Scalar) -> Scalar:
+    """A whole number in whose order values are sorted: of a floating one its bits, those below the sign turned where that is
+    set; the greatest of NaN."""
+    wide = _wide(x.dtype)
+    if x.dtype not in FLOATS:
+        return x.to(wide)
+    x = x.to(computed_in(x.dtype))
+    bits = x.bits(wide)
+    return where(x.test("isnan"), _most(wide), where(bits < 0, bits.of("xor", _most(wide)), bits))
+
+
+def _value(key: Scalar, dtype: str) -> Scalar:
+    """The value that has a key."""
+    if dtype not in FLOATS:
+        return key.to(dtype)
+    return where(key < 0, key.of("xor", _most(key.dtype)), key).bits(computed_in(dtype))
+
+
+def _of_rank(site: Site, over: Over, before: Scalar) -> Scalar:
+    """Of every row, the key of the element that has as many ``before`` it in order (an i64): the greatest than which no more
+    keys are less, found bit by bit from the highest. Passes over a row as many as half a key's bits, whatever it holds; no
+    memory."""
+    n, dtype = over.nest, site.dtype(over.x)
+    wide = _wide(dtype)
+    bits = int(wide[1:])
+    found = n.const(wide, -_most(wide) - 1)
+    for shift in range(bits - _STEP, -1, -_STEP):
+        ahead = [step << shift for step in range(1, 1 << _STEP)]
+        tried = [found + (a if a <= _most(wide) else a - (1 << bits)) for a in ahead]  # sums wrap
+        key = _key(n.load(over.x, over.stage()))
+        less = [n.reduce("sum", where(key < t, n.const(wide, 1), 0)) for t in tried]
+        n.stage()
+        for t, many in zip(tried, less, strict=True):
+            found = where(many.to("i64") <= before, t, found)
+    return found
+
+
+def _rows(site: Site, self: Arg, dims: Sequence[int]) -> Over:
+    """A loop over rows whose elements lie side by side, no more than an i32 counts, with keys of 32 bits: others would take
+    seconds to compile."""
+    over = Over(site, self, dims)
+    stride = site.value(self).layout.stride
+    least = _LONG if any(over.size[d] > 1 for d in over.kept) else _LONG_ALONE
+    if 0 in over.size or not least <= over.count < 2**31:
+        raise Refused(f"chooses among {over.count} elements")
+    if _wide(site.dtype(self)) == "i64":
+        raise Refused("chooses among numbers of 64 bits")
+    if any(over.size[d] > 1 for d in over.kept) and any(int_of(stride[d]) != 1 for d in dims):
+        raise Refused("chooses among elements that lie apart")
+    return over
+
+
+def _first_of_equals(site: Site, x: Arg) -> None:
+    """Refuse what asks which of equal elements ATen takes, where there are such as a rule."""
+    if site.output(1) is not None and site.dtype(x) != "f32":
+        raise Refused("takes one of equal elements in an order of ATen's own")
+
+
+def _chosen(site: Site, over: Over, key: Scalar) -> None:
+    """The results: of every row the element that has this key, and where the first of them stands."""
+    over.result(site, 0, _value(key, site.dtype(over.x)))
+    if len(site.op.outputs) > 1 and site.output(1) is not None:
+        n = over.nest
+        here = _key(n.load(over.x, over.stage())).equals(key)
+        place = n.reduce("argmax", where(here, n.const("i32", 1), 0))
+        n.stage()
+        over.result(site, 1, place)
+    over.done()
+
+
+def _median(site: Site, self: Arg, dims: Sequence[int], *, skip: bool) -> None:
+    """The lower of the two in the middle of every row; of a row with NaN that, or (``skip``) of its other elements."""
+    over = _rows(site, self, dims)
+    n, floating = over.nest, site.dtype(self) in FLOATS
+    n.stage()
+    numbers = many = n.count(over.count, "i64")
+    if floating:
+        x = n.load(self, over.stage())
+        x = x.to(computed_in(x.dtype))
+        numbers = n.reduce("sum", where(x.equals(x), n.const("i64", 1), 0))
+        n.stage()
+    before = (numbers.max(1) - 1).of("shr", 1) if skip else n.count((over.count - 1) // 2, "i64")
+    key = _of_rank(site, over, before)
+    _chosen(site, over, where(numbers < many, _most(key.dtype), key) if floating and not skip else key)
+
+
+def _median_of_all(skip: bool) -> Callable[..., None]:
+    def rule(site: Site, self: Arg) -> None:
+        _median(site, self, range(len(site.size(self))), skip=skip)
+
+    return rule
+
+
+def _median_along(skip: bool) -> Callable[..., None]:
+    def rule(site: Site, self: Arg, dim: int, keepdim: bool = False) -> None:
+        _first_of_equals(site, self)
+        _median(site, self, axes(dim, len(site.size(self))), skip=skip)
+
+    return rule
+
+
+register("sorting", "median.default")(_median_of_all(skip=False))
+register("sorting", "nanmedian.default")(_median_of_all(skip=True))
+register("sorting", "median.dim")(_median_along(skip=False))
+register("sorting", "nanmedian.dim")(_median_along(skip=True))
+
+
+@register("sorting", "kthvalue.default")
+def _kth_value(site: Site, self: Arg, k: int, dim: int = -1, keepdim: bool = False) -> None:
+    _first_of_equals(site, self)
+    over = _rows(site, self, axes(dim, len(site.size(self))))
+    over.nest.stage()
+    _chosen(site, over, _of_rank(site, over, over.nest.count(k - 1, "i64")))

@@ -195,6 +195,11 @@ def test_loops_hold_numbers_and_no_objects(loop: Loop):
         check_loop(loop)
 
 
+def test_bits_are_those_of_a_number_of_the_same_width():
+    with pytest.raises(VerifyError, match="bits of"):
+        check_loop(_loop(Instr("load", "f32", index=symbol("r0"), attr=0), Instr("bitcast", "i64", (0,))))
+
+
 def test_half_types_are_not_computed_in():
     with pytest.raises(VerifyError, match="cast to f32"):
         check_loop(

@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Iterator
 
 import lists
+import ranks
 import searches
 import torch
 import windows
@@ -588,4 +589,5 @@ SECTIONS = {
     "rearranging": _rearranging, "curves": _curves, "losses": _losses, "more rows": _more_rows,
     "others of kinds": _others_of_kinds, "large windows": windows.large_windows, "resampling": windows.resampling,
     "running": _running, "lists": lists.calls, "searches": searches.calls, "meeting": _meeting,
+    "ranks": ranks.calls,
 }  # fmt: skip
