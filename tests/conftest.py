@@ -8,6 +8,7 @@ and those that are marked are left out.
 
 from __future__ import annotations
 
+import gc
 import importlib.abc
 import logging
 import os
@@ -56,6 +57,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         needing = [item for item in items if item.get_closest_marker("torch")]
         config.hook.pytest_deselected(items=needing)
         items[:] = [item for item in items if item not in needing]
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays. Whoever measures memory collects garbage first, and would look through all of torch and of
+    these tests each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True, trylast=True)  # within pytest's own, which has begun to listen
