@@ -28,7 +28,7 @@ _PATIENCE, _BACK = 12, 8  # failures in one order before it goes back further, a
 @dataclass(frozen=True, slots=True)
 class Rows:
     """The buffers of a peak by the section in which they begin. All that meet a row are among the rows ``[a, z)``, and these
-    cover the sections ``[first, end)``. ``covers``: the rows of section after section, from ``starts[section]`` on."""
+    cover the sections ``[first, end)``. The rows of section after section stand from ``starts[section]`` on (``_covers``)."""
 
     peak: Peak
     births: Numbers
@@ -36,7 +36,6 @@ class Rows:
     z: Numbers
     first: Numbers
     end: Numbers
-    covers: Numbers
     starts: Numbers
 
     @property
@@ -56,10 +55,15 @@ def rows_of(peak: Peak) -> Rows:
     lo, hi = peak.lo[births], peak.hi[births]
     latest = np.maximum.accumulate(hi)
     a, z = np.searchsorted(latest, lo, side="right"), np.searchsorted(lo, hi)
-    covers = np.repeat(np.arange(len(lo)), hi - lo)
-    sections = np.arange(len(covers)) - np.repeat(np.cumsum(hi - lo) - (hi - lo) - lo, hi - lo)
-    starts = np.concatenate(([0], np.cumsum(np.bincount(sections))))
-    return Rows(peak, births, a, z, lo[a], latest[z - 1], covers[np.argsort(sections, kind="stable")], starts)
+    alive = np.cumsum(np.bincount(lo, minlength=len(peak.total)) - np.bincount(hi)[: len(peak.total)])
+    return Rows(peak, births, a, z, lo[a], latest[z - 1], np.concatenate(([0], np.cumsum(alive))))
+
+
+def _covers(lo: Numbers, hi: Numbers) -> Numbers:
+    """The rows of the first section, of the second and so on."""
+    rows = np.repeat(np.arange(len(lo)), hi - lo)
+    sections = np.arange(len(rows)) - np.repeat(np.cumsum(hi - lo) - (hi - lo) - lo, hi - lo)
+    return rows[np.argsort(sections, kind="stable")]
 
 
 def serves(rows: Rows, height: int) -> bool:
@@ -129,8 +133,8 @@ class _State:
         self.room = _room(peak, height)
         limits = (height - real) // peak.unit
         self.rows = np.column_stack((size, lo, self.ends, limits, rows.a, rows.z, rows.first, rows.end)).tolist()
-        self.covers, self.starts = rows.covers, rows.starts.tolist()
-        self.witness = rows.covers[rows.starts[:-1]]
+        self.covers, self.starts = _covers(lo, self.ends), rows.starts.tolist()
+        self.witness = self.covers[rows.starts[:-1]]
         self.least, self.key = np.zeros((2, len(self.rows)), dtype=np.int64)
         self.left = peak.total.copy()
         self.steps: list[_Step] = []

@@ -163,7 +163,7 @@ def _around(
     shelf = (_Vectors if lives.vectors else _Lists)(flat, lives)
 
     def put(i: int, at: int) -> None:
-        shelf.put(i, at)
+        shelf.lows[i], shelf.tops[i] = at, at + flat.size[i]
         if before and before[i] != at:
             moved[flat.first[i] : flat.end[i]] = b"\1" * (flat.end[i] - flat.first[i])
 
@@ -178,15 +178,11 @@ def _around(
 
 
 class _Lists:
-    """Where buffers lie so far, for problems in which few meet."""
+    """Where buffers begin and end so far (bytes), for problems in which few meet."""
 
     def __init__(self, flat: Flat, lives: Lives) -> None:
         self.size, self.alignment, self.near = flat.size, flat.alignment, lives.near
         self.lows, self.tops = [0] * flat.count, [-1] * flat.count  # -1: not placed yet
-
-    def put(self, i: int, at: int) -> None:
-        """Place a buffer."""
-        self.lows[i], self.tops[i] = at, at + self.size[i]
 
     def lowest(self, i: int) -> int:
         """Where a buffer can lie lowest."""
@@ -206,16 +202,12 @@ class _Lists:
 
 
 class _Vectors:
-    """The same for problems in which many meet."""
+    """The same for problems in which many meet. ``holes``: room to work in."""
 
     def __init__(self, flat: Flat, lives: Lives) -> None:
         self.size, self.alignment, self.near = flat.size, flat.alignment, lives.vectors
         self.lows, self.tops = np.zeros(flat.count, dtype=np.int64), np.full(flat.count, -1)
         self.holes = np.zeros(flat.count, dtype=np.int64)
-
-    def put(self, i: int, at: int) -> None:
-        """Place a buffer."""
-        self.lows[i], self.tops[i] = at, at + self.size[i]
 
     def lowest(self, i: int) -> int:
         """Where a buffer can lie lowest: a hole begins at the highest top of all that begin no higher than what ends it."""
@@ -223,7 +215,7 @@ class _Vectors:
         below = below[self.tops[below] >= 0]
         lows = self.lows[below]
         order = lows.argsort()
-        holes, stride = self.holes[: len(below) + 1], self.alignment[i]  # as many as others and itself at most
+        holes, stride = self.holes[: len(below) + 1], self.alignment[i]
         np.maximum.accumulate(self.tops[below[order]], out=holes[1:])
         if stride > 1:
             holes[1:] = -(-holes[1:] // stride) * stride

@@ -149,7 +149,8 @@ class Cliques {
         for (const i64 a : alignment_) highest = std::max(highest, a);
         for (i64 k = 0; k < many && (k == 0 || work > 0); ++k) {
             const bool small = highest < (i64(1) << 30);
-            if (small ? descent<std::int32_t>(rank, capacity, offsets, forward, work) : descent<i64>(rank, capacity, offsets, forward, work))
+            if (small ? descent<std::int32_t>(rank, capacity, offsets, forward, work)
+                      : descent<i64>(rank, capacity, offsets, forward, work))
                 return true;
             std::sort(order.begin(), order.end(), [&](i64 a, i64 b) {
                 const i64 x = rank_[a] - forward[a], y = rank_[b] - forward[b];
@@ -176,7 +177,8 @@ class Cliques {
     // One descent; if it fails, what could not be placed goes `forward`, and so does what is left over with it. T holds any
     // offset times two.
     template <class T>
-    bool descent(const std::vector<i64> &rank_of, i64 capacity, std::vector<i64> &offsets, std::vector<i64> &forward, i64 &work) const {
+    bool descent(const std::vector<i64> &rank_of, i64 capacity, std::vector<i64> &offsets, std::vector<i64> &forward,
+                 i64 &work) const {
         const i64 n = buffers.size();
         const T room = align_up(capacity, grain_) / unit;
         std::vector<T> least(n), rank(n), left(sections_), ends(ends_.begin(), ends_.end()), least_of((n + kRows - 1) / kRows);
@@ -189,8 +191,8 @@ class Cliques {
             const T at = least_in(least_of.data(), (i64)least_of.size());
             T first = kPlaced<T>;
             for (i64 b = 0; b * kRows < n; ++b)
-                if (least_of[b] == at)
-                    first = std::min(first, first_at(least.data() + b * kRows, rank.data() + b * kRows, std::min(kRows, n - b * kRows), at));
+                if (const i64 k = b * kRows; least_of[b] == at)
+                    first = std::min(first, first_at(least.data() + k, rank.data() + k, std::min(kRows, n - k), at));
             const i64 k = row_of[first], i = births_[k], lo = lo_[i], hi = hi_[i];
             const T size = size_[i], top = at + size, most = most_in(left.data(), lo, hi);
             // What is placed before it from now on would lift it by all that it takes out of the way.
@@ -214,7 +216,8 @@ class Cliques {
 
     // How many rows all rows look at where they are placed.
     i64 near() const {
-        return std::accumulate(meets_to_.begin(), meets_to_.end(), i64(0)) - std::accumulate(meets_from_.begin(), meets_from_.end(), i64(0));
+        return std::accumulate(meets_to_.begin(), meets_to_.end(), i64(0)) -
+               std::accumulate(meets_from_.begin(), meets_from_.end(), i64(0));
     }
 
     void by_birth() {

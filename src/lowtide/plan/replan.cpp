@@ -220,7 +220,8 @@ class Replan {
         work_ -= kMade * (i64)part.size();
         Rows rows;
         const i64 begin = flat_.first[part[0]];
-        for (const i64 i : part) rows.add(flat_.size[i], flat_.alignment[i], -1, flat_.first[i] - begin, flat_.end[i] - begin);
+        for (const i64 i : part)
+            rows.add(flat_.size[i], flat_.alignment[i], -1, flat_.first[i] - begin, flat_.end[i] - begin);
         Cliques cliques(rows, grain_, kPeaks, std::size(kPeaks));
         std::vector<i64> found;
         std::optional<Backtrack> other;
@@ -263,10 +264,10 @@ class Replan {
 
 extern "C" {
 
-// A plain problem with nothing fixed. `known`: layers of earlier placements, asked in turn. `work`: about how many
-// numbers may be looked at. `back`: whether descents may go back. `found`: see Found.
-void lowtide_replan(const Flat *flat, std::int64_t grain, std::int64_t work, std::int64_t back, const Layers *known, std::int64_t many,
-                    std::int64_t *offsets, std::int64_t *found) {
+// A plain problem with nothing fixed. `known`: layers of earlier placements, asked in turn. `work`: about how many numbers may be
+// looked at. `back`: whether descents may go back. `found`: see Found.
+void lowtide_replan(const Flat *flat, std::int64_t grain, std::int64_t work, std::int64_t back, const Layers *known,
+                    std::int64_t many, std::int64_t *offsets, std::int64_t *found) {
     Replan anew(*flat, grain);
     if (!anew.again(known, many, offsets)) anew.run(work, back, offsets);
     found[kFoundHeight] = anew.height, found[kFoundBound] = anew.bound;

@@ -4,7 +4,9 @@ Comes in: a plain problem whose sizes are those of one shape. Goes out: a functi
 placement. Promised: correct for any sizes, zero included, because it is computed from them and not from a hint; the answers
 of the most recent size vectors are kept, and the layers of recent placements, of which those made at the sizes of most like
 proportions are tried first. This replaces an allocation tree over symbolic sizes, whose places are fixed by the hints that it
-was planned at. Where no layers serve, what lives at the peaks is placed first (``plan.peaks``; compiled in ``replan.cpp``).
+was planned at.
+Where no layers serve, what lives at the peaks is placed first (``plan.peaks``; compiled in ``replan.cpp``), with one bound on
+the work of all stages, which counts what they look at and no time.
 """
 
 from __future__ import annotations

@@ -321,9 +321,13 @@ def test_numbers_of_both_twins_are_the_same():
     text = (Path(backtrack.__file__).parent / "backtrack.cpp").read_text()
     (line,) = re.findall(r"^constexpr i64 (.*);", text, re.M)
     found = dict(re.findall(r"(\w+) = ([^,]+)", line.replace("'", "")))
-    expected = (backtrack._CROWDED, backtrack._PATIENCE, backtrack._BACK)
-    assert tuple(int(found[name]) for name in ("kCrowded", "kPatience", "kBack")) == expected
+    expected = (backtrack._CROWDED, backtrack._PATIENCE, backtrack._BACK, backtrack._LOOKS)
+    assert tuple(int(found[name]) for name in ("kCrowded", "kPatience", "kBack", "kLooks")) == expected
     assert found["kKeys"] == "i64(1) << 61" and backtrack._KEYS == 1 << 61
+    text = (Path(replan.__file__).parent / "replan.cpp").read_text()
+    assert f"kTurns = {peaks._TURNS}, kMade = {peaks._MADE};" in text and f"kNear = {replan._NEAR};" in text
+    tries = ", ".join(f"{{{above}, {hot}, {part}}}" for above, hot, part in peaks._TRIES)
+    assert f"kTries[] = {{{tries}}};" in text
 
 
 @pytest.mark.spec("PP-28")
