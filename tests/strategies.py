@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from hypothesis import strategies as st
 
@@ -110,7 +111,8 @@ class _Builder:
             stride = tuple(s + 1 if isinstance(s, int) else s for s in stride)[:: draw(st.sampled_from((1, -1)))]
             offset = draw(st.sampled_from((0, 3, *([symbol(self.symbols[0])] if self.symbols else []))))
         device = draw(st.sampled_from(self.devices))
-        return Layout(dtype or draw(st.sampled_from(DTYPES)), device, size, stride, offset)
+        pinned = device == "cpu" and draw(st.integers(0, 9)) == 9
+        return Layout(dtype or draw(st.sampled_from(DTYPES)), device, size, stride, offset, pinned)
 
     def fresh(self, base: str, layout: Layout | None = None, origin: Origin | None = None) -> str:
         if layout is None and self.values and self.draw(st.booleans()):  # equal sizes
@@ -126,11 +128,11 @@ class _Builder:
         layout, name = of.layout, self.name("view")
         kind = draw(st.sampled_from(("same", "turned", "first", "nothing")))
         if kind == "turned":
-            layout = Layout(layout.dtype, layout.device, layout.size[::-1], layout.stride[::-1], layout.offset)
+            layout = replace(layout, size=layout.size[::-1], stride=layout.stride[::-1])
         elif kind == "first" and layout.static and 0 not in layout.size:
-            layout = Layout(layout.dtype, layout.device, (1,), (1,), layout.offset)
+            layout = replace(layout, size=(1,), stride=(1,))
         elif kind == "nothing":
-            layout = Layout(layout.dtype, layout.device, (0, *layout.size), (1, *layout.stride), layout.offset)
+            layout = replace(layout, size=(0, *layout.size), stride=(1, *layout.stride))
         self.values[name] = Value(name, layout, of.storage, origin)
         return name
 

@@ -282,7 +282,7 @@ def _last_read(schedule: Schedule, section: int, position: int) -> int:
 def _kept_on(planned: Planned, device: str) -> int:
     """Bytes held on a device after the last section: what the caller gets, and slabs for the next call."""
     plan, value = planned.plan, planned.schedule.graph.value
-    given = sum(p.nbytes for p in plan.places if p.escapes and value[p.storage].layout.device == device)
+    given = sum(p.nbytes for p in plan.places if p.escapes and value[p.storage].layout.memory == device)
     return given + sum(s.nbytes for s in plan.slabs if s.kept and s.device == device)
 
 
@@ -331,7 +331,7 @@ def _graph(record: Record, planned: Planned | None) -> GraphAnalysis:
 
 def _of_device(schedule: Schedule, plan: MemoryPlan, told: DeviceFigures) -> DeviceAnalysis:
     graph, nodes = schedule.graph, memory_graph(schedule).nodes
-    here = [p for p in plan.places if graph.value[p.storage].layout.device == told.device]
+    here = [p for p in plan.places if graph.value[p.storage].layout.memory == told.device]
     at = told.peak_step
     at_peak = [p for p in here if p.first <= at < p.end and p.slab is None and p.over is None and not p.escapes]
     workspace = nodes[at].workspace if nodes and nodes[at].device == told.device else 0
@@ -341,7 +341,7 @@ def _of_device(schedule: Schedule, plan: MemoryPlan, told: DeviceFigures) -> Dev
         for i in s.saved
         if isinstance(a := s.returns[i], Ref)
     }  # fmt: skip
-    given = [s for s in sorted(graph.caller_owned) if graph.value[s].layout.device == told.device]
+    given = [s for s in sorted(graph.caller_owned) if graph.value[s].layout.memory == told.device]
     return DeviceAnalysis(
         device=told.device,
         argument_bytes=sum(graph.nbytes[s] for s in given),

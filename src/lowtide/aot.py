@@ -31,6 +31,7 @@ from lowtide.executor.learned import WINDOW
 from lowtide.executor.placing import Strategy, strategy_of
 from lowtide.executor.plans import Built, Policy
 from lowtide.executor.run import Executor, Told, clear_code
+from lowtide.frontend.pinned import keep_pinned
 from lowtide.frontend.sizes import dim_of
 from lowtide.ir.strides import same_places
 from lowtide.ir.symbolic import Dim, Expr, evaluate, symbols_of
@@ -98,6 +99,7 @@ def plan_at_run_time(
         strategy_of(strategy), out_variants, recent_shapes, window, verify, manage_outputs, retain, tight, reorder
     )  # fmt: skip
     lowered = _lowered(program)
+    keep_pinned(lowered.graph_module)
     block, constants = import_block(f"export{next(_numbers)}", lowered.graph_module)
     executor = Executor(block, constants, policy)
     return RunTimePlanned(program, lowered, executor)

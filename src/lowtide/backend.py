@@ -32,6 +32,7 @@ from lowtide.frontend.fx_import import import_graph, origin_of
 from lowtide.frontend.loss import split_cross_entropy
 from lowtide.frontend.moved import made_in_place
 from lowtide.frontend.partition import partition
+from lowtide.frontend.pinned import keep_pinned
 from lowtide.ir.graph import Graph
 from lowtide.ir.symbolic import Expr
 from lowtide.order import compiled as order_search
@@ -51,7 +52,7 @@ from lowtide.runtime.records import (
     note_run_time,
     watch,
 )
-from lowtide.torch_compat import aot_backend, boxed, is_plain_subclass, resizes_storage
+from lowtide.torch_compat import aot_backend, boxed, capture_pinning, is_plain_subclass, resizes_storage
 
 log = logging.getLogger(__name__)
 _numbers = itertools.count()
@@ -63,6 +64,7 @@ _EXAMPLE = 'torch.compile(model, backend="lowtide", options={"budget": "2GiB"})'
 # torch.compile(..., backend="lowtide") imports this module before anything is traced. With an empty cache folder the two
 # searches take a few seconds of one core to build; here they are built while the model is captured.
 native.build_beside(order_search.SEARCH, plan_search.SEARCH)
+capture_pinning()
 
 
 def lowtide(
@@ -183,6 +185,8 @@ def build_planned(
     """
     started = time.perf_counter()
     try:
+        for _, module in calls:
+            keep_pinned(module)
         imported, held = import_graph(record.name, calls, kept=kept)
         target_of(imported)  # before anything is copied to a device that none computes on
         graph, constants = made_in_place(imported, held)
@@ -215,6 +219,7 @@ def build_at_run_time(record: Record, options: Options, gm: torch.fx.GraphModule
         reorder=options.reorder,
     )
     try:
+        keep_pinned(gm)
         found = Executor(*import_block(record.name, gm), policy)
     except Unsupported as e:
         return _unplanned(record, why or e.reason)

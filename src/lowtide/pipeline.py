@@ -38,6 +38,7 @@ from lowtide.memory import json as memory_json
 from lowtide.memory.estimate import lifts_others
 from lowtide.memory.lifetime import lifetimes, timeline
 from lowtide.order.engine import OrderResult, reorder
+from lowtide.plan.beside import work_beside_copies
 from lowtide.plan.choose import main_device, plan_memory
 from lowtide.plan.disjoint import check_plan
 from lowtide.plan.follow import follow, in_order
@@ -261,6 +262,7 @@ def decide(graph: Graph, apart: Lowered, known: Mapping[str, OpFacts], at: _Sett
     see("order", lambda: _order_text(ordered, found))
     bound = found.lower_bound if found is not None else None
     ordered, plan = refine(ordered, plan_memory(ordered, at.options, bound), at.options, bound)
+    ordered, plan = work_beside_copies(ordered, plan, at.options, bound)
     return _Planned(lowered, sources, joined, ordered, plan, found)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from lowtide.core.codec import VERSION
 
-_OURS = re.compile(r"_|args|run|exact|made|relaid|failed|as_said|leaves|float|h\d+|_unused\d+")
+_OURS = re.compile(r"_|args|run|exact|made|relaid|failed|as_said|leaves|Begun|float|h\d+|_unused\d+")
 
 
 def usable(name: str) -> bool:

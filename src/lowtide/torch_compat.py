@@ -24,9 +24,11 @@ from torch._higher_order_ops.scan import scan_op as scan_operator
 from torch._higher_order_ops.while_loop import while_loop_op as while_operator
 from torch._higher_order_ops.while_loop import while_loop_stack_output_op as stacking_while_operator
 from torch._library.fake_class_registry import FakeScriptObject
+from torch._library.opaque_object import is_opaque_type
 from torch._ops import OpOverload
 from torch._prims.rng_prims import run_and_save_rng_state as draw_and_note
 from torch._prims.rng_prims import run_with_rng_state as draw_from
+from torch._subclasses.fake_impls import op_implementations_dict as _fake_rules
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
@@ -38,6 +40,7 @@ __all__ = [
     "OpOverload",
     "aot_backend",
     "boxed",
+    "capture_pinning",
     "checkpointed_block",
     "cond_operator",
     "dispatched",
@@ -219,14 +222,16 @@ def resizes_storage(node: torch.fx.Node) -> bool:
     return node.op == "call_function" and node.target in (packet, packet.default)
 
 
-def opaque_nbytes(val: Any) -> int | None:
+def opaque_nbytes(val: Any) -> Any:
     """Of an object that is traced without being looked into (TorchBind, or registered as opaque), the bytes of the tensors in
-    it: of its flattened form where it has one, else of its attributes. None where ``val`` is something else."""
-    if not isinstance(val, FakeScriptObject):
+    it (a SymInt where their sizes vary): of its flattened form where it has one, else of its state or its attributes. None where
+    ``val`` is something else."""
+    held = val.real_obj if isinstance(val, FakeScriptObject) else val
+    if not isinstance(held, torch.ScriptObject) and not is_opaque_type(type(held)):
         return None
-    held = val.real_obj
-    parts = held.__obj_flatten__() if hasattr(held, "__obj_flatten__") else getattr(held, "__dict__", {})
-    return sum(t.nbytes for t in tree_flatten(parts)[0] if isinstance(t, torch.Tensor))
+    forms = (getattr(held, name, None) for name in ("__obj_flatten__", "__getstate__"))
+    parts = next((form() for form in forms if form is not None), None) or getattr(held, "__dict__", {})
+    return sum(t.numel() * t.element_size() for t in tree_flatten(parts)[0] if isinstance(t, torch.Tensor))
 
 
 def profiling() -> bool:
@@ -268,6 +273,18 @@ def mark_event(text: str) -> None:
     """Put ``text`` among the events that ``marked_memory_events`` is collecting."""
     ops = torch.ops.profiler
     ops._record_function_exit(ops._record_function_enter_new(f"{_MARK}{text}", None))
+
+
+def capture_pinning() -> None:
+    """Have ``tensor.pin_memory()`` captured, of which fake tensors say that it is not yet implemented (2.11 to 2.13): as a tensor
+    like the one that is copied. Where a release knows better, nothing is done."""
+    pin = torch.ops.aten._pin_memory.default
+    if pin not in _fake_rules or _fake_rules[pin].__name__ == "nyi":
+        _fake_rules[pin] = _like_what_is_pinned
+
+
+def _like_what_is_pinned(_mode: FakeTensorMode, _op: OpOverload, x: torch.Tensor, _device: Any = None) -> torch.Tensor:
+    return x.new_empty_strided(x.shape, x.stride())
 
 
 def fake_mode() -> Any:

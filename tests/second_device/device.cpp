@@ -23,12 +23,14 @@
 #include <torch/library.h>
 
 #include <atomic>
+#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <functional>
 #include <map>
 #include <mutex>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -79,15 +81,17 @@ struct Ours {  // whoever watches operators takes who watches memory for itself,
 struct Block {
   c10::DataPtr host;
   size_t nbytes;
+  ~Block() { std::memset(host.get(), 0xFF, nbytes); }
 };
 
 void finish_what_is_late();
+bool ends_behind_work(Block* block);
 
 void end_block(void* context) {
   finish_what_is_late();
-  Ours ours;
   auto* block = static_cast<Block*>(context);
-  std::memset(block->host.get(), 0xFF, block->nbytes);
+  if (ends_behind_work(block)) return;
+  Ours ours;
   delete block;
 }
 
@@ -134,6 +138,44 @@ struct Memory : c10::DeviceAllocator {
 
 Memory memory;
 
+// Pinned memory of the host, from an allocator of its own: filled as the device's is, and counted by itself.
+struct Pinned : c10::Allocator {
+  mutable std::mutex lock;
+  std::map<uintptr_t, size_t> blocks;
+  int64_t now = 0, peak = 0;
+  c10::DataPtr allocate(size_t nbytes) override;
+  void copy_data(void* to, const void* from, size_t nbytes) const override { std::memcpy(to, from, nbytes); }
+  bool holds(const void* at) const {
+    std::lock_guard<std::mutex> hold(lock);
+    auto behind = blocks.upper_bound(reinterpret_cast<uintptr_t>(at));
+    if (behind == blocks.begin()) return false;
+    auto [first, nbytes] = *std::prev(behind);
+    return reinterpret_cast<uintptr_t>(at) < first + nbytes;
+  }
+};
+
+Pinned pinned;
+
+void end_pinned(void* at) {
+  finish_what_is_late();
+  std::lock_guard<std::mutex> hold(pinned.lock);
+  auto block = pinned.blocks.extract(reinterpret_cast<uintptr_t>(at));
+  pinned.now -= block.mapped();
+  std::memset(at, 0xFF, block.mapped());
+  std::free(at);
+}
+
+c10::DataPtr Pinned::allocate(size_t nbytes) {
+  if (nbytes == 0) return {nullptr, c10::Device(c10::kCPU)};
+  void* at = std::aligned_alloc(64, (nbytes + 63) / 64 * 64);
+  std::memset(at, 0xFF, nbytes);
+  std::lock_guard<std::mutex> hold(lock);
+  blocks[reinterpret_cast<uintptr_t>(at)] = nbytes;
+  now += nbytes;
+  peak = std::max(peak, now);
+  return {at, at, &end_pinned, c10::Device(c10::kCPU)};
+}
+
 // -- streams -----------------------------------------------------------------------------------------------------------
 
 struct Queues {
@@ -175,6 +217,30 @@ void finish_all() {
 // Late calls keep no bytes alive, only where they are.
 void finish_what_is_late() {
   if (queues().late) finish_all();
+}
+
+struct Nobody : c10::MemoryReportingInfoBase {
+  void reportMemoryUsage(void*, int64_t, size_t, size_t, c10::Device) override {}
+  bool memoryProfilingEnabled() const override { return true; }
+};
+
+// Memory that ends while copies wait is gone at once for whoever counts, and given back behind them.
+bool ends_behind_work(Block* block) {
+  std::lock_guard<std::recursive_mutex> hold(queues().lock);
+  for (auto& [stream, work] : queues().waiting)
+    if (stream != current) finish(stream);
+  auto& work = queues().waiting[current];
+  if (work.empty()) return false;
+  {
+    std::lock_guard<std::mutex> counting(counts().lock);
+    counts().now -= block->nbytes;
+  }
+  work.push_back([block] {
+    at::DisableRecordFunctionGuard untold;
+    c10::DebugInfoGuard guard(c10::DebugInfoKind::PROFILER_STATE, std::make_shared<Nobody>());
+    delete block;
+  });
+  return true;
 }
 
 struct Guard : c10::impl::DeviceGuardImplInterface {
@@ -225,6 +291,8 @@ struct Hooks : at::PrivateUse1HooksInterface {
   c10::DeviceIndex deviceCount() const override { return 1; }
   c10::DeviceIndex getCurrentDevice() const override { return 0; }
   void setCurrentDevice(c10::DeviceIndex) const override {}
+  bool isPinnedPtr(const void* at) const override { return pinned.holds(at); }
+  c10::Allocator* getPinnedMemoryAllocator() const override { return &pinned; }
   c10::DeviceIndex exchangeDevice(c10::DeviceIndex) const override { return 0; }
   c10::DeviceIndex maybeExchangeDevice(c10::DeviceIndex) const override { return 0; }
 };
@@ -356,21 +424,22 @@ Tensor empty_strided(c10::IntArrayRef size, c10::IntArrayRef stride, std::option
                                            c10::dtype_or_default(dtype));
 }
 
-void copy_now(const Tensor& from, const Tensor& to) {
+void copy_now(const Tensor& from, Tensor to) {
   Ours ours;
-  Call call;
   at::AutoDispatchBelowADInplaceOrView below;
-  call.to_host(to).copy_(call.to_host(from));
+  to.copy_(from);
 }
 
 Tensor copy_from(const Tensor& from, const Tensor& to, bool non_blocking) {
-  if (non_blocking && from.device() != to.device()) {
+  Call call;
+  Tensor source = call.to_host(from), into = call.to_host(to);
+  if (non_blocking && from.device() != to.device()) {  // keeps no bytes of the device alive, only where they are
     std::lock_guard<std::recursive_mutex> hold(queues().lock);
-    queues().waiting[current].push_back([from, to] { copy_now(from, to); });
+    queues().waiting[current].push_back([source, into] { copy_now(source, into); });
     return to;
   }
   finish(current);
-  copy_now(from, to);
+  copy_now(source, into);
   return to;
 }
 
@@ -424,6 +493,18 @@ extern "C" void lowtide_test_begin() {
 
 // From here on (or no longer) calls that write into given results wait in their streams' queues.
 extern "C" void lowtide_test_late(bool late) { queues().late = late; }
+
+// How much work waits in the queue of the current stream.
+extern "C" int64_t lowtide_test_waiting() {
+  std::lock_guard<std::recursive_mutex> hold(queues().lock);
+  return queues().waiting[current].size();
+}
+
+// Bytes of pinned memory: now, or the most at once since this was last asked.
+extern "C" int64_t lowtide_test_pinned(bool most) {
+  std::lock_guard<std::mutex> hold(pinned.lock);
+  return most ? std::exchange(pinned.peak, pinned.now) : pinned.now;
+}
 
 // How often a stream was recorded for bytes of the device.
 extern "C" int64_t lowtide_test_recorded() { return memory.recorded; }

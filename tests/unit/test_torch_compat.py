@@ -168,3 +168,17 @@ def test_min_cut_keeps_what_it_is_told_and_recomputes_the_rest():
 def test_trees():
     leaves, spec = c.tree_flatten(({"a": 1, "b": [2, None]}, 3))
     assert c.tree_unflatten(leaves, spec) == ({"a": 1, "b": [2, None]}, 3)
+
+
+@pytest.mark.spec("IR-11")
+def test_pinning_is_captured_as_a_tensor_alike():
+    c.capture_pinning()
+    with c.fake_mode():
+        x = torch.empty_strided((3, 4), (1, 3), dtype=torch.float64)
+        pinned = aten._pin_memory.default(x)
+    assert (pinned.shape, pinned.stride(), pinned.dtype) == (x.shape, x.stride(), x.dtype)
+
+
+@pytest.mark.spec("IR-72")
+def test_what_is_no_opaque_object_has_no_bytes():
+    assert c.opaque_nbytes(3) is None and c.opaque_nbytes(torch.ones(2)) is None and c.opaque_nbytes(object()) is None

@@ -21,7 +21,22 @@ from collections.abc import Callable, Sequence
 from lowtide.codegen import cpp
 from lowtide.core.errors import BugError, Unsupported
 from lowtide.core.reason import Reason
-from lowtide.ir.graph import ITEMSIZE, OBJECT, TRUSTED, Arg, Atom, Expr, Graph, Op, Ref, Section, Value, int_of, refs_in
+from lowtide.ir.graph import (
+    ITEMSIZE,
+    OBJECT,
+    TRUSTED,
+    WAIT,
+    Arg,
+    Atom,
+    Expr,
+    Graph,
+    Op,
+    Ref,
+    Section,
+    Value,
+    int_of,
+    refs_in,
+)
 from lowtide.ir.loops import Loop
 from lowtide.plan.plan import OVER, MemoryPlan, Place
 from lowtide.program import Consumed, Entry, Header, Program, SlabUse, Source, usable
@@ -52,6 +67,13 @@ class _Names:
             self.known[key] = name
             self.bound[name] = key
         return self.known[key]
+
+    def local(self, base: str) -> str:
+        """A name of the code's own for what is no value."""
+        while base in self.taken or not usable(base):
+            base += "_"
+        self.taken.add(base)
+        return base
 
 
 def emit(
@@ -94,6 +116,9 @@ class _Section:
         self.last = self._last_uses()
         self.uses: list[SlabUse] = []
         self.slab_values: dict[str, int] = {}
+        self.begun = {
+            s.op.reads[0]: names.local(f"begun_{s.op.reads[0]}") for _, s in self.steps if s.op.target == WAIT
+        }
 
     # -- what runs, views included, in order -------------------------------------------------------------------------
 
@@ -277,6 +302,11 @@ class _Section:
     def _assignment(self, op: Op, step: Step | None, args: list[str]) -> str:
         if step is not None and step.loop is not None:
             return self._loop(op, step.loop)
+        if op.target == WAIT:
+            begun = self.begun[args[0]]
+            return f"{begun}.wait(); del {begun}"
+        if step is not None and step.begins in self.begun:
+            return f"{self.begun[step.begins]} = Begun({args[0]}, {args[1]})"
         plain = self.names.of("op", op.target)
         targets = [o if o is not None else "_" for o in op.outputs]
         made = f"{plain}({', '.join(args)})"
@@ -294,7 +324,8 @@ class _Section:
         call = f"{_targets(targets, op)}{made}"
         for r in step.facts.restride:
             value = self.graph.value[targets[r]]
-            call += f"; {targets[r]} = exact({targets[r]}, {value.layout.size}, {value.layout.stride})"
+            pinned = ", True" if value.layout.pinned else ""
+            call += f"; {targets[r]} = exact({targets[r]}, {value.layout.size}, {value.layout.stride}{pinned})"
         return call if op.target.split(".", 1)[0] in TRUSTED else call + self._as_said(op)
 
     def _as_said(self, op: Op) -> str:

@@ -18,6 +18,7 @@ from torch import fx
 
 from lowtide.core.errors import Unsupported
 from lowtide.core.reason import Reason
+from lowtide.frontend.pinned import asks_for_pinned
 from lowtide.frontend.sizes import dim_of
 from lowtide.ir.graph import OBJECT, Arg, Atom, Graph, Layout, Op, Origin, Path, Ref, Section, Value, refs_in
 from lowtide.ir.symbolic import Dim, Expr, symbols_of
@@ -58,7 +59,7 @@ class Importer:
 
     def __init__(self) -> None:
         self.values: dict[str, Value] = {}
-        self.constants: dict[str, torch.Tensor] = {}
+        self.constants: dict[str, Any] = {}  # tensors, and objects that nobody here looks into
         self.symbols: dict[str, None] = {}
         self.env: dict[fx.Node, Any] = {}  # arguments; of what gives a mapping, mappings of them
         self.saved: dict[str, Arg] = {}
@@ -114,7 +115,8 @@ class Importer:
             self.symbols.update(dict.fromkeys(sorted(symbols_of(d))))
         if dtype is not None:
             self.wide[storage or name] = dtype
-        layout = Layout(DTYPES[kind], str(val.device), size, stride, offset)
+        pinned = self.values[storage].layout.pinned if storage else asks_for_pinned(node)
+        layout = Layout(DTYPES[kind], str(val.device), size, stride, offset, pinned)
         self.values[name] = Value(name, layout, storage or name, origin_of(node))
         return Ref(name)
 
@@ -133,13 +135,25 @@ class Importer:
         if val is None or isinstance(val, int):
             self.env[node] = val
             return None
+        made = self._object(node, val)
+        if made is None:
+            raise Unsupported(Reason(f"input {node}", f"is a {type(val).__name__}"))
+        self.env[node] = made
+        return made
+
+    def _object(self, node: fx.Node, val: Any, suffix: str = "") -> Ref | None:
+        """An object that nobody here looks into, as a value of as many bytes as the tensors in it have; None where ``val`` is
+        none."""
         nbytes = opaque_nbytes(val)
         if nbytes is None:
-            raise Unsupported(Reason(f"input {node}", f"is a {type(val).__name__}"))
-        name = self._name(node.name)
+            return None
+        if isinstance(nbytes, torch.SymInt):
+            nbytes = self._size(
+                nbytes, f"{node.target}", f"makes an object whose size depends on data ({origin_of(node)})"
+            )
+        name = self._name(node.name + suffix)
         self.values[name] = Value(name, Layout(OBJECT, "cpu", (nbytes,), (1,)), name, origin_of(node))
-        self.env[node] = made = Ref(name)
-        return made
+        return Ref(name)
 
     def _size(self, val: torch.SymInt, what: str, because: str) -> Dim:
         """A size that a call is given or gives. ``what``, ``because``: the reason where it depends on data and may not."""
@@ -153,7 +167,8 @@ class Importer:
         held: Any = gm
         for part in str(node.target).split("."):
             held = getattr(held, part)
-        if not isinstance(held, torch.Tensor) or not isinstance(node.meta.get("val"), torch.Tensor):
+        tensor = isinstance(held, torch.Tensor) and isinstance(node.meta.get("val"), torch.Tensor)
+        if not tensor and opaque_nbytes(held) is None:
             user = next(iter(node.users), node)
             what = getattr(user.target, "__name__", str(user.target))
             raise Unsupported(
@@ -161,7 +176,9 @@ class Importer:
             )
         known = next((name for name, t in self.constants.items() if t is held), None)
         if known is None:
-            known = self._define(node, node.meta["val"], None).name
+            made = self._define(node, node.meta["val"], None) if tensor else self._object(node, held)
+            assert made is not None
+            known = made.name
             self.constants[known] = held
         self.env[node] = Ref(known)
 
@@ -238,7 +255,11 @@ class Importer:
             self.env[node] = ref = self._define(node, val, storage((0,)))
             return (ref.name,), "one", ()
         if not isinstance(val, tuple | list | dict):
-            raise Unsupported(Reason(f"{node.target}", f"returns a {type(val).__name__}"))
+            made = self._object(node, val)
+            if made is None:
+                raise Unsupported(Reason(f"{node.target}", f"returns a {type(val).__name__}"))
+            self.env[node] = made
+            return (made.name,), "one", ()
         wide, used = _statistics_dtype(node), _taken(node)
         outputs: dict[Path, str | None] = {}
 
@@ -255,11 +276,14 @@ class Importer:
                 return v  # known since it was captured
             if isinstance(v, torch.SymInt | torch.SymFloat | torch.SymBool):
                 return self._number_among(node, v, at)
-            if not isinstance(v, torch.Tensor):
-                what = f"has a {type(v).__name__} among its results ({origin_of(node)})"
-                raise Unsupported(Reason(f"{node.target}", what))
             suffix = "".join(f"_{step}" for step in path)
-            ref = self._define(node, v, storage(path), suffix, wide if path in ((1,), (2,)) else None)
+            if not isinstance(v, torch.Tensor):
+                ref = self._object(node, v, suffix)
+                if ref is None:
+                    what = f"has a {type(v).__name__} among its results ({origin_of(node)})"
+                    raise Unsupported(Reason(f"{node.target}", what))
+            else:
+                ref = self._define(node, v, storage(path), suffix, wide if path in ((1,), (2,)) else None)
             outputs[path] = ref.name
             return ref
 

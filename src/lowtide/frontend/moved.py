@@ -3,7 +3,8 @@
 Comes in: a Graph and its constants. Goes out: the same with fewer copies, and the constants that it then names. A constant that
 is copied to another device lies there from the beginning; what is computed of nothing but numbers and constants (a mask of
 ``arange``, ``full`` and comparisons) and copied is computed where it is needed, as long as every operation of it is one that all
-devices do alike. What must be copied at every call is written into memory that is planned, where the copy lies row by row.
+devices do alike. What must be copied at every call is written into memory that is planned, where the copy lies row by row, and
+begun and waited for apart, where one of the two devices is the host.
 Promised: a copy goes only where
 nobody can tell: every device makes the same numbers, nothing changes the original, the copy or anything between, the copy has
 the same type, size and strides, and the caller does not get to keep it. A graph on one device comes back as it is.
@@ -17,12 +18,12 @@ from dataclasses import replace
 
 import torch
 
-from lowtide.ir.graph import Arg, Atom, Graph, Layout, Op, Ref, Section, Value, refs_in
+from lowtide.ir.graph import WAIT, Arg, Atom, Graph, Layout, Op, Ref, Section, Value, refs_in
 from lowtide.ir.strides import filled
 from lowtide.schedule.schedule import kept_by_caller
 from lowtide.torch_compat import real_tensors
 
-_COPY = "aten._to_copy.default"
+_COPY, _WRITE = "aten._to_copy.default", "aten.copy_.default"
 _SAME = ("aten.lift_fresh_copy.default", "aten.clone.default", "aten.alias.default", "aten.detach.default")
 _MADE = ("full", "zeros", "ones", "arange", "scalar_tensor", "eye")
 # What every device does to the last bit: it rounds nothing, or once.
@@ -53,32 +54,46 @@ def made_in_place(graph: Graph, constants: Mapping[str, torch.Tensor]) -> tuple[
 
 def _into_given_memory(graph: Graph) -> Graph:
     """Copies to another device as memory that is planned and a call that writes into it: ATen has no form of a copy that does,
-    and allocates what it returns. Those that the caller gets, that lie otherwise than their source, or whose elements do not
-    lie row by row (as ``empty`` makes them), stay as they are."""
+    and allocates what it returns. Between host and device the call only begins the copy, and an operation of its own waits for
+    it. Those that the caller gets, that lie otherwise than their source, or whose elements do not lie row by row (as ``empty``
+    makes them), stay as they are."""
     kept, names = kept_by_caller(graph), {op.name for op in graph.ops}
+
+    def fresh(name: str) -> str:
+        while name in names:
+            name += "_r"
+        names.add(name)
+        return name
 
     def written(op: Op) -> tuple[Op, ...]:
         if op.target != _COPY or not isinstance(op.args[0], Ref):
             return (op,)
         source, made = graph.value[op.args[0].name], graph.value[str(op.outputs[0])]
         x = made.layout
-        alike = replace(source.layout, device=x.device, offset=x.offset) == x and x.stride == filled(x.size)
+        moved = replace(source.layout, device=x.device, offset=x.offset, pinned=x.pinned)
+        alike = moved == x and x.stride == filled(x.size)
         if source.layout.device == x.device or not alike or made.storage in kept:
             return (op,)
-        name = f"{op.name}_copied"
-        while name in names:
-            name += "_r"
-        names.add(name)
         kind = (("dtype", Atom("dtype", x.dtype)), ("device", Atom("device", x.device)))
+        kind += (("pin_memory", True),) if x.pinned else ()
         memory = replace(op, target="aten.empty.memory_format", args=(x.size,), kwargs=kind)
-        copy = Op(
-            name, "aten.copy_.default", (Ref(made.name), op.args[0]), (), (), "none", mutates=(made.name,),
-            origin=op.origin,
-        )  # fmt: skip
-        return memory, copy
+        into, host = Ref(made.name), "cpu" in (x.device, source.layout.device)
+        args = (into, op.args[0], True) if host else (into, op.args[0])
+        copy = Op(fresh(f"{op.name}_copied"), _WRITE, args, (), (), "none", mutates=(made.name,), origin=op.origin)
+        if not host:
+            return memory, copy
+        return memory, copy, _waiting(copy, fresh(f"{op.name}_waited"), to_host=x.device == "cpu")
 
     sections = tuple(replace(s, ops=tuple(x for op in s.ops for x in written(op))) for s in graph.sections)
     return replace(graph, sections=sections)
+
+
+def _waiting(copy: Op, name: str, *, to_host: bool) -> Op:
+    """Until a copy is done. What the host gets, nobody may read before; what it gives, nobody may write over: the device itself
+    does one thing after the other."""
+    into, source, *_ = copy.args
+    given, changed = ((into,), copy.mutates) if to_host else ((into, source), ())
+    return Op(name, WAIT, given, (), (), "none", mutates=changed, origin=copy.origin)
 
 
 class _Moving:
@@ -116,14 +131,15 @@ class _Moving:
                 self._rebuild(chain, op, made)
 
     def _chain(self, source: str, own: Set[str], dtype: str) -> list[Op] | None:
-        """The operations that make a value of numbers and constants alone, in order; None where there is another, or a value of
-        a type that the other device may not have: it has ``dtype``, that of the copy, and those of masks and indices."""
+        """The operations that make a value of numbers and constants alone, in order; None where there is another, one whose
+        result is pinned, or a value of a type that the other device may not have: it has ``dtype``, that of the copy, and those
+        of masks and indices."""
         graph, found = self.graph, dict[str, Op]()
         device, waiting = graph.value[source].layout.device, [source]
         while waiting:
             name = waiting.pop()
             value, maker = graph.value[name], graph.maker.get(name)
-            if value.layout.device != device or value.storage in self.fixed:
+            if value.layout.device != device or value.layout.pinned or value.storage in self.fixed:
                 return None
             if value.layout.dtype not in (dtype, "bool", "i64"):
                 return None

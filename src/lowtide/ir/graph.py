@@ -23,12 +23,16 @@ ITEMSIZE: Mapping[str, int] = {
 # No tensor but an object of the caller's that only operators from outside torch look into. It has one dimension, the bytes
 # of the tensors in it.
 OBJECT = "object"
+PINNED = "pinned"  # memory of the host that stays where it is, so that devices copy from and to it by themselves
+# Until a copy is done that was begun into the first argument; what it reads, if that is the host's, is the second.
+WAIT = "lowtide.wait.default"
 TRUSTED = ("aten", "prims")  # namespaces of torch's own operators, whose schemas are true
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the elements of a value lie in its storage: size and stride per dimension, offset, all in elements."""
+    """Where the elements of a value lie in its storage: size and stride per dimension, offset, all in elements. ``pinned``: in
+    memory of the host that stays where it is. Two layouts are equal where all six agree."""
 
     # Without slots, as Op is: an instance keeps what it computed of itself.
 
@@ -37,6 +41,12 @@ class Layout:
     size: tuple[Dim, ...]
     stride: tuple[Dim, ...]
     offset: Dim = 0
+    pinned: bool = False
+
+    @property
+    def memory(self) -> str:
+        """Whose bytes these are: the device's, or ``PINNED``, which are the host's and are counted under a head of their own."""
+        return PINNED if self.pinned else self.device
 
     @cached_property
     def static(self) -> bool:
@@ -230,7 +240,7 @@ def specialise(graph: Graph, bindings: Mapping[str, int]) -> Graph:
 
     @cache
     def layout(y: Layout) -> Layout:
-        return Layout(y.dtype, y.device, tuple(map(dim, y.size)), tuple(map(dim, y.stride)), dim(y.offset))
+        return replace(y, size=tuple(map(dim, y.size)), stride=tuple(map(dim, y.stride)), offset=dim(y.offset))
 
     def arg(a: Arg) -> Arg:
         if isinstance(a, Expr):

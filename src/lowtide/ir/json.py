@@ -51,6 +51,7 @@ def _value(v: Value) -> dict[str, object]:
     out: dict[str, object] = {"name": v.name, "dtype": y.dtype, "device": y.device}
     out |= {"size": [_dim(d) for d in y.size], "stride": [_dim(d) for d in y.stride]}
     out |= {"offset": _dim(y.offset)} if y.offset != 0 else {}
+    out |= {"pinned": True} if y.pinned else {}
     out |= {"storage": v.storage} if v.storage != v.name else {}
     return out | _origin(v.origin)
 
@@ -123,10 +124,11 @@ def _all(at: Cursor, read: Callable[[Cursor], _T]) -> tuple[_T, ...]:
 
 
 def _read_value(at: Cursor) -> Value:
-    f = at.fields(("name", "dtype", "device", "size", "stride"), ("offset", "storage", "origin"))
+    f = at.fields(("name", "dtype", "device", "size", "stride"), ("offset", "pinned", "storage", "origin"))
     offset = _read_dim(f["offset"]) if "offset" in f else 0
     size, stride = _all(f["size"], _read_dim), _all(f["stride"], _read_dim)
-    layout = Layout(f["dtype"].text(), f["device"].text(), size, stride, offset)
+    pinned = "pinned" in f and f["pinned"].flag()
+    layout = Layout(f["dtype"].text(), f["device"].text(), size, stride, offset, pinned)
     name = f["name"].text()
     return Value(name, layout, f["storage"].text() if "storage" in f else name, _read_origin(f))
 

@@ -23,12 +23,14 @@ _LINE = 16  # elements side by side that a loop walks as well as all of a row
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """A tensor whose strides nobody has decided. ``natural``: those that its maker would give it, in elements."""
+    """A tensor whose strides nobody has decided. ``natural``: those that its maker would give it, in elements. ``pinned``: as
+    ``Layout`` says."""
 
     dtype: str
     device: str
     size: tuple[Dim, ...]
     natural: tuple[Dim, ...]
+    pinned: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +52,7 @@ def opened(layout: Layout) -> Open:
     """
     if layout.offset != 0:
         raise ValueError(f"begins at element {layout.offset} of its storage")
-    return Open(layout.dtype, layout.device, layout.size, layout.stride)
+    return Open(layout.dtype, layout.device, layout.size, layout.stride, layout.pinned)
 
 
 def as_it_is(x: Open | Layout) -> Layout:
@@ -71,7 +73,7 @@ def exactly(x: Open, stride: Sequence[Dim]) -> Layout:
     now = inside.union(*map(symbols_of, stride))
     if now != known:
         raise ValueError(f"of the strides and the tensor only one depends on {min(now ^ known)}")
-    return Layout(x.dtype, x.device, x.size, tuple(stride))
+    return Layout(x.dtype, x.device, x.size, tuple(stride), pinned=x.pinned)
 
 
 def in_fill_order(x: Open, order: Sequence[int], padding: Padding | None = None) -> Layout:

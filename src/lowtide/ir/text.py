@@ -65,13 +65,15 @@ def arg_text(arg: Arg) -> str:
 
 
 def type_text(value: Value) -> str:
-    """``f32[8,4]{4,1}+16 @cpu in %base``: dtype, size, stride, offset (elements), device, storage if not its own."""
+    """``f32[8,4]{4,1}+16 @cpu pinned in %base``: dtype, size, stride, offset (elements), device, ``pinned`` or not, storage if
+    not its own."""
     y = value.layout
     stride = f"{{{','.join(map(str, y.stride))}}}" if y.stride else ""
     offset = f"+{y.offset}" if y.offset != 0 else ""
+    pinned = " pinned" if y.pinned else ""
     base = f" in {value_name(value.storage)}" if value.storage != value.name else ""
     size = ",".join(map(str, y.size))
-    return f"{bare(y.dtype, WORD)}[{size}]{stride}{offset} @{bare(y.device, DEVICE)}{base}"
+    return f"{bare(y.dtype, WORD)}[{size}]{stride}{offset} @{bare(y.device, DEVICE)}{pinned}{base}"
 
 
 def _short_files(graph: Graph) -> dict[str, str]:

@@ -80,6 +80,8 @@ class _Verifier:
             self.value_fail("dtype", f"{name} has the dtype {y.dtype!r}; known: {', '.join(ITEMSIZE)}", value)
         if len(y.size) != len(y.stride):
             self.value_fail("rank", f"{name} has {len(y.size)} sizes and {len(y.stride)} strides", value)
+        if y.pinned and y.device != "cpu":
+            self.value_fail("pinned", f"{name} is pinned on {y.device}; only memory of the host can be", value)
         for what, dims in (("size", y.size), ("stride", y.stride), ("offset", (y.offset,))):
             for d in dims:
                 if isinstance(d, int) and d < 0:
@@ -233,6 +235,8 @@ class _Verifier:
         y, whole = value.layout, owner.layout
         if y.device != whole.device:
             self.value_fail("storage", f"{name} is on {y.device}, its storage %{owner.name} on {whole.device}", value)
+        if y.pinned != whole.pinned:
+            self.value_fail("pinned", f"of {name} and its storage %{owner.name} only one is pinned", value)
         caller_owned = owner.name not in self.made  # then only the caller knows how far the bytes reach
         if not caller_owned and y.static and whole.static and y.extent > whole.extent:
             because = f"{name} reaches to byte {y.extent} of %{owner.name}, which has {whole.extent}"

@@ -22,6 +22,7 @@ WORD = re.compile(r"[A-Za-z_][\w.]*", re.ASCII)
 DEVICE = re.compile(r"[\w:.]+", re.ASCII)
 PLACE = re.compile(r'[^\s":#]+')
 TAG = re.compile(r"[\w.=/-]+", re.ASCII)
+_PINNED = re.compile(r"pinned\b", re.ASCII)
 _FLOAT = re.compile(r"-?(?:\d+\.\d*(?:[eE][+-]?\d+)?|\d+[eE][+-]?\d+|inf\b|nan\b)", re.ASCII)
 _CONSTANTS: Mapping[str, bool | None] = {"None": None, "True": True, "False": False}
 DEEPEST = 64  # lists within lists; a call has two or three
@@ -144,13 +145,14 @@ class Scan:
         return tuple(out)
 
     def layout(self) -> Layout:
-        """``f32[8,4]{4,1}+16 @cpu``."""
+        """``f32[8,4]{4,1}+16 @cpu``, and ``pinned`` where it is."""
         dtype = self.word(WORD, "a dtype such as f32")
         size = self.sizes("[", "]")
         stride = self.sizes("{", "}") if self.rest().startswith("{") else ()
         offset = self.size() if self.maybe(r"\+") else 0
         self.need("@", "'@' and the device")
-        return Layout(dtype, self.word(DEVICE, "a device such as cpu"), size, stride, offset)
+        device = self.word(DEVICE, "a device such as cpu")
+        return Layout(dtype, device, size, stride, offset, self.maybe(_PINNED) is not None)
 
     def arg(self, depth: int = 0) -> Arg:
         """One argument. ``depth``: how many lists it stands in."""

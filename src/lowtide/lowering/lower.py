@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from lowtide.core.errors import BugError
 from lowtide.core.reason import Reason
-from lowtide.ir.graph import Graph, Op, Ref, Section, Value, refs_in
+from lowtide.ir.graph import WAIT, Graph, Op, Ref, Section, Value, refs_in
 from lowtide.ir.loops import Loop
 from lowtide.ir.lowered import Lowered, loop_op, pruned
 from lowtide.lowering.foreach import LISTS
@@ -40,9 +40,9 @@ _OURS = ("aten.linalg_vector_norm.default", "aten.linalg_cross.default")
 
 def is_library(target: str) -> bool:
     """Whether an operation is left to a library without a word: products, convolutions, attention, factorisations,
-    Fourier transforms, samples at the points of a grid; memory that nobody fills, and assertions."""
+    Fourier transforms, samples at the points of a grid; memory that nobody fills, assertions, and waiting for a copy."""
     name = target.split(".")[1]
-    return target not in _OURS and (name in _LIBRARY or name.startswith(_LIBRARY_KINDS))
+    return target == WAIT or (target not in _OURS and (name in _LIBRARY or name.startswith(_LIBRARY_KINDS)))
 
 
 def lower(graph: Graph, device: str = "cpu", dtypes: Set[str] = DTYPES) -> Lowered:

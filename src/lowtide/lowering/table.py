@@ -166,10 +166,12 @@ def _joined(a: str, b: str) -> str:
 
 
 def plain_dtypes(site: Site, dtypes: Set[str]) -> None:
-    """Refuse tensors of other ``dtypes``, tensors elsewhere, and unknown sizes."""
+    """Refuse tensors of other ``dtypes``, tensors elsewhere, results in pinned memory, and unknown sizes."""
     for name in (*site.op.reads, *(o for o in site.op.outputs if o)):
         y = site.graph.value[name].layout
         if y.dtype not in dtypes or y.device != site.device:
             raise Refused(f"%{name} is {y.dtype} on {y.device}")
+        if y.pinned and name in site.op.outputs and site.graph.value[name].storage == name:
+            raise Refused(f"%{name} is pinned, which the framework's own allocator sees to")
         if not y.static:
             raise Refused(f"a size of %{name} is not known")

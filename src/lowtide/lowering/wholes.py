@@ -94,7 +94,7 @@ class _Work:
         """Whether all are of one kind, nobody notices that they lie in one memory, and a call can write one of them there."""
         values = [self.graph.value[n] for n in (*parts, whole)]
         return (
-            len({(v.layout.dtype, v.layout.device) for v in values}) == 1
+            len({(v.layout.dtype, v.layout.memory) for v in values}) == 1
             and len({*parts}) == len(parts)
             and not any(v.layout.extent == 0 or v.storage in self.changed for v in values)
             and in_rows(self.graph.value[whole].layout)

@@ -28,7 +28,7 @@ def holders(schedule: Schedule, plan: MemoryPlan, top: int = 5) -> tuple[Holder,
     """The ``top`` largest storages of ``plan.device`` that are alive in its peak step. Ties: order of definition."""
     at = plan.peak_step
     graph = schedule.graph
-    here = {p.storage for p in plan.places if graph.value[p.storage].layout.device == plan.device}
+    here = {p.storage for p in plan.places if graph.value[p.storage].layout.memory == plan.device}
     made_by = {name: op.target for name, op in graph.maker.items()}
     alive = sorted((p for p in plan.places if p.storage in here and p.first <= at < p.end), key=lambda p: -p.nbytes)
     return tuple(

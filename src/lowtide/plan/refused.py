@@ -79,7 +79,7 @@ def _not_in_slabs(schedule: Schedule, plan: MemoryPlan) -> Iterator[Reason]:
             elif kept is not None:
                 because, knob = apart[kept] if kept == p.storage else f"%{kept} goes on in it: {apart[kept]}", None
             else:
-                because, knob = _left_out(plan.on(schedule.graph.value[p.storage].layout.device))
+                because, knob = _left_out(plan.on(schedule.graph.value[p.storage].layout.memory))
             yield Reason(f"%{p.storage} in a slab", because, knob)
 
 

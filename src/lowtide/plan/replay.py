@@ -72,8 +72,8 @@ def replay(schedule: Schedule, plan: MemoryPlan) -> None:
         _check_promise(schedule, plan, figures, moments, container_of)
     counted = {f.device for f in plan.devices}
     for p in plan.places:
-        if graph.value[p.storage].layout.device not in counted:
-            raise VerifyError("promise", f"no figure counts %{p.storage} on {graph.value[p.storage].layout.device}")
+        if graph.value[p.storage].layout.memory not in counted:
+            raise VerifyError("promise", f"no figure counts %{p.storage} on {graph.value[p.storage].layout.memory}")
 
 
 def _moments(schedule: Schedule) -> list[_Moment]:
@@ -202,8 +202,8 @@ def _check_write(
             raise VerifyError("bounds", f"%{storage} at {low}..{high} of a slab of {slab.nbytes} bytes")
         if low % (64 if slab.device == "cpu" else 512):
             raise VerifyError("misaligned", f"%{storage} at {low} of a slab on {slab.device}")
-        if slab.device != graph.value[storage].layout.device:
-            raise VerifyError("device", f"%{storage} is on {graph.value[storage].layout.device}, its slab not")
+        if slab.device != graph.value[storage].layout.memory:
+            raise VerifyError("device", f"%{storage} is on {graph.value[storage].layout.memory}, its slab not")
         if not slab.first <= place.first < place.end <= slab.end:
             raise VerifyError(
                 "held", f"%{storage} lives in steps {place.first}..{place.end} of a slab held {slab.first}..{slab.end}"
@@ -344,7 +344,7 @@ def _check_promise(
         bounds = f"{told.lower_bound} <= {told.promised_nbytes} <= {told.sum_nbytes} on {told.device}"
         raise VerifyError("promise", f"lower bound, promise and sum of sizes are out of order: {bounds}")
     held = [0] * len(moments)
-    on_device = {p.storage for p in plan.places if schedule.graph.value[p.storage].layout.device == told.device}
+    on_device = {p.storage for p in plan.places if schedule.graph.value[p.storage].layout.memory == told.device}
     spans: dict[object, tuple[int, int, int]] = {}
     for p in plan.places:
         container = container_of.get(p.storage)

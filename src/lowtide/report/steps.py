@@ -94,7 +94,7 @@ def page(schedule: Schedule, plan: MemoryPlan, estimates: Mapping[str, NodeEstim
 
 def _figures(schedule: Schedule, plan: MemoryPlan, told: DeviceFigures) -> str:
     value = schedule.graph.value
-    many = sum(p.nbytes > 0 and value[p.storage].layout.device == told.device for p in plan.places)
+    many = sum(p.nbytes > 0 and value[p.storage].layout.memory == told.device for p in plan.places)
     facts = (
         f"{many} buffers, {format_bytes(told.sum_nbytes)} side by side",
         f"peak {format_bytes(told.promised_nbytes)} in step {told.peak_step}, bound {format_bytes(told.lower_bound)}",

@@ -25,6 +25,7 @@ from lowtide.ir.loops import FAILURES
 from lowtide.ir.strides import same_places
 from lowtide.program import Entry, Header, Program, SlabUse
 from lowtide.runtime import kernels
+from lowtide.runtime.beside import Begun
 from lowtide.runtime.calls import DTYPES, atom, leaves, overload
 from lowtide.runtime.extern import AsSaid, Extern, trusted
 from lowtide.runtime.lease import lend, made_here
@@ -190,9 +191,9 @@ def _header(storage: torch.UntypedStorage, h: Header, device: str) -> torch.Tens
     return empty.set_(storage, h.offset // dtype.itemsize, h.size, h.stride)  # type: ignore[call-overload]
 
 
-def exact(t: torch.Tensor, size: Sequence[int], stride: Sequence[int]) -> torch.Tensor:
-    """A copy of ``t`` with exactly that size and stride, on memory of its own."""
-    return torch.empty_strided(size, stride, dtype=t.dtype, device=t.device).copy_(t)
+def exact(t: torch.Tensor, size: Sequence[int], stride: Sequence[int], pinned: bool = False) -> torch.Tensor:
+    """A copy of ``t`` with exactly that size and stride, on memory of its own, which is ``pinned`` or not."""
+    return torch.empty_strided(size, stride, dtype=t.dtype, device=t.device, pin_memory=pinned).copy_(t)
 
 
 def failed(status: int, place: str) -> None:
@@ -289,6 +290,7 @@ def load(
         "failed": failed,
         "as_said": AsSaid(),
         "leaves": leaves,
+        "Begun": Begun,
     }
     kernels.finish(kernels.start(program.kernels))
     for name, what in program.bound.items():

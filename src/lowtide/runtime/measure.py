@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from lowtide.core.errors import UserError
+from lowtide.ir.graph import PINNED
 from lowtide.runtime.load import release_retained
 from lowtide.torch_compat import memory_events, profiling
 
@@ -41,7 +42,8 @@ class Measured:
 
 def measure(run: Callable[[], Any], devices: Iterable[str] = ()) -> Measured:
     """Run once and count every allocation and free that the framework's CPU allocator makes on this thread, and what the
-    allocators of ``devices`` (beside the CPU's) make.
+    allocators of ``devices`` (beside the CPU's) make. Pinned memory is counted by nobody: devices have no one way
+    to ask for it.
 
     What earlier calls retained is given back first, so that it counts where it is taken again; so is garbage in cycles, which
     Python would end at some allocation of ``run``.
@@ -54,7 +56,7 @@ def measure(run: Callable[[], Any], devices: Iterable[str] = ()) -> Measured:
     gc.collect()
     release_retained()
     with ExitStack() as begun:
-        opened = [begun.enter_context(_counted(d)) for d in devices if d != "cpu"]
+        opened = [begun.enter_context(_counted(d)) for d in devices if d not in ("cpu", PINNED)]
         _, events = memory_events(run)
         elsewhere = {o.device: _so_far(o) for o in opened}
     return Measured(_peak(events), sum(events), sum(e > 0 for e in events), elsewhere)

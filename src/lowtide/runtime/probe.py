@@ -25,7 +25,7 @@ import torch
 
 from lowtide.core.folders import cache_folder
 from lowtide.core.reason import Reason
-from lowtide.ir.graph import Atom, Graph, Layout, Op, Ref
+from lowtide.ir.graph import WAIT, Atom, Graph, Layout, Op, Ref
 from lowtide.ir.lowered import LOOP
 from lowtide.ir.strides import same_places
 from lowtide.plan.plan import alignment_of
@@ -40,7 +40,7 @@ def probe(graph: Graph) -> dict[str, OpFacts]:
 
     def try_all() -> dict[str, OpFacts]:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            return {op.name: known.of(graph, op) for op in graph.ops if not op.view and op.target != LOOP}
+            return {op.name: known.of(graph, op) for op in graph.ops if not op.view and op.target not in (LOOP, WAIT)}
 
     # On a thread of its own, where no fake tensors, autocast, profiler or other mode of the caller's is in force.
     with ThreadPoolExecutor(1) as thread:
@@ -68,7 +68,7 @@ def signature(graph: Graph, op: Op) -> str:
 
 
 def _layout(x: Layout) -> str:
-    return f"{x.dtype}{list(x.size)}{list(x.stride)}{x.device}"
+    return f"{x.dtype}{list(x.size)}{list(x.stride)}{x.device}{' pinned' if x.pinned else ''}"
 
 
 _STORED = 20_000  # the file keeps the newest: sizes that vary would make it grow for ever
@@ -217,8 +217,9 @@ def _try(graph: Graph, op: Op) -> dict[str, Any]:
     flat = results_of(op, results)
     used = [(i, graph.value[o].layout, flat[i]) for i, o in enumerate(op.outputs) if o is not None]
     record["restride"] = [i for i, layout, t in used if not _as_expected(layout, t, alone.tensors.values())]
-    nbytes = sum(layout.extent for _, layout, _ in used)
-    again = sum(layout.extent for i, layout, _ in used if i in record["restride"])
+    counted = [(i, layout.extent) for i, layout, _ in used if not layout.pinned]
+    nbytes = sum(n for _, n in counted)
+    again = sum(n for i, n in counted if i in record["restride"])
     record["workspace"] = max(0, peak - nbytes) + again
     del results, flat, used
     _try_out(graph, op, record, alone)
@@ -252,8 +253,8 @@ def _as_expected(layout: Layout, t: torch.Tensor, operands: Any) -> bool:
 
 def _try_out(graph: Graph, op: Op, record: dict[str, Any], alone: Trial) -> None:
     """Find the overload that writes into given tensors, and keep it if it allocates no more than the plain call."""
-    if record["restride"] or op.paths or any(o is None for o in op.outputs):
-        return
+    if record["restride"] or op.paths or any(o is None or graph.value[o].layout.pinned for o in op.outputs):
+        return  # what is pinned, the call itself has to allocate
     device = runs_on(graph, op)
     record["overwrite"] = _overwriting(op, alone, device)
     found = _out_overload(op.target, len(op.outputs), bool(op.reads))

@@ -15,6 +15,7 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from lowtide.core.reason import Reason
+from lowtide.ir.graph import PINNED
 from lowtide.ir.lowered import Coverage
 from lowtide.plan.plan import MemoryPlan
 from lowtide.program import Program
@@ -35,7 +36,7 @@ class Planned:
 
 
 class Held(NamedTuple):
-    """A storage that somebody holds, or held: where it begins, how long it is, and on which device it lies."""
+    """A storage that somebody holds, or held: where it begins, how long it is, and on which device it lies (or ``PINNED``)."""
 
     address: int
     nbytes: int
@@ -87,22 +88,25 @@ def watch(planned: Planned, section: int, args: list[Any]) -> Callable[[Sequence
         return None
     gone = [log.ended() for log in _logs]
     tensors = [(i, t.untyped_storage()) for i, t in enumerate(args) if isinstance(t, torch.Tensor)]
-    seen = [(i, StorageWeakRef(s), _held(s)) for i, s in tensors]
+    pins = any(d.device == PINNED for d in planned.plan.devices)
+    seen = [(i, StorageWeakRef(s), _held(s, pins)) for i, s in tensors]
     del tensors
 
     def ended(results: Sequence[Any]) -> None:
         died = tuple((i, held) for i, ref, held in seen if ref.expired())
         made = [t.untyped_storage() for t in results if isinstance(t, torch.Tensor)]
-        returned = tuple(map(_held, made))
+        returned = tuple(_held(s, pins) for s in made)
         for log, before in zip(_logs, gone, strict=True):
             log.calls.append(Call(planned, section, before, died, returned))
-            log.held.extend((StorageWeakRef(s), _held(s)) for s in made)
+            log.held.extend((StorageWeakRef(s), held) for s, held in zip(made, returned, strict=True))
 
     return ended
 
 
-def _held(storage: torch.UntypedStorage) -> Held:
-    return Held(storage.data_ptr(), storage.nbytes(), str(storage.device))
+def _held(storage: torch.UntypedStorage, pins: bool) -> Held:
+    """``pins``: whether the program has pinned memory, so that it is worth asking."""
+    pinned = pins and storage.device.type == "cpu" and storage.is_pinned()
+    return Held(storage.data_ptr(), storage.nbytes(), PINNED if pinned else str(storage.device))
 
 
 class Runs(Protocol):

@@ -83,7 +83,7 @@ def buffers(schedule: Schedule) -> Mapping[str, ScheduledBuffer]:
     constants = {storage[c] for c in graph.constants}
     found = {
         s: ScheduledBuffer(
-            s, graph.nbytes[s], graph.value[s].layout.device,
+            s, graph.nbytes[s], graph.value[s].layout.memory,
             CONSTANT if s in constants else CALLER if s in given else OURS,
             maker.get(s), tuple(users[s]), tuple(changed[s]), tuple(names[s]), newest[s], s in donated,
         )

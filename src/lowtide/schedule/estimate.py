@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from lowtide.core.errors import UserError
 from lowtide.core.units import format_bytes
-from lowtide.ir.graph import ITEMSIZE, Graph, Layout, Op, Ref, int_of
+from lowtide.ir.graph import ITEMSIZE, WAIT, Graph, Layout, Op, Ref, int_of
 from lowtide.schedule.cost import Machine, loop_cost
 from lowtide.schedule.schedule import Schedule, Step
 
@@ -66,6 +66,8 @@ def estimate(graph: Graph, step: Step, machine: Machine) -> NodeEstimate:
         cost = loop_cost(step.loop, machine)
         return NodeEstimate(cost.nbytes, cost.operations, cost.seconds(machine))
     op = step.op
+    if op.target == WAIT:
+        return NodeEstimate(0, 0, machine.call_seconds)  # what it waits for is counted where it begins
     touched = dict.fromkeys((*op.reads, *op.mutates, *(o for o in op.outputs if o is not None)))
     nbytes = sum(_reached(graph.value[n].layout) for n in touched)
     count = _COUNTED.get(op.target.split(".")[1] if "." in op.target else "")

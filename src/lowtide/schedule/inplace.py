@@ -62,8 +62,8 @@ def _no_room(graph: Graph, dying: str, born: str, slabbed: Set[str]) -> str:
 
 def _misfit(graph: Graph, loop: Loop, slots: Sequence[tuple[int, Value]], out: int, made: Value) -> str:
     needed = graph.nbytes[made.storage]
-    if made.layout.device != slots[0][1].layout.device:
-        return f"one of them lies on {slots[0][1].layout.device}, the other on {made.layout.device}"
+    if made.layout.memory != slots[0][1].layout.memory:
+        return f"one of them lies on {slots[0][1].layout.memory}, the other on {made.layout.memory}"
     if made.layout.offset != 0 or (needed == graph.nbytes[slots[0][1].storage] and slots[0][1].layout.offset != 0):
         return (
             "one of them does not begin where its storage begins"  # outside a slab, operand and result share an address
@@ -135,7 +135,7 @@ def call_refusal(graph: Graph, op: Op, call: CallForms, pair: tuple[str, str], s
     made = graph.value[str(op.outputs[0])]
     sharing = [graph.value[r] for r in op.reads if graph.value[r].storage == storage]
     met = [x for x in sharing if int_of(x.layout.offset) * ITEMSIZE[x.layout.dtype] < graph.nbytes[born]]
-    if not all(_same_place(x, made) for x in met):
+    if any(x.layout != made.layout for x in met):
         return f"%{storage} is read with another layout than the one that is written"
     if graph.nbytes[storage] > graph.nbytes[born]:
         permitted = call.by_out and (call.pointwise or not met)
@@ -147,8 +147,3 @@ def call_refusal(graph: Graph, op: Op, call: CallForms, pair: tuple[str, str], s
     if not call.by_out:
         return f"{op.target} writes into no given memory"
     return f"{op.target} may read an operand again after it has written"
-
-
-def _same_place(a: Value, b: Value) -> bool:
-    x, y = a.layout, b.layout
-    return (x.dtype, x.device, x.size, x.stride, x.offset) == (y.dtype, y.device, y.size, y.stride, y.offset)

@@ -171,7 +171,7 @@ class _Work:
                 return None
             lies, first = v.layout, self.values[one].layout
             whole = math.prod(map(int_of, lies.size)) == math.prod(ranges.values())
-            if not whole or (lies.dtype, lies.device) != (first.dtype, first.device):
+            if not whole or (lies.dtype, lies.memory) != (first.dtype, first.memory):
                 return None
             if not found[0].keys() <= ranges.keys():
                 return None

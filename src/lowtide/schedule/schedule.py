@@ -12,10 +12,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from lowtide.core.reason import Reason
-from lowtide.ir.graph import Arg, Graph, Op, Ref, Section, refs_in
+from lowtide.ir.graph import OBJECT, Arg, Graph, Op, Ref, Section, refs_in
 from lowtide.ir.loops import Loop
 from lowtide.memory.graph import Buffer, MemoryGraph, Node
 from lowtide.schedule.inplace import CallForms, call_pairs, call_refusal, loop_pairs, loop_refusal
+
+_KEPT = "an object may keep it, into which nobody looks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,12 @@ class Step:
     def placed(self) -> bool:
         """Whether its results go where the plan says."""
         return not self.unplaced
+
+    @property
+    def begins(self) -> str:
+        """The value into which it begins a copy without waiting for it; nothing, where it begins none."""
+        into = self.op.args[0] if self.op.target == "aten.copy_.default" and self.op.args[2:] == (True,) else None
+        return into.name if isinstance(into, Ref) else ""
 
 
 @dataclass(frozen=True)
@@ -128,8 +136,12 @@ def schedule(
     found = Schedule(graph, tuple(steps), tuple(notes))
     if not inplace:
         return found
-    inside = slabbed(found)
-    return replace(found, steps=tuple(replace(s, inplace=_inplace_pairs(graph, s, inside)) for s in steps))
+    inside, held = slabbed(found), objects_may_keep(graph)
+
+    def pairs(step: Step) -> tuple[tuple[str, str], ...]:
+        return tuple(p for p in _inplace_pairs(graph, step, inside) if p[0] not in held)
+
+    return replace(found, steps=tuple(replace(s, inplace=pairs(s)) for s in steps))
 
 
 def slabbed(schedule: Schedule) -> frozenset[str]:
@@ -143,7 +155,10 @@ def kept_apart(schedule: Schedule) -> Mapping[str, str]:
     found = dict.fromkeys(
         sorted(kept_by_caller(schedule.graph) - schedule.graph.caller_owned), "the caller gets to keep it"
     )
-    return found | dict.fromkeys(sorted(copied_whole(schedule)), "an operation copies all that lies beside it")
+    found |= dict.fromkeys(sorted(copied_whole(schedule)), "an operation copies all that lies beside it")
+    found |= dict.fromkeys(sorted(objects_may_keep(schedule.graph) - schedule.graph.caller_owned), _KEPT)
+    pinned = (v.name for v in schedule.graph.values if v.layout.pinned and v.storage == v.name)
+    return found | dict.fromkeys(pinned, "it is pinned, which the framework's own allocator sees to")
 
 
 def _inplace_pairs(graph: Graph, step: Step, inside: frozenset[str]) -> tuple[tuple[str, str], ...]:
@@ -155,6 +170,8 @@ def _inplace_pairs(graph: Graph, step: Step, inside: frozenset[str]) -> tuple[tu
 
 def inplace_refusal(graph: Graph, step: Step, pair: tuple[str, str], inside: frozenset[str]) -> str:
     """Why a pair (read, written) of a step is not permitted; nothing where it is. ``inside``: what may lie in a slab."""
+    if pair[0] in objects_may_keep(graph):
+        return _KEPT
     if step.loop is not None:
         return loop_refusal(graph, step.op, step.loop, pair, inside)
     return step.unplaced if step.facts.restride else call_refusal(graph, step.op, _call_forms(step), pair, inside)
@@ -209,7 +226,7 @@ def _memory_graph(schedule: Schedule) -> MemoryGraph:
         Buffer(
             s,
             graph.nbytes[s],
-            graph.value[s].layout.device,
+            graph.value[s].layout.memory,
             input=s in graph.caller_owned,
             output=s in kept and s not in graph.caller_owned,
             allocator=schedule.allocators.get(s, ""),
@@ -267,6 +284,15 @@ def kept_by_caller(graph: Graph) -> frozenset[str]:
             if i not in s.saved:
                 out |= {graph.value[n].storage for n in refs_in(arg)}
     return frozenset(out)
+
+
+def objects_may_keep(graph: Graph) -> set[str]:
+    """Storages of what operations are given that are given an object too, or give one: nobody sees whether it keeps them."""
+    objects = {v.name for v in graph.values if v.layout.dtype == OBJECT}
+    if not objects:
+        return set()
+    beside = (op for op in graph.ops if not objects.isdisjoint((*op.reads, *op.outputs)))
+    return {graph.value[r].storage for op in beside for r in op.reads if r not in objects}
 
 
 class _Hazards:

@@ -122,6 +122,11 @@ BROKEN: dict[str, list[tuple[str, str]]] = {
         ("as split", "as split at [[0], [0, 1]]"),
         ("as split", 'as split at [["a", 2, "b"], ["a", 2]]'),
     ],
+    "pinned": [
+        ("input %g: f32[8,4]{4,1} @cpu", "input %g: f32[8,4]{4,1} @cuda:0 pinned"),
+        ("%v: f32[32]{1} @cpu", "%v: f32[32]{1} @cpu pinned"),
+        ("%a: f32[8,4]{4,1} @cpu", "%a: f32[8,4]{4,1} @cpu pinned"),
+    ],
     "effect": [("effect random", "effect magic")],
     "mutates": [("mutates %p", "mutates %p %x"), ("mutates %p", "mutates %none")],
     "view": [("view aten.view.default(%a, [32])", "view aten.view.default(%a, [32]) mutates %a")],

@@ -1,0 +1,85 @@
+"""Pinned memory that a program asks for, and keeps asking for where functionalisation would forget it.
+
+Comes in: a captured graph. Goes out: the same graph, changed in place. ``torch.empty(..., pin_memory=True).copy_(x)`` is captured
+as a pinned tensor that nobody reads any more, and a copy that lies anywhere. Promised: where an operation stands for the change
+of a pinned tensor (``copy``, ``fill``, ``zero``, those of a part of it, and the constant of ``torch.tensor``), its result is
+pinned: written into that tensor where nobody reads what was there, else copied. Other changes in place (``add_``) look after
+capture like the operation that makes a new tensor, which is not pinned; their results are not either.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from lowtide.frontend.made import call
+from lowtide.schedule.schedule import COPIES_WHOLE
+from lowtide.torch_compat import OpOverload, real_tensors, schema_views
+
+aten = torch.ops.aten
+_PIN = (aten._pin_memory.default, aten.pin_memory.default)
+_IN_PLACE: dict[Any, Any] = {
+    aten.copy.default: aten.copy_.default,
+    aten.fill.Scalar: aten.fill_.Scalar,
+    aten.fill.Tensor: aten.fill_.Tensor,
+    aten.zero.default: aten.zero_.default,
+}
+
+
+def asks_for_pinned(node: fx.Node) -> bool:
+    """Whether a call makes its result in pinned memory, which is the host's."""
+    value = node.meta.get("val")
+    here = isinstance(value, torch.Tensor) and value.device.type == "cpu"
+    return here and (node.target in _PIN or node.kwargs.get("pin_memory") is True)
+
+
+def keep_pinned(gm: fx.GraphModule) -> None:
+    """Rewrite ``gm`` in place, so that what the program changes in pinned memory stays there."""
+    pinned: set[fx.Node] = set()
+    changed = False
+    for node in list(gm.graph.nodes):
+        if _is_pinned(gm, node, pinned):
+            pinned.add(node)
+        elif _changes(node) and node.args[0] in pinned and not any(u.target in _PIN for u in node.users):
+            pinned.add(_pinned_again(gm.graph, node))
+            changed = True
+    if changed:
+        gm.recompile()
+
+
+def _is_pinned(gm: fx.GraphModule, node: fx.Node, pinned: set[fx.Node]) -> bool:
+    """Whether a node's value is in pinned memory as it is: made there, a constant there, or a view of what is."""
+    if node.op == "get_attr":
+        held: Any = gm
+        for part in str(node.target).split("."):
+            held = getattr(held, part)
+        with real_tensors():
+            return isinstance(held, torch.Tensor) and held.device.type == "cpu" and held.is_pinned()
+    if not isinstance(node.target, OpOverload):
+        return False
+    bases = [node.args[v] for v in schema_views(node.target) if v is not None and v < len(node.args)]
+    return asks_for_pinned(node) or any(b in pinned for b in bases)
+
+
+def _changes(node: fx.Node) -> bool:
+    """Whether a call stands for the change of its first argument."""
+    return node.target in _IN_PLACE or str(node.target) in COPIES_WHOLE or node.target is aten.lift_fresh_copy.default
+
+
+def _pinned_again(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    """What stands for the change in pinned memory."""
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    if node.target in _IN_PLACE and asks_for_pinned(source) and list(source.users) == [node]:
+        with graph.inserting_before(node):
+            call(graph, node, _IN_PLACE[node.target], *node.args)
+        node.replace_all_uses_with(source)
+        graph.erase_node(node)
+        return source
+    with graph.inserting_after(node):
+        made = graph.call_function(_PIN[0], (node,))
+    made.meta = dict(node.meta)
+    node.replace_all_uses_with(made, delete_user_cb=lambda user: user is not made)
+    return made

@@ -1,0 +1,107 @@
+"""Pinned memory that a program asks for: as in eager, by the framework's own allocator, under a head of its own."""
+
+from __future__ import annotations
+
+import ctypes
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from checks import compiled, planned  # noqa: E402
+
+import lowtide  # noqa: E402
+from lowtide.ir.graph import PINNED  # noqa: E402
+from lowtide.plan.plan import FRESH  # noqa: E402
+
+pytestmark = [pytest.mark.torch, pytest.mark.spec("IR-11")]
+N = 64
+
+
+def asks(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """In every way that there is, kept and not."""
+    kept = torch.empty(N, N, pin_memory=True).copy_(x * 2)
+    filled = x.new_empty(N, N, pin_memory=True).fill_(3.0)
+    moved = (x + 1).pin_memory()
+    zeros = torch.zeros(N, N, pin_memory=True)
+    part = torch.empty(N, N, pin_memory=True)
+    part[: N // 2].copy_(x[: N // 2])
+    part[N // 2 :].fill_(1.0)
+    return kept, filled, moved, (zeros + x).sum(), part, (kept + filled).cos()
+
+
+@pytest.mark.parametrize("kernels", ["loops", "aten"])
+@pytest.mark.parametrize("slabs", ["auto", "one"])
+def test_what_is_asked_for_is_given(device: str, kernels: str, slabs: str) -> None:
+    x = torch.randn(N, N)
+    call = compiled(asks, kernels=kernels, slabs=slabs)
+    for _ in range(2):
+        for got, wanted in zip(call(x), asks(x), strict=True):
+            assert got.is_pinned() == wanted.is_pinned()
+            torch.testing.assert_close(got, wanted)
+    found = planned()
+    graph, plan = found.schedule.graph, found.plan
+    pinned = {v.name for v in graph.values if v.layout.pinned}
+    assert len(pinned) >= 5
+    for p in plan.places:
+        assert p.storage not in pinned or (p.slab is None and p.how == FRESH)
+    assert {f.device for f in plan.devices} == {"cpu", PINNED}
+
+
+def test_its_bytes_are_promised_by_themselves(device: str, library: ctypes.CDLL) -> None:
+    def f(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        first = torch.empty(N, N, pin_memory=True).copy_(x.sin())
+        y = (first * 2).cos()
+        second = (y + 1).pin_memory()
+        return (second * first + x).relu(), second
+
+    x, call = torch.randn(N, N), compiled(f)
+    call(x)
+    before = library.lowtide_test_pinned(False)
+    library.lowtide_test_pinned(True)
+    held: list[object] = []
+    told = lowtide.memory_analysis(lambda: held.append(call(x)))
+    assert library.lowtide_test_pinned(True) - before == planned().plan.on(PINNED).promised_nbytes == 2 * N * N * 4
+    (host,) = (d for d in told.devices if d.device == "cpu")
+    assert host.measured_peak_bytes == host.promised_peak_bytes, "the other memory's promise holds beside it"
+    (other,) = (d for d in told.devices if d.device == PINNED)
+    assert other.measured_peak_bytes is None and f"on {PINNED}: promised" in str(told)
+
+
+def test_what_is_pinned_is_not_taken_for_what_is_not(device: str) -> None:
+    """The same elements twice: only one of them is pinned, and the caller can tell."""
+
+    def f(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        y = x.sin()
+        return y, y.pin_memory(), torch.cat([y.pin_memory(), y]), y.pin_memory().relu()
+
+    x = torch.randn(N, N)
+    for got, wanted in zip(compiled(f)(x), f(x), strict=True):
+        assert got.is_pinned() == wanted.is_pinned()
+        torch.testing.assert_close(got, wanted)
+
+
+def test_what_comes_from_the_device_may_be_pinned(device: str) -> None:
+    def f(d: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        here = torch.empty(N, N, pin_memory=True)
+        here.copy_(d * 2)
+        return here.sin(), here.to(device) + d
+
+    d = torch.randn(N, N).to(device)
+    for got, wanted in zip(compiled(f)(d), f(d), strict=True):
+        torch.testing.assert_close(got.cpu(), wanted.cpu())
+    assert any(v.layout.pinned for v in planned().schedule.graph.values)
+
+
+def test_sizes_that_depend_on_data_have_it_too(device: str) -> None:
+    def f(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        rows = x[x[:, 0] > 0]
+        return (rows * 2).pin_memory(), torch.empty(N, N, pin_memory=True).copy_(x).relu()
+
+    call = torch.compile(f, backend="lowtide", dynamic=True, options={"verify": True})
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        for _ in range(3):
+            x = torch.randn(N, N)
+            for got, wanted in zip(call(x), f(x), strict=True):
+                assert got.is_pinned() == wanted.is_pinned()
+                torch.testing.assert_close(got, wanted)
