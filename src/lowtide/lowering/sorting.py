@@ -87,51 +87,38 @@ register("sorting", "mode.default")(_own_choice("one of equal elements"))
 
 # -- the element of a rank -------------------------------------------------------------------------------------------
 
+_BITS, _MOST = 32, 2**31 - 1  # of a key
 _STEP = 2  # bits that one pass over a row finds
 _LONG = 64  # elements of a row: from so many on that is faster than ATen
 _LONG_ALONE = 1 << 16  # the same where it is the only row
 
 
-def _wide(dtype: str) -> str:
-    """Where keys of a dtype lie."""
-    return "i64" if dtype in ("f64", "i64") else "i32"
-
-
-def _most(wide: str) -> int:
-    return 2 ** (int(wide[1:]) - 1) - 1
-
-
 def _key(x: Scalar) -> Scalar:
-    """A whole number in whose order values are sorted: of a floating one its bits, those below the sign turned where that is
-    set; the greatest of NaN."""
-    wide = _wide(x.dtype)
+    """An i32 in whose order values are sorted: of a floating one its bits, those below the sign turned where that is set; the
+    greatest of NaN."""
     if x.dtype not in FLOATS:
-        return x.to(wide)
-    x = x.to(computed_in(x.dtype))
-    bits = x.bits(wide)
-    return where(x.test("isnan"), _most(wide), where(bits < 0, bits.of("xor", _most(wide)), bits))
+        return x.to("i32")
+    x = x.to("f32")
+    bits = x.bits("i32")
+    return where(x.test("isnan"), _MOST, where(bits < 0, bits.of("xor", _MOST), bits))
 
 
 def _value(key: Scalar, dtype: str) -> Scalar:
     """The value that has a key."""
-    if dtype not in FLOATS:
-        return key.to(dtype)
-    return where(key < 0, key.of("xor", _most(key.dtype)), key).bits(computed_in(dtype))
+    return where(key < 0, key.of("xor", _MOST), key).bits("f32") if dtype in FLOATS else key.to(dtype)
 
 
-def _of_rank(site: Site, over: Over, before: Scalar) -> Scalar:
+def _of_rank(over: Over, before: Scalar) -> Scalar:
     """Of every row, the key of the element that has as many ``before`` it in order (an i64): the greatest than which no more
     keys are less, found bit by bit from the highest. Passes over a row as many as half a key's bits, whatever it holds; no
     memory."""
-    n, dtype = over.nest, site.dtype(over.x)
-    wide = _wide(dtype)
-    bits = int(wide[1:])
-    found = n.const(wide, -_most(wide) - 1)
-    for shift in range(bits - _STEP, -1, -_STEP):
+    n = over.nest
+    found = n.const("i32", -_MOST - 1)
+    for shift in range(_BITS - _STEP, -1, -_STEP):
         ahead = [step << shift for step in range(1, 1 << _STEP)]
-        tried = [found + (a if a <= _most(wide) else a - (1 << bits)) for a in ahead]  # sums wrap
+        tried = [found + (a if a <= _MOST else a - (1 << _BITS)) for a in ahead]  # sums wrap
         key = _key(n.load(over.x, over.stage()))
-        less = [n.reduce("sum", where(key < t, n.const(wide, 1), 0)) for t in tried]
+        less = [n.reduce("sum", where(key < t, n.const("i32", 1), 0)) for t in tried]
         n.stage()
         for t, many in zip(tried, less, strict=True):
             found = where(many.to("i64") <= before, t, found)
@@ -146,7 +133,7 @@ def _rows(site: Site, self: Arg, dims: Sequence[int]) -> Over:
     least = _LONG if any(over.size[d] > 1 for d in over.kept) else _LONG_ALONE
     if 0 in over.size or not least <= over.count < 2**31:
         raise Refused(f"chooses among {over.count} elements")
-    if _wide(site.dtype(self)) == "i64":
+    if site.dtype(self) in ("f64", "i64"):
         raise Refused("chooses among numbers of 64 bits")
     if any(over.size[d] > 1 for d in over.kept) and any(int_of(stride[d]) != 1 for d in dims):
         raise Refused("chooses among elements that lie apart")
@@ -154,7 +141,7 @@ def _rows(site: Site, self: Arg, dims: Sequence[int]) -> Over:
 
 
 def _first_of_equals(site: Site, x: Arg) -> None:
-    """Refuse what asks which of equal elements ATen takes, where there are such as a rule."""
+    """Refuse what asks which of equal elements ATen takes, where there are such as a rule: not in f32."""
     if site.output(1) is not None and site.dtype(x) != "f32":
         raise Refused("takes one of equal elements in an order of ATen's own")
 
@@ -183,8 +170,8 @@ def _median(site: Site, self: Arg, dims: Sequence[int], *, skip: bool) -> None:
         numbers = n.reduce("sum", where(x.equals(x), n.const("i64", 1), 0))
         n.stage()
     before = (numbers.max(1) - 1).of("shr", 1) if skip else n.count((over.count - 1) // 2, "i64")
-    key = _of_rank(site, over, before)
-    _chosen(site, over, where(numbers < many, _most(key.dtype), key) if floating and not skip else key)
+    key = _of_rank(over, before)
+    _chosen(site, over, where(numbers < many, _MOST, key) if floating and not skip else key)
 
 
 def _median_of_all(skip: bool) -> Callable[..., None]:
@@ -213,4 +200,4 @@ def _kth_value(site: Site, self: Arg, k: int, dim: int = -1, keepdim: bool = Fal
     _first_of_equals(site, self)
     over = _rows(site, self, axes(dim, len(site.size(self))))
     over.nest.stage()
-    _chosen(site, over, _of_rank(site, over, over.nest.count(k - 1, "i64")))
+    _chosen(site, over, _of_rank(over, over.nest.count(k - 1, "i64")))
