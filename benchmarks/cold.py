@@ -33,7 +33,7 @@ COLUMNS = ("capture", "lowering and fusion", "facts of library calls", "order an
 MAIN = {
     # module -> function -> the column that its time belongs to
     "lowtide.pipeline": {
-        "lower_graph": COLUMNS[1], "fuse_loops": COLUMNS[1], "order_steps": COLUMNS[3], "plan_memory": COLUMNS[3],
+        "lower_graph": COLUMNS[1], "fuse_wholes": COLUMNS[1], "order_steps": COLUMNS[3], "plan_memory": COLUMNS[3],
         "refine": COLUMNS[3],
     },
     "lowtide.backend": {"probe": COLUMNS[2], "load": COLUMNS[5]},

@@ -239,11 +239,33 @@ class _Builder:
         return Section(name, tuple(inputs), tuple(self.ops[start:]), (*returns, *kept), positions)
 
 
+def by_hand(draw: Draw, section: Section) -> Section:
+    """The section with operations said to come after others above them, and runs of neighbours in groups."""
+    names: list[str] = []
+    ops: list[Op] = []
+    group = ""
+    for op in section.ops:
+        if not op.view:
+            after = draw(st.lists(st.sampled_from(names), max_size=2, unique=True)) if names else []
+            if draw(st.integers(0, 2)) == 0:
+                group = "" if group else f"g{len(names)}"
+            op = replace(op, after=tuple(after) if draw(st.booleans()) else (), group=group)
+            names.append(op.name)
+        ops.append(op)
+    return replace(section, ops=tuple(ops))
+
+
 @st.composite
 def graphs(
-    draw: Draw, *, symbolic: bool | None = None, most: int = 8, devices: Sequence[str] = ("cpu", "cpu", "cuda:0")
+    draw: Draw,
+    *,
+    symbolic: bool | None = None,
+    most: int = 8,
+    devices: Sequence[str] = ("cpu", "cpu", "cuda:0"),
+    asked: bool = False,
 ) -> Graph:
-    """Graphs that verify. ``symbolic``: with symbols or without (None: either); ``most`` operations per section."""
+    """Graphs that verify. ``symbolic``: with symbols or without (None: either); ``most`` operations per section; ``asked``: the
+    places of some operations are asked for."""
     with_symbols = draw(st.booleans()) if symbolic is None else symbolic
     symbols = SYMBOLS if with_symbols else ()
     grown = _Builder(draw, symbols, devices)
@@ -254,13 +276,15 @@ def graphs(
         forward = grown.section("forward", bound, True, most)
         passed = list(dict.fromkeys(forward.returns[i] for i in forward.saved))
         sections = [forward, grown.section("backward", passed, False, most)]
+    if asked:
+        sections = [by_hand(draw, s) for s in sections]
     name = draw(st.sampled_from(("g", "gpt2", "two words")))
     return Graph(name, tuple(grown.values.values()), tuple(sections), tuple(grown.constants), symbols)
 
 
-def static_graphs(*, most: int = 8, devices: Sequence[str] = ("cpu",)) -> st.SearchStrategy[Graph]:
+def static_graphs(*, most: int = 8, devices: Sequence[str] = ("cpu",), asked: bool = False) -> st.SearchStrategy[Graph]:
     """Graphs that verify and have no symbols, so that every value has bytes."""
-    return graphs(symbolic=False, most=most, devices=devices)
+    return graphs(symbolic=False, most=most, devices=devices, asked=asked)
 
 
 def reach(layout: Layout) -> int:

@@ -54,12 +54,13 @@ from lowtide.runtime import kernels
 from lowtide.schedule.buffers import print_buffers
 from lowtide.schedule.cost import Machine
 from lowtide.schedule.estimate import estimates
-from lowtide.schedule.fusion import fuse_again, fuse_loops
+from lowtide.schedule.fusion import fuse_again
 from lowtide.schedule.inline import inline, lengthened
 from lowtide.schedule.open_layouts import Decided, decide_layouts
 from lowtide.schedule.rules import Rules
 from lowtide.schedule.schedule import OpFacts, Schedule, memory_graph, reordered, schedule
 from lowtide.schedule.text import print_schedule
+from lowtide.schedule.unsplit import fuse_wholes, in_one
 from lowtide.target import Target
 
 PROGRAM = "program"
@@ -72,11 +73,13 @@ Facts = Callable[[Graph], Mapping[str, OpFacts]]
 @dataclass(frozen=True)
 class Joined:
     """How loops were put together, in names that sizes do not change: ``stored``: loops that were not put into their readers;
-    ``order``: the operations then, in the order that fusion started from; ``pairs``: what it made one, one after the other;
+    ``whole``: reductions in one loop that would be in two; ``order``: the operations then, in the order that fusion started from;
+    ``pairs``: what it made one, one after the other;
     ``apart``: why other pairs stay two, with the bytes of the sizes at which that was decided; ``placed``: whether calls write
     parts of concatenations where they belong."""
 
     stored: frozenset[str] = frozenset()
+    whole: frozenset[str] = frozenset()
     order: tuple[str, ...] = ()
     pairs: tuple[tuple[str, str], ...] = ()
     apart: tuple[Reason, ...] = ()
@@ -234,7 +237,7 @@ def inlined_in_places(graph: Graph, apart: Lowered, known: Mapping[str, OpFacts]
     def inlined(apart: Lowered, known: Mapping[str, OpFacts], placed: bool) -> _Inlined:
         found, steps = inline_within(apart, known, at.options, at.target.rules)
         stored = frozenset(apart.loops.keys() & found.loops.keys())
-        return _Inlined(found, steps, known, Joined(stored, tuple(s.op.name for s in steps.steps), placed=placed))
+        return _Inlined(found, steps, known, Joined(stored, order=_names(steps), placed=placed))
 
     def costs(x: _Inlined) -> tuple[int, float]:
         return timeline(memory_graph(x.steps)).peak, sum(e.seconds for e in estimates(x.steps, at.machine).values())
@@ -328,11 +331,16 @@ def join_loops(small: _Inlined, at: _Setting) -> tuple[Lowered, Joined, str]:
     """What pays to be one loop as one; how, in names and in words."""
     if not at.options.fuse:
         return small.lowered, small.joined, "nothing is fused, as asked\n"
-    fused = fuse_loops(
+    found = fuse_wholes(
         small.lowered, small.steps, inplace=at.options.inplace, machine=at.machine, rules=at.target.rules
     )
-    joined = replace(small.joined, pairs=fused.pairs, apart=fused.refused)
-    return replace(fused.lowered, apart=fused.refused), joined, fused.text()
+    fused, whole = found.fused, frozenset(w.name for w in found.undone.wholes)
+    joined = replace(small.joined, whole=whole, order=_names(found.steps), pairs=fused.pairs, apart=fused.refused)
+    return replace(fused.lowered, apart=fused.refused), joined, found.undone.text() + fused.text()
+
+
+def _names(steps: Schedule) -> tuple[str, ...]:
+    return tuple(s.op.name for s in steps.steps)
 
 
 def join_again(lowered: Lowered, known: Mapping[str, OpFacts], at: _Setting, before: Joined) -> Lowered | None:
@@ -340,7 +348,7 @@ def join_again(lowered: Lowered, known: Mapping[str, OpFacts], at: _Setting, bef
     if not lowered.loops:
         return lowered
     inplace, rules = at.options.inplace, at.target.rules
-    inlined = inline(lowered, before.stored, rules)
+    inlined = in_one(inline(lowered, before.stored, rules), before.whole)
     steps = in_order(schedule(inlined.graph, known, inplace=inplace, loops=inlined.loops), before.order)
     if steps is None or not at.options.fuse:
         return None if steps is None else inlined

@@ -18,6 +18,7 @@ from torch import fx
 
 from lowtide.core.errors import Unsupported
 from lowtide.core.reason import Reason
+from lowtide.frontend.annotated import LONGEST, annotated
 from lowtide.frontend.pinned import asks_for_pinned
 from lowtide.frontend.sizes import dim_of
 from lowtide.ir.graph import OBJECT, Arg, Atom, Graph, Layout, Op, Origin, Path, Ref, Section, Value, refs_in
@@ -34,8 +35,6 @@ DTYPES = {
 
 # Views by their schema that are more than a layout on the same bytes: computed instead.
 _COMPUTED = {"aten._conj.default": "aten._conj_physical.default", "aten._neg_view.default": "aten.neg.default"}
-
-_LONGEST = 60  # characters of a tag: it stands in every message
 
 # Views by what they do, though their schema declares a new tensor.
 _UNDECLARED_VIEWS = {"aten._unsafe_view.default": 0}
@@ -378,7 +377,7 @@ def origin_of(node: fx.Node) -> Origin:
     )
     said = (node.meta.get("custom") or {}).items()
     tags = sorted(f"{k}={v}" for k, v in said if isinstance(k, str) and isinstance(v, bool | int | float | str))
-    return Origin(file, int(line), path, tuple(re.sub(r"[^\w.=/-]", "_", t, flags=re.ASCII)[:_LONGEST] for t in tags))
+    return Origin(file, int(line), path, tuple(re.sub(r"[^\w.=/-]", "_", t, flags=re.ASCII)[:LONGEST] for t in tags))
 
 
 def import_graph(
@@ -394,4 +393,4 @@ def import_graph(
     importer = Importer()
     sections = tuple(importer.section(section, gm, kept if i == 0 else None) for i, (section, gm) in enumerate(calls))
     graph = Graph(name, tuple(importer.values.values()), sections, tuple(importer.constants), tuple(importer.symbols))
-    return graph, importer.constants
+    return annotated(graph), importer.constants

@@ -7,7 +7,8 @@ devices do alike. What must be copied at every call is written into memory that 
 begun and waited for apart, where one of the two devices is the host.
 Promised: a copy goes only where
 nobody can tell: every device makes the same numbers, nothing changes the original, the copy or anything between, the copy has
-the same type, size and strides, and the caller does not get to keep it. A graph on one device comes back as it is.
+the same type, size and strides, and the caller does not get to keep it. A graph on one device comes back as it is, and so
+does one that asks for the places of its operations.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ _LONGEST = 64  # operations of a chain
 def made_in_place(graph: Graph, constants: Mapping[str, torch.Tensor]) -> tuple[Graph, dict[str, torch.Tensor]]:
     """The graph without copies of constants and of what is computed of them, the other copies into memory of ours, and its
     constants by name."""
-    if len({v.layout.device for v in graph.values}) < 2:
+    if len(graph.devices) < 2 or graph.placed_by_hand:
         return graph, dict(constants)
     moving = _Moving(graph, constants)
     for section in graph.sections:

@@ -10,7 +10,7 @@ can be planned as one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
@@ -145,7 +145,8 @@ class Op:
     them, or ``"none"`` that we look at. ``view``: every output stands on an argument's storage and nothing is computed.
     ``mutates``: values whose bytes it changes. ``effect``: operations with the same effect keep their order.
     ``paths``: of a tuple that holds lists, tuples or mappings, where each output lies: positions and keys from outside
-    inwards; empty where output k is member k.
+    inwards; empty where output k is member k. ``after``: names of operations of its section that run before it though no data
+    says so. ``group``: operations of a section that name the same one run side by side, views aside.
     """
 
     name: str
@@ -159,6 +160,8 @@ class Op:
     effect: str | None = None
     origin: Origin = Origin()
     paths: tuple[Path, ...] = ()
+    after: tuple[str, ...] = ()
+    group: str = ""
 
     @cached_property
     def reads(self) -> tuple[str, ...]:
@@ -205,6 +208,17 @@ class Graph:
         return {n: op for op in self.ops for n in op.outputs if n is not None}
 
     @cached_property
+    def devices(self) -> frozenset[str]:
+        """Where values lie."""
+        return frozenset(v.layout.device for v in self.values)
+
+    @cached_property
+    def placed_by_hand(self) -> frozenset[str]:
+        """Names of the operations whose place is asked for: that are in a group, or come after others, and those others."""
+        found = {n for op in self.ops if op.after for n in (op.name, *op.after)}
+        return frozenset(found.union(op.name for op in self.ops if op.group))
+
+    @cached_property
     def caller_owned(self) -> frozenset[str]:
         """Storages that are the caller's for the whole program: inputs that no section produced, and constants."""
         made = self.maker
@@ -218,6 +232,24 @@ class Graph:
         for v in self.values:
             out[v.storage] = max(out.get(v.storage, 0), v.layout.extent)
         return out
+
+
+def renamed_after(ops: Sequence[Op], before: Sequence[Op], became: Mapping[str, tuple[str, ...]]) -> tuple[Op, ...]:
+    """Operations of a section with what each comes after under the names of now.
+
+    ``before``: the section as it was. ``became``: what stands for each of its operations that is no longer there under its name:
+    several, or none, and what came after it then comes after what it came after itself.
+    """
+    if not any(op.after for op in ops):
+        return tuple(ops)
+    now: dict[str, dict[str, None]] = {}
+    for op in before:
+        found = became.get(op.name, (op.name,))
+        now[op.name] = dict.fromkeys(found or (n for a in op.after for n in now[a]))
+    return tuple(
+        replace(op, after=tuple(dict.fromkeys(n for a in op.after for n in now[a] if n != op.name))) if op.after else op
+        for op in ops
+    )
 
 
 def specialise(graph: Graph, bindings: Mapping[str, int]) -> Graph:

@@ -101,6 +101,8 @@ def _op(op: Op) -> dict[str, object]:
     out |= {"mutates": list(op.mutates)} if op.mutates else {}
     out |= {"effect": op.effect} if op.effect is not None else {}
     out |= {"paths": [list(p) for p in op.paths]} if op.paths else {}
+    out |= {"after": list(op.after)} if op.after else {}
+    out |= {"group": op.group} if op.group else {}
     return out | _origin(op.origin)
 
 
@@ -213,7 +215,8 @@ def _read_path(at: Cursor) -> Path:
 
 def _read_op(at: Cursor) -> Op:
     f = at.fields(
-        ("name", "target", "args", "outputs", "returns"), ("kwargs", "view", "mutates", "effect", "origin", "paths")
+        ("name", "target", "args", "outputs", "returns"),
+        ("kwargs", "view", "mutates", "effect", "origin", "paths", "after", "group"),
     )
     return Op(
         f["name"].text(),
@@ -227,4 +230,6 @@ def _read_op(at: Cursor) -> Op:
         f["effect"].text() if "effect" in f else None,
         _read_origin(f),
         _all(f["paths"], _read_path) if "paths" in f else (),
+        _all(f["after"], Cursor.text) if "after" in f else (),
+        f["group"].text() if "group" in f else "",
     )

@@ -9,16 +9,26 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from lowtide.core.errors import VerifyError
 from lowtide.core.reason import Reason
 from lowtide.ir.graph import Graph, Op, Origin, Ref, Section, refs_in
 from lowtide.ir.loops import Loop, check_loop
+from lowtide.ir.task import Task
 from lowtide.ir.text import print_graph
 
 LOOP = "lowtide.loop.default"
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A reduction that two loops do: the operation ``parts`` leaves the result of every part; another, which alone reads those,
+    that of all. ``whole``: the one loop that makes of what the first is given what the second makes."""
+
+    parts: str
+    whole: Task
 
 
 @dataclass(frozen=True)
@@ -26,7 +36,8 @@ class Lowered:
     """``loops`` by the name of the operation. ``reasons``: what stayed a library call that need not. ``members``: for a
     loop that inlining or fusion made of several, the names of the operations in it; one that was inlined stands in each
     of its readers. ``apart``: why pairs of loops, or of storages with the same elements, stay two. ``together``: names of
-    operations that came in one list, which may be launched together."""
+    operations that came in one list, which may be launched together. ``splits``: of reductions in two loops, by the name of
+    the operation that ends each, how it would be done in one."""
 
     graph: Graph
     loops: Mapping[str, Loop]
@@ -34,6 +45,7 @@ class Lowered:
     members: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     apart: tuple[Reason, ...] = ()
     together: tuple[tuple[str, ...], ...] = ()
+    splits: Mapping[str, Split] = field(default_factory=dict[str, Split])
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +98,13 @@ def loop_op(given: tuple[str, ...], makes: tuple[str, ...], changes: tuple[str, 
     returns = "one" if len(makes) == 1 else "tuple" if makes else "none"
     called = makes[0] if len(makes) == 1 else name
     return Op(called, LOOP, tuple(map(Ref, given)), (), makes, returns, False, changes, None, origin)
+
+
+def loop_in_place(task: Task, of: Op) -> Op:
+    """The operation that stands for a task, at the place in the program at which ``of`` stands, with its name where it may have
+    it."""
+    made = loop_op(task.given, task.makes, task.changes, of.origin, of.name)
+    return replace(made, after=of.after, group=of.group)
 
 
 def print_lowered(lowered: Lowered) -> str:
@@ -150,8 +169,37 @@ def _in_order(graph: Graph, sections: tuple[Section, ...]) -> list[str]:
     return [next(give) if n in constants else n for n in out]
 
 
+def with_views(section: Section, ops: Sequence[Op]) -> list[Op]:
+    """Operations of a section with its views put in front of what first needs them; those that nothing needs are left out."""
+    view = {o: op for op in section.ops if op.view for o in op.outputs if o is not None}
+    out: list[Op] = []
+    placed: set[str] = set()
+
+    def need(names: Sequence[str]) -> None:
+        todo = [n for n in reversed(names) if n in view]
+        while todo:
+            op = view[todo[-1]]
+            if op.name in placed:
+                todo.pop()
+                continue
+            missing = [r for r in op.reads if r in view and view[r].name not in placed]
+            if missing:
+                todo += missing
+                continue
+            placed.add(op.name)
+            out.append(op)
+            todo.pop()
+
+    for op in ops:
+        need(op.reads)
+        out.append(op)
+    need([n for a in section.returns for n in refs_in(a)])
+    return out
+
+
 def check_lowered(lowered: Lowered) -> None:
-    """Raise VerifyError unless every loop is well formed and fits its operation: clause ``loop``, or those of loops."""
+    """Raise VerifyError unless every loop is well formed and fits its operation, and every split its two: clauses ``loop`` and
+    ``split``, or those of loops."""
     dtype = {v.name: v.layout.dtype for v in lowered.graph.values}
     seen: set[str] = set()
     for op in lowered.graph.ops:
@@ -170,3 +218,19 @@ def check_lowered(lowered: Lowered) -> None:
             raise VerifyError("loop", f"{op.name} changes {op.mutates}, its loop {changed}")
     if seen != set(lowered.loops):
         raise VerifyError("loop", f"loops without an operation: {sorted(set(lowered.loops) - seen)[:3]}")
+    for name, split in lowered.splits.items():
+        _check_split(lowered, dtype, name, split)
+
+
+def _check_split(lowered: Lowered, dtype: Mapping[str, str], name: str, split: Split) -> None:
+    by_name = {op.name: op for op in lowered.graph.ops if op.target == LOOP}
+    if name not in by_name or split.parts not in by_name:
+        raise VerifyError("split", f"{name} ends what {split.parts} begins, and one of them is no loop")
+    check_loop(split.whole.loop)
+    first, last = by_name[split.parts], by_name[name]
+    if {op.name for op in lowered.graph.ops if {*op.reads} & {*first.outputs}} != {name}:
+        raise VerifyError("split", f"others than {name} read what {split.parts} leaves of its parts")
+    if {*split.whole.given} != {*first.reads, *last.reads} - {*first.outputs} or split.whole.makes != last.outputs:
+        raise VerifyError("split", f"{name} in one loop is of {split.whole.given} and makes {split.whole.makes}")
+    if tuple(dtype[v] for v in split.whole.values) != split.whole.loop.dtypes:
+        raise VerifyError("split", f"{name} in one loop has other dtypes than its values")

@@ -188,7 +188,10 @@ class _Printer:
         args = [arg_text(a) for a in op.args] + [f"{bare(key, WORD)}={arg_text(a)}" for key, a in op.kwargs]
         mutates = f" mutates {' '.join(map(value_name, op.mutates))}" if op.mutates else ""
         effect = f" effect {bare(op.effect, WORD)}" if op.effect is not None else ""
-        call = f"{'view ' if op.view else ''}{bare(op.target, WORD)}({', '.join(args)}){mutates}{effect}{name}{returns}"
+        after = "".join(f" after {bare(n, NAME)}" for n in op.after)
+        group = f" group {bare(op.group, WORD)}" if op.group else ""
+        said = f"{mutates}{effect}{after}{group}{name}{returns}"
+        call = f"{'view ' if op.view else ''}{bare(op.target, WORD)}({', '.join(args)}){said}"
         origin = self.origin(op.origin) if op.origin != Origin() else ""
         self.add(f"    {results}{call}{origin}", "op", i, k)
         for value in later:
@@ -412,12 +415,17 @@ class _Reader:
         args, named = scan.call_args()
         mutates = scan.values() if scan.maybe(r"mutates(?=\s)") else ()
         effect = scan.word(WORD, "an effect") if scan.maybe(r"effect(?=\s)") else None
+        after: list[str] = []
+        while scan.maybe(r"after(?=\s)"):
+            after.append(scan.word(NAME, "an operation's name"))
+        group = scan.word(WORD, "a group's name") if scan.maybe(r"group(?=\s)") else ""
         name = (outputs[0] or "") if returns == "one" else ""
         name = scan.word(NAME, "the operation's name") if scan.maybe(r"as(?=\s)") else name
         returns = scan.word(WORD, "one, tuple or none") if scan.maybe(r"returns(?=\s)") else returns
         paths = self.paths(scan) if scan.maybe(r"at(?=\s)") else ()
         origin = self.origin(scan) or Origin()
-        return Op(name, target, args, named, outputs, returns, view, mutates, effect, origin, paths)
+        places = (origin, paths, tuple(after), group)
+        return Op(name, target, args, named, outputs, returns, view, mutates, effect, *places)
 
     def paths(self, scan: Scan) -> tuple[Path, ...]:
         """Where the outputs lie in a nest: a list of lists of positions and keys."""

@@ -115,7 +115,32 @@ class _Verifier:
                 self.fail("op-name", f"the name {op.name!r} is empty or that of an operation above", place, op.origin)
             self.op_names.add(op.name)
             self.op(op, place)
+        self.placed(section, i)
         self.returns(section, i)
+
+    def placed(self, section: Section, i: int) -> None:
+        """What comes after others stands behind them, and what is in a group side by side."""
+        above: set[str] = set()
+        ended: set[str] = set()
+        group = ""
+        for k, op in enumerate(section.ops):
+            place = ("op", i, k)
+            if op.view and (op.after or op.group):
+                self.fail(
+                    "view", f"{op.name} is a view, which is no step, and its place is asked for", place, op.origin
+                )
+            for a in op.after:
+                if a not in above:
+                    because = f"{op.name} comes after {a}, which is no operation above it in {section.name}, or a view"
+                    self.fail("after", because, place, op.origin)
+            if op.view:
+                continue
+            above.add(op.name)
+            if op.group != group:
+                ended.add(group)
+                group = op.group
+                if group and group in ended:
+                    self.fail("group", f"{op.name} is in {group!r}, which others have ended above", place, op.origin)
 
     def input(self, given: Ref | Expr | None, place: Place, section: Section) -> None:
         if isinstance(given, Expr):

@@ -13,9 +13,10 @@ from dataclasses import replace
 
 from lowtide.core.errors import BugError
 from lowtide.core.reason import Reason
-from lowtide.ir.graph import WAIT, Graph, Op, Ref, Section, Value, refs_in
+from lowtide.ir.graph import WAIT, Graph, Op, Ref, Section, Value, refs_in, renamed_after
 from lowtide.ir.loops import Loop
-from lowtide.ir.lowered import Lowered, loop_op, pruned
+from lowtide.ir.lowered import Lowered, Split, loop_op, pruned
+from lowtide.ir.task import Task
 from lowtide.lowering.foreach import LISTS
 from lowtide.lowering.repeated import Repeats, key_of
 from lowtide.lowering.rules import RECORDS
@@ -52,6 +53,7 @@ def lower(graph: Graph, device: str = "cpu", dtypes: Set[str] = DTYPES) -> Lower
     loops: dict[str, Loop] = {}
     reasons: list[Reason] = []
     together: list[tuple[str, ...]] = []
+    splits: dict[str, Split] = {}
     sections: list[Section] = []
     repeats = Repeats()
     for s in graph.sections:
@@ -59,6 +61,7 @@ def lower(graph: Graph, device: str = "cpu", dtypes: Set[str] = DTYPES) -> Lower
         used = {n for op in s.ops for n in op.reads} | {n for a in s.returns for n in refs_in(a)}
         alone = _read_once(graph, s)
         absorbed: set[str | None] = set()
+        became: dict[str, tuple[str, ...]] = {}
         ops: list[Op] = []
         for op in s.ops:
             site = Site(graph, op, roots, alone, device)
@@ -72,16 +75,24 @@ def lower(graph: Graph, device: str = "cpu", dtypes: Set[str] = DTYPES) -> Lower
             names = list(_names(site))
             made = dict(_operations(op, site.made, whole=not names))
             ops += made
+            became[op.name] = tuple(new.name for new in made)
             loops |= {new.name: loop for new, loop in made.items()}
+            if site.whole is not None:
+                parts, last = became[op.name]
+                splits[last] = Split(parts, Task(site.whole.loop, site.whole.given, site.whole.makes))
             if RECORDS[op.target].kind == LISTS:
-                together.append(tuple(new.name for new in made))
+                together.append(became[op.name])
             ops += [_alias(o, x, op) for o, x in names]
         ops = [op for op in ops if not _written(op) or not absorbed.issuperset(_written(op))]
-        sections.append(replace(s, ops=tuple(ops)))
+        sections.append(replace(s, ops=renamed_after(ops, s.ops, became)))
     whole = replace(graph, values=tuple(values.values()), sections=tuple(sections))
     kept = {op.name for op in whole.ops}
     return Lowered(
-        pruned(whole), {n: x for n, x in loops.items() if n in kept}, tuple(reasons), together=tuple(together)
+        pruned(whole),
+        {n: x for n, x in loops.items() if n in kept},
+        tuple(reasons),
+        together=tuple(together),
+        splits={n: x for n, x in splits.items() if n in kept},
     )
 
 
@@ -153,19 +164,22 @@ def _operations(op: Op, made: list[Made], *, whole: bool) -> Iterator[tuple[Op, 
     """``whole``: one loop has the operation's own name, which nothing else takes."""
     for k, m in enumerate(made):
         name = op.name if len(made) == 1 and whole else f"{op.name}_loop{k}"
-        yield loop_op(m.given, m.makes, m.changes, op.origin, name), m.loop
+        new = loop_op(m.given, m.makes, m.changes, op.origin, name)
+        yield replace(new, after=op.after, group=op.group), m.loop
 
 
 def _read_once(graph: Graph, section: Section) -> dict[str, Op]:
-    """Value -> the operation that computes it, where one other operation reads it and nothing of what that is computed
-    from changes."""
+    """Value -> the operation that computes it, where one other operation reads it, nothing of what that is computed from
+    changes, and nobody asks for its place."""
     reads = Counter(n for op in section.ops for n in op.reads)
     reads.update(n for a in section.returns for n in refs_in(a))
     changed = {graph.value[m].storage for op in section.ops for m in op.mutates}
     return {
         o: op
         for op in section.ops
-        if not op.view and not changed.intersection(graph.value[n].storage for n in op.reads)
+        if not op.view
+        and op.name not in graph.placed_by_hand
+        and not changed.intersection(graph.value[n].storage for n in op.reads)
         for o in op.outputs
         if o is not None and reads[o] == 1
     }

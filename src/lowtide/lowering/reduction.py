@@ -67,15 +67,21 @@ Fold = Callable[[Over, Scalar], Scalar]
 
 
 def _plain(site: Site, x: Arg, dims: Sequence[int], kind: str, dtype: str, finish: Fold | None = None) -> None:
+    whole = Over(site, x, dims)
+    _store(site, whole, whole.nest.reduce(kind, whole.nest.load(x, whole.stage()).to(dtype)), finish)
     cut = parts(site.size(x), site.value(x).layout.stride, dims)
-    over = Over(site, x, dims)
     if cut is None:
-        total = over.nest.reduce(kind, over.nest.load(x, over.stage()).to(dtype))
-    else:
-        total = _in_parts(site, over, kind, dtype, cut)
+        whole.done()
+        return
+    site.whole = whole.nest.made()
+    over = Over(site, x, dims)
+    _store(site, over, _in_parts(site, over, kind, dtype, cut), finish)
+    over.done()
+
+
+def _store(site: Site, over: Over, total: Scalar, finish: Fold | None) -> None:
     over.nest.stage()
     over.result(site, 0, total if finish is None else finish(over, total))
-    over.done()
 
 
 _FEW_COLUMNS = 128  # so many or more are enough for all threads, and for vectors

@@ -16,9 +16,11 @@ from lowtide.lowering.site import Made, Site
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What a rule made, with numbers (as text) for names; dtype and size of what lives between its loops."""
+    """What a rule made, with numbers (as text) for names, and what that would be in one loop; dtype and size of what lives
+    between its loops."""
 
     made: tuple[Made, ...]
+    whole: Made | None
     temporaries: tuple[tuple[str, tuple[int, ...]], ...]
 
 
@@ -35,7 +37,9 @@ class Repeats:
             return False
         parts = [site.temporary(dtype, size) for dtype, size in found.temporaries]
         names = [*_seen(site), *(t.name for t in parts)]
-        site.made += [_renamed(m, {str(k): n for k, n in enumerate(names)}) for m in found.made]
+        of_number = {str(k): n for k, n in enumerate(names)}
+        site.made += [_renamed(m, of_number) for m in found.made]
+        site.whole = None if found.whole is None else _renamed(found.whole, of_number)
         return True
 
     def keep(self, site: Site, key: Hashable) -> None:
@@ -43,9 +47,11 @@ class Repeats:
         if site.absorbed:
             return
         names = [*_seen(site), *(t.name for t in site.temporaries)]
-        made = tuple(_renamed(m, {n: str(k) for k, n in enumerate(names)}) for m in site.made)
+        number = {n: str(k) for k, n in enumerate(names)}
+        made = tuple(_renamed(m, number) for m in site.made)
+        whole = None if site.whole is None else _renamed(site.whole, number)
         parts = tuple((t.layout.dtype, tuple(map(int_of, t.layout.size))) for t in site.temporaries)
-        self.found[key] = _Found(made, parts)
+        self.found[key] = _Found(made, whole, parts)
 
 
 def key_of(site: Site, used: Set[str]) -> Hashable:

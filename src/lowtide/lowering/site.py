@@ -54,6 +54,7 @@ class Site:
         self.alone: Mapping[str, Op] = alone or {}
         self.absorbed: set[str] = set()
         self.made: list[Made] = []
+        self.whole: Made | None = None  # the one loop that ``made`` are the two of, where a reduction is in parts
         self.temporaries: list[Value] = []
         self.values: dict[str, Value] = {}
 
@@ -202,6 +203,12 @@ class Nest:
 
     def done(self) -> None:
         """End the loop, and hand it to the site."""
+        made = self.made()
+        if made is not None:
+            self.site.made.append(made)
+
+    def made(self) -> Made | None:
+        """End the loop; None where it writes nothing."""
         given = [name for name, made in self.slots if not made]
         makes = [name for name, made in self.slots if made]
         site = self.site
@@ -219,8 +226,7 @@ class Nest:
         loop, kept = compact(unrolled(self.b.build()))
         given = [given[k] for k in kept]
         changed = tuple(n for k, n in enumerate(given) if k in loop.written)
-        if makes or changed:
-            site.made.append(Made(loop, tuple(given), tuple(makes), changed))
+        return Made(loop, tuple(given), tuple(makes), changed) if makes or changed else None
 
 
 def refused(op: Op, why: str) -> Reason:

@@ -28,7 +28,10 @@ _SAME_ORDER = ("aten.view.default", "aten._unsafe_view.default", "aten.unsqueeze
 
 
 def in_their_places(graph: Graph, lowered: Lowered, facts: Mapping[str, OpFacts]) -> Graph:
-    """The graph with parts of concatenations where they belong."""
+    """The graph with parts of concatenations where they belong; as it is where the places of operations are asked for, since what
+    makes the memory would stand elsewhere than what fills it."""
+    if graph.placed_by_hand:
+        return graph
     made = [_Work(graph, s, lowered, facts).section() for s in graph.sections]
     if all(s is old for (s, _), old in zip(made, graph.sections, strict=True)):
         return graph

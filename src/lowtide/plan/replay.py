@@ -135,9 +135,13 @@ def _made(graph: Graph, op: Op) -> list[str]:
 
 
 def _runs_on(graph: Graph, op: Op) -> str:
-    """The device whose bytes an operation uses as workspace: that of its first result, else of what it changes."""
+    """The device whose bytes an operation uses as workspace: that of its first result, else of what it changes, else the only one
+    beside the CPU of what it reads, or of all values where it touches none."""
     made = [*_made(graph, op), *op.mutates]
-    return graph.value[made[0]].layout.device if made else "cpu"
+    if made:
+        return graph.value[made[0]].layout.device
+    seen = {graph.value[n].layout.device for n in op.reads or graph.value} - {"cpu"}
+    return seen.pop() if len(seen) == 1 else "cpu"
 
 
 def _last_reads(graph: Graph, moments: list[_Moment]) -> dict[str, int]:
@@ -318,12 +322,22 @@ def _check_returned(
 
 
 def _check_order(schedule: Schedule) -> None:
-    """Program order wherever one of two operations changes what the other touches, or both have one effect."""
+    """Program order wherever one of two operations changes what the other touches, or both have one effect; what is said to come
+    after others does, and groups stand together."""
     graph = schedule.graph
     now = {s.op.name: t for t, s in enumerate(schedule.steps)}
     ops = [op for op in graph.ops if not op.view]
     if sorted(now) != sorted(op.name for op in ops):
         raise VerifyError("order", "the schedule's steps are not the graph's operations")
+    for op in ops:
+        if late := [a for a in op.after if now[a] > now[op.name]]:
+            raise VerifyError("order", f"{op.name} comes after {late[0]}, which runs later")
+    for section in graph.sections:
+        groups = {op.group for op in section.ops} - {""}
+        for group in groups:
+            places = [now[op.name] for op in section.ops if op.group == group]
+            if max(places) - min(places) >= len(places):
+                raise VerifyError("order", f"others run between those of the group {group}")
     special = [op for op in ops if op.mutates or op.effect is not None]
     at = {op.name: i for i, op in enumerate(ops)}
     for a in special:

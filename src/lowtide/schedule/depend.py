@@ -1,4 +1,5 @@
-"""Which operations of a section must run before which: from what they read, make and change, and from their effects.
+"""Which operations of a section must run before which: from what they read, make and change, from their effects, and from what
+they are said to come after.
 
 Comes in: a Graph. Goes out: ``Dependencies`` of each section. Promised: storages are compared, not names, so views and
 aliases count; any order that keeps ``before`` computes the same; time and room grow with the number of accesses, nothing
@@ -19,7 +20,7 @@ from lowtide.ir.graph import Graph, Op, Section, refs_in
 @dataclass(frozen=True)
 class Dependencies:
     """``before``: for each operation of a section those that must run earlier, in program order. ``ordering``: those of
-    them from which it takes nothing (it changes what they read, or has the same effect)."""
+    them from which it takes nothing (it changes what they read, has the same effect, or is said to come after them)."""
 
     names: tuple[str, ...]
     before: Mapping[str, tuple[str, ...]]
@@ -92,6 +93,7 @@ def dependencies(graph: Graph, section: Section) -> Dependencies:
             if op.effect in effect:
                 waits[effect[op.effect]] = None
             effect[op.effect] = op.name
+        waits.update(dict.fromkeys(op.after))
         waits.pop(op.name, None)
         before[op.name] = tuple(takes | waits)
         ordering[op.name] = frozenset(waits.keys() - takes.keys())

@@ -21,8 +21,8 @@ from functools import cached_property
 
 from lowtide.core.reason import Reason
 from lowtide.core.units import format_bytes
-from lowtide.ir.graph import Graph, Op, Section, refs_in
-from lowtide.ir.lowered import LOOP, Lowered, loop_op, pruned
+from lowtide.ir.graph import Graph, Op, Section, refs_in, renamed_after
+from lowtide.ir.lowered import LOOP, Lowered, loop_in_place, pruned, with_views
 from lowtide.ir.task import Task, task_of
 from lowtide.memory.estimate import Estimate
 from lowtide.memory.flat import Flat, build, saved_bytes
@@ -125,7 +125,17 @@ def _without_dead(lowered: Lowered) -> Lowered:
     kept = needed_operations(graph, LOOP) | {n for n, x in lowered.loops.items() if x.checks}
     if all(op.view or op.name in kept for op in graph.ops):
         return lowered
-    sections = tuple(replace(s, ops=tuple(op for op in s.ops if op.view or op.name in kept)) for s in graph.sections)
+    sections = tuple(
+        replace(
+            s,
+            ops=renamed_after(
+                [op for op in s.ops if op.view or op.name in kept],
+                s.ops,
+                {op.name: () for op in s.ops if not op.view and op.name not in kept},
+            ),
+        )
+        for s in graph.sections
+    )
     loops = {n: x for n, x in lowered.loops.items() if n in kept}
     return replace(lowered, graph=pruned(replace(graph, sections=sections)), loops=loops)
 
@@ -151,15 +161,16 @@ class _Work:
         self.before: dict[str, set[str]] = {}
         self.after: dict[str, set[str]] = {}
         place: dict[str, int] = {}
-        alive = {op.name for op in self.graph.ops}
+        alive = {op.name: op for op in self.graph.ops}
         for s in scheduled.steps:
-            if s.op.name not in alive:
+            op = alive.get(s.op.name)
+            if op is None:
                 continue
-            place[s.op.name] = len(place)
-            read, changed, made = accesses(s.op, self.storage)
-            task = task_of(s.op, s.loop) if s.loop is not None else None
+            place[op.name] = len(place)
+            read, changed, made = accesses(op, self.storage)
+            task = task_of(op, s.loop) if s.loop is not None else None
             workspace = max(s.facts.workspace, s.facts.out_workspace)
-            self.node[s.op.name] = _Node(s.op, task, read, changed, made, s.inplace, workspace)
+            self.node[op.name] = _Node(op, task, read, changed, made, s.inplace, workspace)
         for i, section in enumerate(self.graph.sections):
             if i:
                 self.order.append(self.handing_on(i))
@@ -180,6 +191,10 @@ class _Work:
         for k, names in enumerate(self.listed):
             for n in names:
                 self.lists[n].add(k)
+        self.groups: dict[str, set[str]] = {}
+        for n, node in self.node.items():
+            if node.op.group:
+                self.groups.setdefault(node.op.group, set()).add(n)
         self.maker = {s: n for n, node in self.node.items() for s in node.makes}
         self.returned = {self.storage[n] for s in self.graph.sections for a in s.returns for n in refs_in(a)}
         owned = self.graph.caller_owned  # what the caller has costs us nothing
@@ -387,6 +402,10 @@ class _Work:
         """Fuse the pair; a text says why not."""
         x, y = self.node[a].task, self.node[b].task
         assert x is not None and y is not None
+        if self.node[a].op.group != self.node[b].op.group:
+            return "they are not of one group, which nothing from outside joins"
+        if {*self.node[b].op.after} & {a, *self.members.get(a, ())}:
+            return f"%{b} is said to come after %{a}"
         below = self.below(a, b)
         if stuck := below & self.before[b]:
             return f"%{min(stuck)} must run between them"
@@ -403,7 +422,7 @@ class _Work:
         gain -= loop_cost(task.loop, self.machine).seconds(self.machine)
         if gain < _GAIN and not (gain >= 0 and any(self.goes(s, a, b) and self.at_peak(s) for s in self.node[a].makes)):
             return "one pass would cost as much as two"
-        node = self.fused_node(b, task)
+        node = self.fused_node(a, b, task)
         return self.put(a, b, node, self.arrangements(a, b, below))
 
     def other_names(self, a: str, b: str) -> str:
@@ -447,18 +466,25 @@ class _Work:
         return ways[:1] if late == early else ways
 
     def _reached(self, start: str, lo: int, hi: int, edges: Mapping[str, Set[str]]) -> set[str]:
-        """What stands strictly between two places and is reached from ``start``."""
+        """What stands strictly between two places and is reached from ``start``, groups that it is not in as a whole."""
         out: set[str] = set()
         todo = [start]
+        own = self.node[start].op.group
         while todo:
-            for n in edges[todo.pop()]:
+            found = edges[todo.pop()]
+            if self.groups:
+                groups = {self.node[n].op.group for n in found} - {"", own}
+                found = {*found, *(n for g in groups for n in self.groups[g])}
+            for n in found:
                 if n not in out and lo < self.at.get(n, -1) < hi:
                     out.add(n)
                     todo.append(n)
         return out
 
-    def fused_node(self, b: str, task: Task) -> _Node:
-        op = loop_op(task.given, task.makes, task.changes, self.node[b].op.origin, b)
+    def fused_node(self, a: str, b: str, task: Task) -> _Node:
+        after = dict.fromkeys((*self.node[a].op.after, *self.node[b].op.after))
+        like = replace(self.node[b].op, after=tuple(after))
+        op = loop_in_place(task, like)
         read, changed, made = accesses(op, self.storage)
         pairs = loop_pairs(self.graph, op, task.loop, self.slabbed) if self.inplace else ()
         return _Node(op, task, read, changed, made, pairs, 0)
@@ -501,6 +527,8 @@ class _Work:
         lists = self.lists.pop(a) | self.lists.pop(b)
         for k in lists:
             self.listed[k] = self.listed[k] - {a, b} | {new}
+        if node.op.group:
+            self.groups[node.op.group] = self.groups[node.op.group] - {a, b} | {new}
         for old in (a, b):
             del self.node[old], self.at[old]
             self.inside.discard(old)
@@ -538,37 +566,11 @@ class _Work:
     def result(self) -> Lowered:
         """The program as it has become, views where they are first used."""
         sections: list[Section] = []
+        kernel = {m: (n,) for n, inside in self.members.items() for m in inside}
         for section, (lo, hi) in zip(self.graph.sections, self.span, strict=True):
-            ops = _with_views(section, [self.node[n].op for n in self.order[lo:hi] if n is not None])
+            kept = [self.node[n].op for n in self.order[lo:hi] if n is not None]
+            ops = with_views(section, renamed_after(kept, section.ops, kernel))
             sections.append(replace(section, ops=tuple(ops)))
         graph: Graph = pruned(replace(self.graph, sections=tuple(sections)))
         loops = {n: x.task.loop for n, x in self.node.items() if x.task is not None}
         return Lowered(graph, loops, self.lowered.reasons, self.members)
-
-
-def _with_views(section: Section, ops: Sequence[Op]) -> list[Op]:
-    """Operations with the views of the section put in front of what first needs them."""
-    view = {o: op for op in section.ops if op.view for o in op.outputs if o is not None}
-    out: list[Op] = []
-    placed: set[str] = set()
-
-    def need(names: Sequence[str]) -> None:
-        todo = [n for n in reversed(names) if n in view]
-        while todo:
-            op = view[todo[-1]]
-            if op.name in placed:
-                todo.pop()
-                continue
-            missing = [r for r in op.reads if r in view and view[r].name not in placed]
-            if missing:
-                todo += missing
-                continue
-            placed.add(op.name)
-            out.append(op)
-            todo.pop()
-
-    for op in ops:
-        need(op.reads)
-        out.append(op)
-    need([n for a in section.returns for n in refs_in(a)])
-    return out

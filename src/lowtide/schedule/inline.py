@@ -17,7 +17,7 @@ from dataclasses import replace
 
 from lowtide.ir.graph import ITEMSIZE, Graph, Op, Ref, Section, Value, int_of, refs_in
 from lowtide.ir.guards import visited
-from lowtide.ir.lowered import LOOP, Lowered, loop_op, pruned
+from lowtide.ir.lowered import LOOP, Lowered, loop_in_place, pruned
 from lowtide.ir.task import Task, task_of, weight
 from lowtide.memory.lifetime import lifetimes, timeline
 from lowtide.schedule.inlined import inlined
@@ -61,6 +61,8 @@ class _Work:
             graph.value[m].storage: self.at[op.name] for op in graph.ops for m in op.mutates
         }  # the last time
         self.members: dict[str, tuple[str, ...]] = {}
+        self.splits = dict(lowered.splits)
+        self.split_of = {x.parts: n for n, x in lowered.splits.items()}
         self.held = self._held()
         self.readers: dict[str, dict[str, None]] = {}
         for name, t in self.tasks.items():
@@ -90,6 +92,8 @@ class _Work:
         readers = list(self.readers.get(value, ()))
         if value in self.held or not readers or not self.worth(task, value, readers):
             return
+        if name in self.graph.placed_by_hand or any(self.op[r].group for r in readers):
+            return  # it would be computed at another place than was asked for
         if any(self.changed.get(self.graph.value[v].storage, -1) > self.at[name] for v in task.given):
             return
         changed: dict[str, Task] = {}
@@ -101,8 +105,10 @@ class _Work:
                 return
             changed[r] = found
         inside = self.members.pop(name, (name,))
+        self.splits.pop(name, None)
         for r, found in changed.items():
             self.tasks[r] = found
+            self.into_whole(self.split_of.get(r, ""), value, task)
             self.members[r] = tuple(dict.fromkeys((*inside, *self.members.get(r, (r,)))))
             for v in found.given:
                 self.readers.setdefault(v, {})[r] = None
@@ -110,6 +116,13 @@ class _Work:
             self.readers.get(v, {}).pop(name, None)
         self.readers.pop(value, None)
         del self.tasks[name]
+
+    def into_whole(self, name: str, value: str, task: Task) -> None:
+        """Compute a value in the one loop of a split too, which otherwise stays two for good."""
+        split = self.splits.pop(name, None)
+        whole = None if split is None else inlined(split.whole, value, task)
+        if split is not None and whole is not None:
+            self.splits[name] = replace(split, whole=whole)
 
     def worth(self, task: Task, value: str, readers: Iterable[str]) -> bool:
         """Whether to compute ``value`` where it is read."""
@@ -147,11 +160,11 @@ class _Work:
             sections.append(replace(s, ops=ops))
         graph: Graph = pruned(replace(self.graph, sections=tuple(sections)))
         loops = {n: t.loop for n, t in self.tasks.items()}
-        return replace(self.lowered, graph=graph, loops=loops, members=self.members)
+        return replace(self.lowered, graph=graph, loops=loops, members=self.members, splits=self.splits)
 
     def _op(self, op: Op) -> Op:
         t = self.tasks[op.name]
-        return op if op.args == tuple(map(Ref, t.given)) else loop_op(t.given, t.makes, t.changes, op.origin, op.name)
+        return op if op.args == tuple(map(Ref, t.given)) else loop_in_place(t, op)
 
 
 def _numel(v: Value) -> int:

@@ -26,11 +26,11 @@ from dataclasses import dataclass, replace
 from lowtide.core.reason import Reason
 from lowtide.core.units import format_bytes
 from lowtide.ir.build import LoopBuilder, compact
-from lowtide.ir.graph import Layout, Op, Ref, Value, int_of, refs_in
+from lowtide.ir.graph import Layout, Op, Ref, Value, int_of, refs_in, renamed_after
 from lowtide.ir.index import affine
 from lowtide.ir.layouts import Move, Open, Padding, aligned, as_it_is, exactly, granted, like, move_of, opened
 from lowtide.ir.loops import Instr, Loop, renumbered
-from lowtide.ir.lowered import LOOP, Lowered, loop_op, pruned
+from lowtide.ir.lowered import LOOP, Lowered, loop_in_place, pruned
 from lowtide.ir.normal import normalise
 from lowtide.ir.symbolic import Dim, symbols_of
 from lowtide.ir.task import Task, divided, task_of
@@ -122,6 +122,7 @@ class _Work:
                 self.called.setdefault(n, []).append(op)
         self.views: dict[str, list[Op]] = {}  # what gave way and is still read, by the operation that made it
         self.members = {n: inside for n, inside in lowered.members.items() if n in self.tasks}
+        self.dropped: dict[str, tuple[str, ...]] = {}  # loops with nothing left to store, and who makes what they did
         self.notes: list[str] = []
 
     def spare(self, name: str) -> None:
@@ -349,6 +350,7 @@ class _Work:
         inside = self.members.pop(name, (name,))
         if maker:
             self.members[maker] = (*self.members.get(maker, (maker,)), *inside)
+        self.dropped[name] = (maker,) if maker else ()
         del self.tasks[name]
 
     def decided(self) -> Decided:
@@ -357,8 +359,11 @@ class _Work:
         refused = (*twice, *self.unmet)
         if not self.notes:
             return Decided(self.lowered, (), refused)
-        new = {n: loop_op(t.given, t.makes, t.changes, self.op[n].origin, self.name(n)) for n, t in self.tasks.items()}
-        sections = tuple(replace(s, ops=tuple(self.operations(s.ops, new))) for s in self.graph.sections)
+        new = {n: loop_in_place(t, replace(self.op[n], name=self.name(n))) for n, t in self.tasks.items()}
+        became = self.dropped | {n: (op.name,) for n, op in new.items() if op.name != n}
+        sections = tuple(
+            replace(s, ops=renamed_after(list(self.operations(s.ops, new)), s.ops, became)) for s in self.graph.sections
+        )
         frozen = {n: as_it_is(y) for n, y in self.layout.items()}
         values = tuple(replace(v, layout=frozen.get(n, v.layout)) for n, v in self.values.items())
         graph = pruned(replace(self.graph, values=values, sections=sections))

@@ -30,6 +30,7 @@ class Rules:
     beside others. least_rows: fewer could not be shared out among threads, so rows are not made of points. least_shared: bytes
     that siblings must have in common where neither is small. few_columns: whose sums stay in the first cache beside the rows
     that are summed; more are summed row by row where they have ``long_columns`` elements, which is worth joining blocks.
+    whole_columns: fewer would not fill the vectors of a pass along their rows, so that two loops sum them sooner.
     """
 
     rank: Callable[[Loop, Loop], int]
@@ -47,6 +48,7 @@ class Rules:
     least_shared: int
     few_columns: int
     long_columns: int
+    whole_columns: int
 
 
 def unranked(_a: Loop, _b: Loop) -> int:
@@ -70,4 +72,5 @@ CACHED = Rules(  # of processors
     least_shared=10,
     few_columns=1 << 13,
     long_columns=128,
+    whole_columns=16,
 )

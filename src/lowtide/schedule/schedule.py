@@ -213,7 +213,8 @@ def copied_whole(schedule: Schedule) -> frozenset[str]:
 def memory_graph(schedule: Schedule) -> MemoryGraph:
     """What the order and plan engines see: storages as buffers, steps as nodes, and a ``call:`` node where a section ends.
 
-    Read/write order on mutated storages and the order of operations with one effect become ``after``. Made once per schedule.
+    Read/write order on mutated storages, the order of operations with one effect, and what operations are said to come after
+    become ``after``; groups are those of their section. Made once per schedule.
     """
     return schedule.memory
 
@@ -320,6 +321,7 @@ class _Hazards:
             if op.effect in self.effect:
                 out[self.effect[op.effect]] = None
             self.effect[op.effect] = op.name
+        out.update(dict.fromkeys(op.after))
         return tuple(out)
 
 
@@ -330,14 +332,20 @@ def _node(graph: Graph, step: Step, hazards: _Hazards) -> Node:
         dict.fromkeys(graph.value[o].storage for o in op.outputs if o and graph.value[o].storage not in reads)
     )
     workspace = max(step.facts.workspace, step.facts.out_workspace)
-    return Node(op.name, tuple(reads), writes, hazards.before(op), workspace, step.inplace, runs_on(graph, op))
+    group = f"{op.group} of {graph.sections[step.section].name}" if op.group else ""
+    return Node(op.name, tuple(reads), writes, hazards.before(op), workspace, step.inplace, runs_on(graph, op), group)
 
 
 def runs_on(graph: Graph, op: Op) -> str:
-    """The device whose bytes an operation takes beside its results: that of its first result, else of what it changes (the
-    CPU, where it has neither)."""
+    """The device on whose stream an operation runs, and whose bytes it takes beside its results: that of its first result, else
+    of what it changes. One with neither adopts the one beside the CPU of what it reads (numbers of the host go there by value),
+    and where it touches nothing the one that the program has; it runs on the CPU where there is none, or several."""
     made = next((n for n in (*op.outputs, *op.mutates) if n is not None), None)
-    return graph.value[made].layout.device if made is not None else "cpu"
+    if made is not None:
+        return graph.value[made].layout.device
+    near = {graph.value[n].layout.device for n in op.reads} if op.reads else graph.devices
+    beside = near - {"cpu"}
+    return next(iter(beside)) if len(beside) == 1 else "cpu"
 
 
 def reordered(given: Schedule, order: Sequence[int]) -> Schedule:

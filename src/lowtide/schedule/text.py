@@ -43,6 +43,10 @@ def _notes(step: Step) -> Iterator[str]:
         yield "  in 16 bits throughout"
     if step.inplace:
         yield f"  may take over {', '.join(f'%{r}' for r, _ in step.inplace)}"
+    if step.op.after:
+        yield f"  after {', '.join(step.op.after)}"
+    if step.op.group:
+        yield f"  in group {step.op.group}"
     if step.op.mutates:
         yield f"  changes {', '.join(f'%{m}' for m in step.op.mutates)}"
     if str(step.op.origin):

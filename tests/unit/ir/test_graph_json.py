@@ -18,7 +18,7 @@ from strategies import example, graphs, same
 SCHEMA = Path(__file__).parents[3] / "docs/schemas/graph-1.schema.json"
 
 
-@given(graphs())
+@given(graphs(asked=True))
 def test_json_comes_back(g: Graph):
     text = dump(g)
     same(load(text), g)

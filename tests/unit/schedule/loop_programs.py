@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from lowtide.ir.interpret import NUMPY, interpret
 from lowtide.ir.loops import FOLDS, Instr, Loop, Stage
 from lowtide.ir.lowered import LOOP, Lowered, loop_op
 from lowtide.ir.symbolic import symbol
+from strategies import by_hand
 
 ROWS, COLUMNS = 6, 4
 SHAPES = {"grid": (ROWS, COLUMNS), "turned": (COLUMNS, ROWS), "row": (COLUMNS,), "column": (ROWS,), "one": ()}
@@ -238,6 +239,14 @@ def programs(draw: Callable[..., Any], dtypes: Sequence[str] = ("i64",)) -> Lowe
     kept = draw(st.lists(st.sampled_from(made or inputs), min_size=1, max_size=4, unique=True))
     cut = draw(st.integers(0, len(p.ops))) if draw(st.booleans()) else 0
     return _lowered(p, inputs, kept, cut)
+
+
+@st.composite
+def asked(draw: Callable[..., Any]) -> Lowered:
+    """A program of which some operations are said to come after others, and some runs of neighbours are groups."""
+    lowered = draw(programs())
+    graph = lowered.graph
+    return replace(lowered, graph=replace(graph, sections=tuple(by_hand(draw, s) for s in graph.sections)))
 
 
 def _lowered(p: Programs, inputs: Sequence[str], kept: Sequence[str], cut: int) -> Lowered:

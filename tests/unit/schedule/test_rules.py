@@ -103,5 +103,5 @@ def test_a_number_decides_where_it_says(question: str) -> None:
 
 
 def test_every_number_is_asked_for_here_or_has_a_test_of_its_own() -> None:
-    """``rank`` in ``test_fusion.py``."""
-    assert {f.name for f in fields(Rules)} - ASKED.keys() == {"rank"}
+    """``rank`` in ``test_fusion.py``, ``whole_columns`` in ``test_unsplit.py``."""
+    assert {f.name for f in fields(Rules)} - ASKED.keys() == {"rank", "whole_columns"}
