@@ -20,7 +20,7 @@ from lowtide.frontend.partition import partition
 from lowtide.order.check import check_order
 from lowtide.plan.replay import replay
 from lowtide.runtime.dispatch import Dispatch
-from lowtide.runtime.records import Planned, Record
+from lowtide.runtime.records import Planned, Record, forget
 from lowtide.schedule.schedule import memory_graph
 from lowtide.torch_compat import aot_backend, boxed
 
@@ -46,6 +46,11 @@ class Switched:
             inference_compiler=found.inference,
             partition_fn=found.partition,
         )(gm, inputs)
+
+    @staticmethod
+    def reset() -> None:
+        """``torch.compiler.reset()``: forget all programs, as after ``lowtide`` itself."""
+        forget()
 
     def planned(self) -> list[Planned]:
         """What the chosen options made of each graph, forward and backward together."""

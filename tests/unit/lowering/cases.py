@@ -303,7 +303,7 @@ def _rearranging() -> Iterator[Call]:
         yield "aten.diagonal_backward.default", (t(4, 3, dtype=d), [3, 4, 5], 1, 0, 2), {}
         yield "aten.diag_embed.default", (t(4, 3, dtype=d), -1, 0, 2), {}
         yield "aten.block_diag.default", ([t(2, 3, dtype=d), t(4, dtype=d), t(dtype=d)],), {}
-        yield "aten.as_strided_scatter.default", (x, t(2, 3, dtype=d), [2, 3], [7, 2], 1), {}
+        yield "aten.as_strided_scatter.default", (x, t(2, 3, dtype=d), [2, 3], [7, 2]), {}
         yield "aten.expand_copy.default", (t(1, 3, dtype=d), [4, 2, 3]), {}
         yield "aten.view_copy.default", (x, [3, 8]), {}
         yield "aten.narrow_copy.default", (x, 1, 2, 3), {}
