@@ -127,6 +127,7 @@ for _schema in (
     f"halved(Tensor x) -> ({_BOX}, Tensor)",
     f"opened({_BOX} box, Tensor x) -> Tensor",
     f"swapped({_BOX} box, Tensor x) -> Tensor",
+    f"appended({_BOX} box, Tensor x) -> Tensor",
 ):
     _library.define(_schema)
 
@@ -137,6 +138,12 @@ def _swapped(box: Box, x: Tensor) -> Tensor:
     return before.clone()
 
 
+@torch.library.impl(_library, "appended", "CompositeExplicitAutograd")
+def _appended(box: Box, x: Tensor) -> Tensor:
+    box.held = box.held + x
+    return box.held
+
+
 torch.library.impl(_library, "boxed", "CompositeExplicitAutograd")(Box)
 torch.library.impl(_library, "halved", "CompositeExplicitAutograd")(lambda x: (Box(x / 2), x + 1))
 torch.library.impl(_library, "opened", "CompositeExplicitAutograd")(lambda box, x: box.held + x)
@@ -145,7 +152,8 @@ torch.library.register_fake(
     "lowtide_opaque::halved", lambda x: (Box(torch.empty_like(x)), torch.empty_like(x)), lib=_library
 )
 torch.library.register_fake("lowtide_opaque::opened", lambda box, x: torch.empty_like(x), lib=_library)
-torch.library.register_fake("lowtide_opaque::swapped", lambda box, x: torch.empty_like(x), lib=_library)
+for _name in ("swapped", "appended"):
+    torch.library.register_fake(f"lowtide_opaque::{_name}", lambda box, x: torch.empty_like(x), lib=_library)
 ours = torch.ops.lowtide_opaque
 
 
@@ -190,6 +198,22 @@ def test_an_object_that_is_given_may_keep_what_it_is_given():
         return before + y + ours.swapped(last, y.exp())
 
     compiled = torch.compile(f, backend="lowtide", options={**OPTIONS, "slabs": "one"})
+    states = [Box(torch.zeros(16, 16)) for _ in range(2)]
+    with torch.no_grad():
+        for _ in range(3):
+            x = torch.randn(16, 16)
+            torch.testing.assert_close(compiled(states[0], x), f(states[1], x))
+            torch.testing.assert_close(states[0].held, states[1].held)
+    assert [r.fallback for r in records()] == [None]
+
+
+@pytest.mark.parametrize("slabs", ["auto", "one"])
+def test_an_object_that_is_given_may_keep_what_it_gives(slabs: str):
+    def f(box: Box, x: Tensor) -> Tensor:
+        y = (ours.appended(box, x) * 2).cos()
+        return y @ y
+
+    compiled = torch.compile(f, backend="lowtide", options={**OPTIONS, "slabs": slabs})
     states = [Box(torch.zeros(16, 16)) for _ in range(2)]
     with torch.no_grad():
         for _ in range(3):

@@ -39,7 +39,7 @@ def _not_over(schedule: Schedule, plan: MemoryPlan) -> Iterator[Reason]:
                 if s not in alive or graph.nbytes[s] < graph.nbytes[made] or alive[s].device != alive[made].device:
                     continue
                 ends = alive[s].end == at[step.op.name] + 1 and not alive[s].escapes
-                why = inplace_refusal(graph, step, (s, made), inside)
+                why = inplace_refusal(schedule, step, (s, made), inside)
                 if ends or not why:
                     because, knob = (why, None) if why else _untaken(step, alive[s], alive[made], ends, taker, plan)
                     yield Reason(f"%{made} over %{s}", because, knob)

@@ -28,7 +28,7 @@ from lowtide.memory.estimate import Estimate
 from lowtide.memory.flat import Flat, build, saved_bytes
 from lowtide.schedule.cost import Machine, loop_cost
 from lowtide.schedule.depend import accesses, dependencies, needed_operations
-from lowtide.schedule.inplace import loop_pairs
+from lowtide.schedule.inplace import loop_pairs, permitted
 from lowtide.schedule.joined import joined, points
 from lowtide.schedule.rules import CACHED, Rules
 from lowtide.schedule.schedule import CALL, Schedule, handed_on, kept_by_caller, slabbed
@@ -146,7 +146,7 @@ class _Work:
     def __init__(self, lowered: Lowered, scheduled: Schedule, inplace: bool, machine: Machine, rules: Rules) -> None:
         self.lowered, self.graph, self.machine, self.inplace = lowered, lowered.graph, machine, inplace
         self.rules = rules
-        self.slabbed = slabbed(scheduled)
+        self.slabbed, self.held = slabbed(scheduled), scheduled.held_by_objects
         self.members = {n: inside for n, inside in lowered.members.items() if n in lowered.loops}
         self.pairs: list[tuple[str, str]] = []
         self.latest = ""  # what came of the last of them
@@ -486,7 +486,7 @@ class _Work:
         like = replace(self.node[b].op, after=tuple(after))
         op = loop_in_place(task, like)
         read, changed, made = accesses(op, self.storage)
-        pairs = loop_pairs(self.graph, op, task.loop, self.slabbed) if self.inplace else ()
+        pairs = permitted(loop_pairs(self.graph, op, task.loop, self.slabbed), self.held) if self.inplace else ()
         return _Node(op, task, read, changed, made, pairs, 0)
 
     def put(self, a: str, b: str, node: _Node, placed: Sequence[_Way]) -> str:

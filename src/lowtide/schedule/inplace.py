@@ -30,6 +30,12 @@ def loop_pairs(graph: Graph, op: Op, loop: Loop, slabbed: Set[str] = frozenset()
     return tuple((s, o) for s in storages for o in made if not _refusal(graph, op, loop, given, (s, o), slabbed))
 
 
+def permitted(pairs: Sequence[tuple[str, str]], held: Set[str]) -> tuple[tuple[str, str], ...]:
+    """Those of the (read, written) pairs of an operation whose bytes nobody else looks at later. ``held``: storages that
+    an object may keep."""
+    return tuple(p for p in pairs if p[0] not in held)
+
+
 def loop_refusal(graph: Graph, op: Op, loop: Loop, pair: tuple[str, str], slabbed: Set[str] = frozenset()) -> str:
     """Why a result of a loop may not lie on the bytes of an operand; nothing where it may. ``pair``: (read, written)."""
     return _refusal(graph, op, loop, _given(graph, op), pair, slabbed)

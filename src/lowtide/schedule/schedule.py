@@ -7,7 +7,7 @@ where they are used); the sections stay apart; a step's permitted in-place pairs
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -15,7 +15,7 @@ from lowtide.core.reason import Reason
 from lowtide.ir.graph import OBJECT, Arg, Graph, Op, Ref, Section, refs_in
 from lowtide.ir.loops import Loop
 from lowtide.memory.graph import Buffer, MemoryGraph, Node
-from lowtide.schedule.inplace import CallForms, call_pairs, call_refusal, loop_pairs, loop_refusal
+from lowtide.schedule.inplace import CallForms, call_pairs, call_refusal, loop_pairs, loop_refusal, permitted
 
 _KEPT = "an object may keep it, into which nobody looks"
 
@@ -103,6 +103,11 @@ class Schedule:
         return _memory_graph(self)
 
     @cached_property
+    def held_by_objects(self) -> frozenset[str]:
+        """What ``objects_may_keep`` gives."""
+        return objects_may_keep(self.graph)
+
+    @cached_property
     def boundaries(self) -> tuple[int, ...]:
         """For each section the index of the first step behind it."""
         counts = [0] * len(self.graph.sections)
@@ -136,12 +141,10 @@ def schedule(
     found = Schedule(graph, tuple(steps), tuple(notes))
     if not inplace:
         return found
-    inside, held = slabbed(found), objects_may_keep(graph)
-
-    def pairs(step: Step) -> tuple[tuple[str, str], ...]:
-        return tuple(p for p in _inplace_pairs(graph, step, inside) if p[0] not in held)
-
-    return replace(found, steps=tuple(replace(s, inplace=pairs(s)) for s in steps))
+    inside, held = slabbed(found), found.held_by_objects
+    return replace(
+        found, steps=tuple(replace(s, inplace=permitted(_inplace_pairs(graph, s, inside), held)) for s in steps)
+    )
 
 
 def slabbed(schedule: Schedule) -> frozenset[str]:
@@ -156,7 +159,7 @@ def kept_apart(schedule: Schedule) -> Mapping[str, str]:
         sorted(kept_by_caller(schedule.graph) - schedule.graph.caller_owned), "the caller gets to keep it"
     )
     found |= dict.fromkeys(sorted(copied_whole(schedule)), "an operation copies all that lies beside it")
-    found |= dict.fromkeys(sorted(objects_may_keep(schedule.graph) - schedule.graph.caller_owned), _KEPT)
+    found |= dict.fromkeys(sorted(schedule.held_by_objects - schedule.graph.caller_owned), _KEPT)
     pinned = (v.name for v in schedule.graph.values if v.layout.pinned and v.storage == v.name)
     return found | dict.fromkeys(pinned, "it is pinned, which the framework's own allocator sees to")
 
@@ -168,9 +171,10 @@ def _inplace_pairs(graph: Graph, step: Step, inside: frozenset[str]) -> tuple[tu
     return () if step.facts.restride else call_pairs(graph, step.op, _call_forms(step), inside)
 
 
-def inplace_refusal(graph: Graph, step: Step, pair: tuple[str, str], inside: frozenset[str]) -> str:
+def inplace_refusal(schedule: Schedule, step: Step, pair: tuple[str, str], inside: frozenset[str]) -> str:
     """Why a pair (read, written) of a step is not permitted; nothing where it is. ``inside``: what may lie in a slab."""
-    if pair[0] in objects_may_keep(graph):
+    graph = schedule.graph
+    if not permitted((pair,), schedule.held_by_objects):
         return _KEPT
     if step.loop is not None:
         return loop_refusal(graph, step.op, step.loop, pair, inside)
@@ -287,13 +291,18 @@ def kept_by_caller(graph: Graph) -> frozenset[str]:
     return frozenset(out)
 
 
-def objects_may_keep(graph: Graph) -> set[str]:
-    """Storages of what operations are given that are given an object too, or give one: nobody sees whether it keeps them."""
+def objects_may_keep(graph: Graph) -> frozenset[str]:
+    """Storages of what operations are given or give that are given an object too, or give one: nobody sees whether it keeps
+    them."""
     objects = {v.name for v in graph.values if v.layout.dtype == OBJECT}
-    if not objects:
-        return set()
-    beside = (op for op in graph.ops if not objects.isdisjoint((*op.reads, *op.outputs)))
-    return {graph.value[r].storage for op in beside for r in op.reads if r not in objects}
+    touched = (n for op in graph.ops for n in _beside(op, objects)) if objects else ()
+    return frozenset(graph.value[n].storage for n in touched)
+
+
+def _beside(op: Op, objects: Set[str]) -> Sequence[str]:
+    """The other values of an operation that is given, or gives, one of ``objects``."""
+    touched = [n for n in (*op.reads, *op.outputs) if n is not None]
+    return () if objects.isdisjoint(touched) else [n for n in touched if n not in objects]
 
 
 class _Hazards:
@@ -337,8 +346,8 @@ def _node(graph: Graph, step: Step, hazards: _Hazards) -> Node:
 
 
 def runs_on(graph: Graph, op: Op) -> str:
-    """The device on whose stream an operation runs, and whose bytes it takes beside its results: that of its first result, else
-    of what it changes. One with neither adopts the one beside the CPU of what it reads (numbers of the host go there by value),
+    """The device whose bytes an operation takes beside its results (a copy to the host counts as the host's): that of its first
+    result, else of what it changes. One with neither adopts the one beside the CPU of what it reads (numbers of the host go there by value),
     and where it touches nothing the one that the program has; it runs on the CPU where there is none, or several."""
     made = next((n for n in (*op.outputs, *op.mutates) if n is not None), None)
     if made is not None:
