@@ -1,8 +1,8 @@
 """The order engine asked again, with packed bytes as the objective instead of live bytes.
 
 Comes in: a schedule in the order of least live peak and its plan. Goes out: a schedule and a plan, the same ones unless
-others promise fewer bytes. Promised: never a higher peak, on any device; nothing is done where the promise already is the
-live peak of the order, since no order of the same operations that the engine knows of is below that one.
+others promise fewer bytes. Promised: never a higher peak, on any device; groups stay side by side; nothing is done where the
+promise already is the live peak of the order, since no order of the same operations that the engine knows of is below that one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from lowtide.core.options import Options
 from lowtide.memory.flat import flatten
 from lowtide.memory.graph import MemoryGraph
+from lowtide.memory.groups import gather
 from lowtide.memory.lifetime import timeline
+from lowtide.order.check import check_order
 from lowtide.order.objective import least_objective
 from lowtide.plan.choose import plan_memory
 from lowtide.plan.plan import MemoryPlan
@@ -24,19 +26,23 @@ _CALLS, _WORK = 64, 20_000  # plans that are tried: so many at most, and so many
 def refine(
     schedule: Schedule, plan: MemoryPlan, options: Options, lower_bound: int | None = None
 ) -> tuple[Schedule, MemoryPlan]:
-    """The schedule and plan of the fewest promised bytes that moving single operations reaches."""
+    """The schedule and plan of the fewest promised bytes that moving single operations, or whole groups, reaches."""
     graph = memory_graph(schedule)
     if not options.reorder or plan.promised_nbytes <= timeline(graph, device=plan.device).peak:
         return schedule, plan
 
-    def packed(_: MemoryGraph, order: Sequence[int]) -> int:
-        return plan_memory(reordered(schedule, order), options, lower_bound).promised_nbytes
+    gathered = gather(graph, plan.device)
 
-    flat = flatten(graph, device=plan.device)
+    def packed(_: MemoryGraph, order: Sequence[int]) -> int:
+        return plan_memory(reordered(schedule, gathered.spelled(order)), options, lower_bound).promised_nbytes
+
+    flat = flatten(gathered.graph, device=plan.device)
     steps = min(_CALLS * flat.n, _WORK)
-    order, nbytes, _ = least_objective(graph, flat, {"live": range(flat.n)}, packed, steps)
+    units, nbytes, _ = least_objective(gathered.graph, flat, {"live": range(flat.n)}, packed, steps)
     if nbytes >= plan.promised_nbytes:
         return schedule, plan
+    order = gathered.spelled(units)
+    check_order(graph, order)
     better = reordered(schedule, order)
     found = plan_memory(better, options, lower_bound)
     most = {f.device: f.promised_nbytes for f in plan.others}

@@ -12,6 +12,7 @@ from hypothesis import given
 from lowtide.core.options import Options
 from lowtide.ir.graph import Graph, Layout, Op, Ref, Section, Value
 from lowtide.memory.lifetime import timeline
+from lowtide.order.check import check_order
 from lowtide.order.engine import reorder
 from lowtide.plan.choose import plan_memory
 from lowtide.plan.refine import refine
@@ -76,3 +77,29 @@ def test_an_order_that_packs_lower_is_not_taken_where_it_lifts_another_device():
     _, found = refine(best, much, ARENA)
     assert found.promised_nbytes < plan.promised_nbytes
     assert found.on("cuda:0").promised_nbytes > plan.on("cuda:0").promised_nbytes
+
+
+def grouped(made: Schedule, first: int) -> Schedule:
+    """Two neighbouring steps as one group."""
+    names = {s.op.name for s in made.steps[first : first + 2]}
+    steps = tuple(replace(s, op=replace(s.op, group="g")) if s.op.name in names else s for s in made.steps)
+    sections = tuple(
+        replace(x, ops=tuple(replace(op, group="g") if op.name in names else op for op in x.ops))
+        for x in made.graph.sections
+    )
+    return replace(made, graph=replace(made.graph, sections=sections), steps=steps)
+
+
+@pytest.mark.spec("PP-33", "SC-09")
+def test_groups_stay_side_by_side():
+    won = 0
+    for seed in range(40):
+        made = wide(seed)
+        best = grouped(reordered(made, reorder(memory_graph(made), budget_steps=20_000).order), seed % 13)
+        plan = plan_memory(best, ARENA)
+        better, refined = refine(best, plan, ARENA)
+        replay(better, refined)
+        at = {n.name: i for i, n in enumerate(memory_graph(best).nodes)}
+        check_order(memory_graph(best), [at[n.name] for n in memory_graph(better).nodes])
+        won += refined.promised_nbytes < plan.promised_nbytes
+    assert won > 0
