@@ -224,13 +224,16 @@ def resizes_storage(node: torch.fx.Node) -> bool:
 
 def opaque_nbytes(val: Any) -> Any:
     """Of an object that is traced without being looked into (TorchBind, or registered as opaque), the bytes of the tensors in
-    it (a SymInt where their sizes vary): of its flattened form where it has one, else of its state or its attributes. None where
-    ``val`` is something else."""
+    it (a SymInt where their sizes vary): of its flattened form where it has one, else of its state (TorchBind) or its attributes.
+    None where ``val`` is something else."""
     held = val.real_obj if isinstance(val, FakeScriptObject) else val
-    if not isinstance(held, torch.ScriptObject) and not is_opaque_type(type(held)):
+    bound = isinstance(held, torch.ScriptObject)
+    if not bound and not is_opaque_type(type(held)):
         return None
-    forms = (getattr(held, name, None) for name in ("__obj_flatten__", "__getstate__"))
-    parts = next((form() for form in forms if form is not None), None) or getattr(held, "__dict__", {})
+    flatten = getattr(held, "__obj_flatten__", None)
+    state = getattr(held, "__getstate__", None) if bound else None  # any Python object has one, which may do anything
+    form = flatten if flatten is not None else state
+    parts = form() if form is not None else getattr(held, "__dict__", {})
     return sum(t.numel() * t.element_size() for t in tree_flatten(parts)[0] if isinstance(t, torch.Tensor))
 
 

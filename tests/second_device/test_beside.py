@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import gc
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -151,3 +153,19 @@ def test_a_copy_holds_the_memory_of_the_host_until_it_is_done(device: str, libra
     begun = Begun(there, torch.ones(4))
     del begun
     assert library.lowtide_test_waiting() == 0 and there.cpu().tolist() == [1.0] * 4
+
+
+def test_a_copy_that_cannot_be_begun_leaves_nothing_behind(
+    device: str, library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> torch.Stream:
+        raise ValueError("on purpose")
+
+    unraised: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", unraised.append)
+    monkeypatch.setattr(torch.accelerator, "current_stream", refused)
+    there = torch.zeros(4).to(device)
+    with pytest.raises(ValueError, match="on purpose"):
+        Begun(torch.zeros(4), there)
+    gc.collect()
+    assert not unraised and library.lowtide_test_waiting() == 0

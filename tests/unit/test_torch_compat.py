@@ -6,6 +6,8 @@ import logging
 
 import pytest
 import torch
+from torch._library.opaque_object import register_opaque_type
+from torch._opaque_base import OpaqueBase
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from lowtide import torch_compat as c
@@ -182,3 +184,26 @@ def test_pinning_is_captured_as_a_tensor_alike():
 @pytest.mark.spec("IR-72")
 def test_what_is_no_opaque_object_has_no_bytes():
     assert c.opaque_nbytes(3) is None and c.opaque_nbytes(torch.ones(2)) is None and c.opaque_nbytes(object()) is None
+
+
+class _Flat(OpaqueBase):
+    """Its flattened form is a tensor."""
+
+    def __obj_flatten__(self) -> torch.Tensor:
+        return torch.zeros(3)
+
+
+class _Unpicklable(OpaqueBase):
+    def __init__(self) -> None:
+        self.table = torch.zeros(5)
+
+    def __getstate__(self) -> object:
+        raise TypeError("on purpose")
+
+
+@pytest.mark.spec("IR-72")
+@pytest.mark.parametrize(("kind", "nbytes"), [(_Flat, 12), (_Unpicklable, 20)])
+def test_bytes_of_an_object_are_counted_whatever_it_says_of_itself(kind: type, nbytes: int):
+    register_opaque_type(kind, typ="reference")
+    assert c.opaque_nbytes(kind()) == nbytes
+    assert c.opaque_nbytes(object()) is None

@@ -167,16 +167,17 @@ class Importer:
         for part in str(node.target).split("."):
             held = getattr(held, part)
         tensor = isinstance(held, torch.Tensor) and isinstance(node.meta.get("val"), torch.Tensor)
-        if not tensor and opaque_nbytes(held) is None:
-            user = next(iter(node.users), node)
-            what = getattr(user.target, "__name__", str(user.target))
-            raise Unsupported(
-                Reason(what, f"takes a program of its own ({node.target}), which is not planned ({origin_of(user)})")
-            )
         known = next((name for name, t in self.constants.items() if t is held), None)
         if known is None:
             made = self._define(node, node.meta["val"], None) if tensor else self._object(node, held)
-            assert made is not None
+            if made is None:
+                user = next(iter(node.users), node)
+                what = getattr(user.target, "__name__", str(user.target))
+                raise Unsupported(
+                    Reason(
+                        what, f"takes a program of its own ({node.target}), which is not planned ({origin_of(user)})"
+                    )
+                )
             known = made.name
             self.constants[known] = held
         self.env[node] = Ref(known)

@@ -14,9 +14,15 @@ class Begun:
     the device are its allocator's to give away in the order of its work."""
 
     def __init__(self, into: torch.Tensor, source: torch.Tensor) -> None:
-        there, self.held = (source.device, into) if into.device.type == "cpu" else (into.device, source)
+        self.held: torch.Tensor | None = None
+        there, here = (source.device, into) if into.device.type == "cpu" else (into.device, source)
+        stream, self.done = (
+            torch.accelerator.current_stream(there),
+            torch.Event(there),
+        )  # what may fail, before the copy runs
         into.copy_(source, non_blocking=True)
-        self.done = torch.accelerator.current_stream(there).record_event()
+        self.held = here
+        self.done.record(stream)
 
     def wait(self) -> None:
         """Until the copy is done; what is begun on the device after it need not be."""

@@ -347,8 +347,9 @@ def _node(graph: Graph, step: Step, hazards: _Hazards) -> Node:
 
 def runs_on(graph: Graph, op: Op) -> str:
     """The device whose bytes an operation takes beside its results (a copy to the host counts as the host's): that of its first
-    result, else of what it changes. One with neither adopts the one beside the CPU of what it reads (numbers of the host go there by value),
-    and where it touches nothing the one that the program has; it runs on the CPU where there is none, or several."""
+    result, else of what it changes. One with neither adopts the one beside the CPU of what it reads (numbers of the host go
+    there by value), and where it touches nothing the one that the program has; it runs on the CPU where there is none, or
+    several."""
     made = next((n for n in (*op.outputs, *op.mutates) if n is not None), None)
     if made is not None:
         return graph.value[made].layout.device
