@@ -238,14 +238,16 @@ def renamed_after(ops: Sequence[Op], before: Sequence[Op], became: Mapping[str, 
     """Operations of a section with what each comes after under the names of now.
 
     ``before``: the section as it was. ``became``: what stands for each of its operations that is no longer there under its name:
-    several, or none, and what came after it then comes after what it came after itself.
+    several, or none. What came after it then comes after those, and after what it came after itself and none of those does.
     """
     if not any(op.after for op in ops):
         return tuple(ops)
+    asked = {op.name: frozenset(op.after) for op in ops}
     now: dict[str, dict[str, None]] = {}
     for op in before:
         found = became.get(op.name, (op.name,))
-        now[op.name] = dict.fromkeys(found or (n for a in op.after for n in now[a]))
+        there = frozenset[str]().union(*(asked.get(n, ()) for n in found))
+        now[op.name] = dict.fromkeys((*found, *(n for a in op.after if a not in there for n in now[a])))
     return tuple(
         replace(op, after=tuple(dict.fromkeys(n for a in op.after for n in now[a] if n != op.name))) if op.after else op
         for op in ops

@@ -122,7 +122,7 @@ class _Work:
                 self.called.setdefault(n, []).append(op)
         self.views: dict[str, list[Op]] = {}  # what gave way and is still read, by the operation that made it
         self.members = {n: inside for n, inside in lowered.members.items() if n in self.tasks}
-        self.dropped: dict[str, tuple[str, ...]] = {}  # loops with nothing left to store, and who makes what they did
+        self.dropped: dict[str, str] = {}  # loops with nothing left to store, and who makes what they did ("": no loop)
         self.notes: list[str] = []
 
     def spare(self, name: str) -> None:
@@ -350,7 +350,7 @@ class _Work:
         inside = self.members.pop(name, (name,))
         if maker:
             self.members[maker] = (*self.members.get(maker, (maker,)), *inside)
-        self.dropped[name] = (maker,) if maker else ()
+        self.dropped[name] = maker
         del self.tasks[name]
 
     def decided(self) -> Decided:
@@ -360,7 +360,10 @@ class _Work:
         if not self.notes:
             return Decided(self.lowered, (), refused)
         new = {n: loop_in_place(t, replace(self.op[n], name=self.name(n))) for n, t in self.tasks.items()}
-        became = self.dropped | {n: (op.name,) for n, op in new.items() if op.name != n}
+        became = {n: (op.name,) for n, op in new.items()}
+        became |= {
+            n: became.get(maker, ()) for n, maker in self.dropped.items()
+        }  # no maker goes: it stands above, and is done
         sections = tuple(
             replace(s, ops=renamed_after(list(self.operations(s.ops, new)), s.ops, became)) for s in self.graph.sections
         )

@@ -63,6 +63,28 @@ def kept(before: Lowered, now: Lowered) -> None:
                     assert found.ancestors[into[op.name]] & bit[into[a]], f"{op.name} after {a}"
 
 
+def spared(before: Lowered, now: Lowered) -> None:
+    """What still is where it was comes after all that it came after, or after whoever makes what that only copied."""
+    verify(now.graph)
+    into = {m: op.name for op in now.graph.ops if not op.view for m in now.members.get(op.name, (op.name,))}
+
+    def first(lowered: Lowered, name: str) -> str:
+        return lowered.members.get(name, (name,))[0]
+
+    for old, section in zip(before.graph.sections, now.graph.sections, strict=True):
+        found = dependencies(now.graph, section)
+        bit = {n: 1 << k for k, n in enumerate(found.names)}
+        come: dict[str, set[str]] = {}
+        for op in old.ops:
+            come[op.name] = set(op.after).union(*(come[a] for a in op.after))
+            name = first(before, op.name)
+            if op.view or name not in into or first(now, into[name]) != name:
+                continue
+            for a in (first(before, a) for a in come[op.name]):
+                if a in into:
+                    assert found.ancestors[into[name]] & bit[into[a]], f"{op.name} after {a}"
+
+
 @pytest.mark.spec("SC-05", "SC-09")
 @given(asked(), st.integers(0, 9))
 @settings(max_examples=150, deadline=None)
@@ -76,7 +98,7 @@ def test_loops_are_put_together_around_what_is_asked(lowered: Lowered, seed: int
     fused = fuse_loops(small, steps).lowered
     kept(small, fused)
     laid = decide_layouts(fused).lowered
-    verify(laid.graph)  # a copy that is not needed any more has no place either
+    spared(fused, laid)
     got = compute(laid, one_by_one(seed))
     assert all(np.array_equal(x, got[n]) for n, x in want.items())
 
@@ -162,8 +184,49 @@ def test_names_follow_what_operations_become() -> None:
     last = replace(d, after=("b", "c"))
     assert renamed_after([a, c, d], section.ops, {"b": ()}) == (a, c, d)
     assert after(renamed_after([a, c, last], [a, b, c, last], {"b": ()})) == [(), (), ("a", "c")]
-    assert after(renamed_after([a, c, last], [a, b, c, last], {"b": ("b0", "b1")})) == [(), (), ("b0", "b1", "c")]
-    assert after(renamed_after([a, last], [a, b, c, last], {"b": ("d",), "c": ("d",)})) == [(), ()]
+    parts = [replace(b, name=n) for n in ("b0", "b1")]
+    assert after(renamed_after([a, *parts, c, last], [a, b, c, last], {"b": ("b0", "b1")}))[3:] == [
+        (),
+        ("b0", "b1", "c"),
+    ]
+    assert after(renamed_after([a, last], [a, b, c, last], {"b": ("d",), "c": ("d",)})) == [(), ("a",)]
+    own = replace(c, after=("a",))
+    assert after(renamed_after([a, own, last], [a, b, c, last], {"b": ("c",)})) == [(), ("a",), ("c",)]
+    assert after(renamed_after([a, c, last], [a, b, c, last], {"b": ("c",)})) == [(), (), ("c", "a")]
+
+
+COPIED = """
+graph copied version 1
+  section inference
+    input %x: f32[64,32]{32,1} @cpu
+    input %y: f32[32,32]{32,1} @cpu
+    %w: f32[32,32]{32,1} @cpu = aten.mm.default(%y, %y)
+    %b: f32[64,32]{32,1} @cpu = aten.exp.default(%x)
+    %t: f32[32,64]{1,32} @cpu in %b = view aten.t.default(%b)
+    %d: f32[32,64]{64,1} @cpu = aten.clone.default(%t, memory_format=format:contiguous) after b
+    %z: f32[64,32]{32,1} @cpu = aten.sin.default(%x) after d
+    return %w
+    return %z
+    return %d
+"""
+
+
+@pytest.mark.spec("SC-05", "SC-09", "SC-04")
+def test_what_comes_after_a_copy_that_is_spared_comes_after_who_makes_it() -> None:
+    """Under the name that this has then; the copy's own place goes with it, but what it stood between stays in order."""
+
+    def places(text: str) -> dict[str, tuple[str, ...]]:
+        compiled(text)
+        laid = decide_layouts(lower(parse(text))).lowered
+        verify(laid.graph)
+        return {op.name: op.after for op in laid.graph.ops if not op.view}
+
+    assert places(COPIED) == {"w": (), "d": (), "z": ("d",)}
+    assert places(COPIED.replace("after b", "after w")) == {"w": (), "d": (), "z": ("d", "w")}
+    other = "    %e: f32[64,32]{32,1} @cpu = aten.clone.default(%b) after w\n    %t:"
+    read = "    %m: f32[32,32]{32,1} @cpu = aten.mm.default(%d, %x)\n    return %m"
+    twice = COPIED.replace("    %t:", other).replace("after b", "after e").replace("    return %d", read)
+    assert places(twice) == {"w": (), "b": (), "z": ("b", "w"), "m": ()}
 
 
 SUMS = """
@@ -173,7 +236,7 @@ graph sums version 1
     input %w: f32[64,64]{64,1} @cpu
     %s: f32[64]{1} @cpu = aten.sum.dim_IntList(%x, [0])
     %t: f32[64]{1} @cpu = aten.exp.default(%s)
-    %u: f32[64]{1} @cpu = aten.exp.default(%w) after s group last
+    %u: f32[64,64]{64,1} @cpu = aten.exp.default(%w) after s group last
     return %t
     return %u
 """
@@ -181,7 +244,7 @@ graph sums version 1
 
 @pytest.mark.spec("SC-05", "SC-09")
 def test_operations_that_become_several_loops_are_all_waited_for() -> None:
-    graph = parse(SUMS.replace("%u: f32[64]{1}", "%u: f32[64,64]{64,1}").replace("%t: f32[64]{1}", "%t: f32[64]{1}"))
+    graph = parse(SUMS)
     lowered = lower(graph)
     verify(lowered.graph)
     (last,) = (op for op in lowered.graph.ops if op.name == "u")
@@ -189,7 +252,7 @@ def test_operations_that_become_several_loops_are_all_waited_for() -> None:
     one = in_one(lowered, {"s"})
     verify(one.graph)
     assert next(op for op in one.graph.ops if op.name == "u").after == ("s",)
-    later = SUMS.replace("%u: f32[64]{1}", "%u: f32[64,64]{64,1}").replace(" after s group last", "")
+    later = SUMS.replace(" after s group last", "")
     turned = parse(later.replace("aten.sum.dim_IntList(%x, [0])", "aten.sum.dim_IntList(%x, [0]) group both"))
     assert [op.group for op in lower(turned).graph.ops] == ["both", "both", "", ""]
 
