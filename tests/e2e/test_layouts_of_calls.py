@@ -238,3 +238,22 @@ def test_what_is_written_by_its_place_in_the_storage_of_what_is_given_is_eagers(
     for x in (big[:32], big[32:], big[1:33]):
         for ours, eagers in zip(g(x, part), f(x, part), strict=True):
             torch.testing.assert_close(ours, eagers)
+
+
+@pytest.mark.spec("IR-12")
+def test_what_is_written_into_what_is_given_is_eagers_also_after_the_same_into_what_was_made() -> None:
+    """The first is a loop, since what we made begins where its storage does; the second is not, however alike it is."""
+    torch.manual_seed(0)
+    big, part = torch.randn(64, 8), torch.randn(4, 4)
+
+    def f(x: Tensor, part: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        made = x + 1
+        ours = torch.as_strided_scatter(made, part, (4, 4), (8, 1), 8)
+        given = torch.as_strided_scatter(x, part, (4, 4), (8, 1), 8)
+        return made, ours.sin(), given.sin()
+
+    torch.compiler.reset()
+    g = torch.compile(f, backend="lowtide", options=VERIFIED)
+    for x in (big[:32], big[32:]):
+        for ours, eagers in zip(g(x, part), f(x, part), strict=True):
+            torch.testing.assert_close(ours, eagers)

@@ -51,6 +51,8 @@ REDUCE = frozenset(["sum", "prod", "min", "max", "any", "xor", "argmax", "argmin
 SCAN = frozenset(["sum", "prod", "max", "min", "logaddexp"])
 _NUMBERS = ITEMSIZE.keys() - {OBJECT}
 FLOATS = frozenset(["f16", "bf16", "f32", "f64"])
+# Dtypes each of which a value's bits are also those of, as code generation has it.
+BITCASTS = frozenset((("f32", "i32"), ("i32", "f32"), ("f64", "i64"), ("i64", "f64")))
 # What a check is about, an index or the divisor of whole numbers, and its bit in what the kernel returns.
 FAILURES: Mapping[int | str | None, int] = {None: 1, "divisor": 2}
 # What reduces over outer points, and how: the kinds of ``reduce`` that may be taken block by block.
@@ -339,13 +341,13 @@ def _check_instr(loop: Loop, x: Instr, n: int, k: int) -> None:
         return  # said by the caller
     given = [loop.body[a].dtype for a in x.args]
     half = {"f16", "bf16"} & {*given, x.dtype}
-    if half and x.op not in ("load", "store", "cast", "const", "where", "bitcast"):
+    if half and x.op not in ("load", "store", "cast", "const", "where"):
         raise fail("dtype", f"{x.op} does not compute in {min(half)}; cast to f32 first")
     if (x.op in BINARY or x.op in UNARY) and set(given) != {x.dtype}:
         raise fail("dtype", f"{x.op} of {given} gives no {x.dtype}")
     if x.op in COMPARE and (x.dtype != "bool" or given[0] != given[1]):
         raise fail("dtype", f"{x.op} compares {given} to {x.dtype}")
-    if x.op == "bitcast" and ITEMSIZE[given[0]] != ITEMSIZE[x.dtype]:
+    if x.op == "bitcast" and (given[0], x.dtype) not in BITCASTS:
         raise fail("dtype", f"the bits of {given} are no {x.dtype}")
     if x.op == "where" and (given[0] != "bool" or given[1] != x.dtype or given[2] != x.dtype):
         raise fail("dtype", f"where of {given} gives no {x.dtype}")

@@ -55,4 +55,4 @@ def in_low_precision(loop: Loop) -> bool:
 
 
 HEAVY = CURVES | {"pow", "atan2", "hypot", "fmod", "mod", "floordiv", "gcd"}
-FREE = frozenset(("load", "store", "const", "index", "cast"))
+FREE = frozenset(("load", "store", "const", "index", "cast", "bitcast"))

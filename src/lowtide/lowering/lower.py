@@ -64,7 +64,7 @@ def lower(graph: Graph, device: str = "cpu", dtypes: Set[str] = DTYPES) -> Lower
         became: dict[str, tuple[str, ...]] = {}
         ops: list[Op] = []
         for op in s.ops:
-            site = Site(graph, op, roots, alone, device)
+            site = Site(graph, op, roots, {} if op.group else alone, device)
             reason = _apply(site, used, ours, repeats)
             if reason is not None or not site.made:
                 ops.append(op)

@@ -56,13 +56,21 @@ class Repeats:
 
 def key_of(site: Site, used: Set[str]) -> Hashable:
     """Equal only for operations that a rule cannot tell apart but by names: arguments, layouts, which values stand
-    on the same bytes, which results somebody needs (``used``), and what computes an operand that nobody else reads."""
-    op, value = site.op, site.graph.value
+    on the same bytes, whether the program makes those or is given them, which results somebody needs (``used``), and
+    what computes an operand that nobody else reads."""
+    op, value, maker = site.op, site.graph.value, site.graph.maker
     names = _seen(site)
     number = {n: k for k, n in enumerate(names)}
     storages = {s: k for k, s in enumerate(dict.fromkeys(value[n].storage for n in names))}
     seen = tuple(
-        (value[n].layout, storages[value[n].storage], value[n].storage == n, number[site.roots.get(n, n)], n in used)
+        (
+            value[n].layout,
+            storages[value[n].storage],
+            value[n].storage == n,
+            value[n].storage in maker,
+            number[site.roots.get(n, n)],
+            n in used,
+        )
         for n in names
     )
     makers = tuple(site.alone[n].target if n in site.alone else "" for n in op.reads)

@@ -5,7 +5,7 @@ stores it there: comparisons as many as the square of the row's length, but noth
 side; longer rows are refused. Of long rows the element of a rank (medians, ``kthvalue``) is found bit by bit, by counting what
 is less; short ones are refused. ATen does those in fewer steps. Promised: equal elements keep their order and NaN counts as the
 greatest, as ATen sorts when asked to be stable. Positions in an order of ATen's own choice are refused, since no other order
-gives them; but of the element of a rank torch promises none, and the first is taken in f32, where equal elements are rare.
+gives them, and gradients go where they say.
 """
 
 from __future__ import annotations
@@ -88,6 +88,7 @@ register("sorting", "mode.default")(_own_choice("one of equal elements"))
 # -- the element of a rank -------------------------------------------------------------------------------------------
 
 _BITS, _MOST = 32, 2**31 - 1  # of a key
+_KEYED = ("f16", "bf16", "f32", "u8", "i8", "i16", "i32")  # dtypes that have one
 _STEP = 2  # bits that one pass over a row finds
 _LONG = 64  # elements of a row: from so many on that is faster than ATen
 _LONG_ALONE = 1 << 16  # the same where it is the only row
@@ -135,26 +136,22 @@ def _rows(site: Site, self: Arg, dims: Sequence[int]) -> Over:
         raise Refused(f"chooses among {over.count} elements")
     if site.dtype(self) in ("f64", "i64"):
         raise Refused("chooses among numbers of 64 bits")
+    if site.dtype(self) not in _KEYED:
+        raise Refused(f"chooses among {site.dtype(self)}")
     if any(over.size[d] > 1 for d in over.kept) and any(int_of(stride[d]) != 1 for d in dims):
         raise Refused("chooses among elements that lie apart")
     return over
 
 
-def _first_of_equals(site: Site, x: Arg) -> None:
-    """Refuse what asks which of equal elements ATen takes, where there are such as a rule: not in f32."""
-    if site.output(1) is not None and site.dtype(x) != "f32":
+def _only_values(site: Site) -> None:
+    """Refuse what asks which of equal elements ATen takes."""
+    if site.output(1) is not None:
         raise Refused("takes one of equal elements in an order of ATen's own")
 
 
 def _chosen(site: Site, over: Over, key: Scalar) -> None:
-    """The results: of every row the element that has this key, and where the first of them stands."""
+    """The result: of every row the element that has this key."""
     over.result(site, 0, _value(key, site.dtype(over.x)))
-    if len(site.op.outputs) > 1 and site.output(1) is not None:
-        n = over.nest
-        here = _key(n.load(over.x, over.stage())).equals(key)
-        place = n.reduce("argmax", where(here, n.const("i32", 1), 0))
-        n.stage()
-        over.result(site, 1, place)
     over.done()
 
 
@@ -183,7 +180,7 @@ def _median_of_all(skip: bool) -> Callable[..., None]:
 
 def _median_along(skip: bool) -> Callable[..., None]:
     def rule(site: Site, self: Arg, dim: int, keepdim: bool = False) -> None:
-        _first_of_equals(site, self)
+        _only_values(site)
         _median(site, self, axes(dim, len(site.size(self))), skip=skip)
 
     return rule
@@ -197,7 +194,7 @@ register("sorting", "nanmedian.dim")(_median_along(skip=True))
 
 @register("sorting", "kthvalue.default")
 def _kth_value(site: Site, self: Arg, k: int, dim: int = -1, keepdim: bool = False) -> None:
-    _first_of_equals(site, self)
+    _only_values(site)
     over = _rows(site, self, axes(dim, len(site.size(self))))
     over.nest.stage()
     _chosen(site, over, _of_rank(over, over.nest.count(k - 1, "i64")))

@@ -18,10 +18,8 @@ from lowtide.ir.guards import share
 from lowtide.ir.index import Ranges, affine
 from lowtide.ir.loops import Instr, Loop
 from lowtide.ir.symbolic import Dim, symbols_of
-from lowtide.ir.task import HEAVY
+from lowtide.ir.task import FREE, HEAVY
 from lowtide.ir.tiles import steps
-
-_FREE = frozenset(("load", "store", "const", "index", "cast", "bitcast"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +70,7 @@ def loop_cost(loop: Loop, machine: Machine = Machine()) -> Cost:
     operations = 0
     for k, s in enumerate(loop.stages):
         ranges = loop.ranges(k)
-        operations += math.prod(ranges.values()) * sum(10 if x.op in HEAVY else 1 for x in s.body if x.op not in _FREE)
+        operations += math.prod(ranges.values()) * sum(10 if x.op in HEAVY else 1 for x in s.body if x.op not in FREE)
         parts: dict[tuple[int, bool, Dim | None], dict[tuple[int, ...], int]] = {}
         for x in s.body:
             if x.touches:

@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_loops import FLOATS, INTS, random_loop
 
+from lowtide.codegen.cpp_ops import scalar
 from lowtide.core.errors import VerifyError
 from lowtide.ir.access import Element, accesses_of_loop
 from lowtide.ir.build import LoopBuilder, compact
 from lowtide.ir.index import flatten
 from lowtide.ir.interpret import interpret
-from lowtide.ir.loops import Instr, Loop, Stage, check_loop, parse_loop
+from lowtide.ir.loops import BITCASTS, Instr, Loop, Stage, check_loop, parse_loop
 from lowtide.ir.normal import normalise, reindexed, reorder
 from lowtide.ir.symbolic import Dim, evaluate, symbol
 
@@ -195,9 +196,18 @@ def test_loops_hold_numbers_and_no_objects(loop: Loop):
         check_loop(loop)
 
 
-def test_bits_are_those_of_a_number_of_the_same_width():
-    with pytest.raises(VerifyError, match="bits of"):
-        check_loop(_loop(Instr("load", "f32", index=symbol("r0"), attr=0), Instr("bitcast", "i64", (0,))))
+@pytest.mark.parametrize(
+    ("whose", "to"), [("f32", "i64"), ("f16", "i16"), ("bf16", "i16"), ("f32", "u32"), ("i32", "i32")]
+)
+def test_bits_are_those_of_a_number_that_code_generation_knows(whose: str, to: str):
+    body = (Instr("load", whose, index=symbol("r0"), attr=0), Instr("bitcast", to, (0,)))
+    with pytest.raises(VerifyError, match=r"bits of|cast to f32"):
+        check_loop(Loop((), (Stage((4,), body),), (whose,), ()))
+
+
+def test_the_bits_that_loops_may_take_are_those_that_code_generation_writes():
+    for whose, to in BITCASTS:
+        assert scalar(Instr("bitcast", to, (0,)), ["x"], [whose]).endswith("(x)")
 
 
 def test_half_types_are_not_computed_in():

@@ -29,7 +29,10 @@ from lowtide.lowering.table import Record, Rule
 pytestmark = pytest.mark.torch
 
 # What changes its argument, and what refuses what the table's calls look like; each has a test below.
-ELSEWHERE = {"aten.copy_.default", "aten.sort.default", "aten.topk.default", "aten.mode.default"}
+ELSEWHERE = {
+    "aten.copy_.default", "aten.sort.default", "aten.topk.default", "aten.mode.default", "aten.median.dim",
+    "aten.nanmedian.dim", "aten.kthvalue.default",
+}  # fmt: skip
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -181,6 +184,7 @@ def test_tensors_of_our_own_have_row_major_strides(size: tuple[int, ...]):
 @pytest.mark.parametrize("width", [8, 128], ids=["few elements", "many"])
 def test_what_rows_are_added_to_is_filled_row_by_row(width: int):
     """By a loop of its own, which threads share by rows, where they share the columns of what is added: of many elements."""
+    torch.manual_seed(0)
     ids = torch.arange(600) % 7 * 43
     lowered, tensors, eager = lower_call(
         "aten.embedding_dense_backward.default", (torch.randn(600, width), ids, 300, -1, False)
@@ -189,3 +193,19 @@ def test_what_rows_are_added_to_is_filled_row_by_row(width: int):
     assert outer == ([(8,)] if width == 8 else [(), (128,)])
     for run in (by_cpp, by_oracle):
         torch.testing.assert_close(lowered_results(lowered, tensors, run)["y0"], eager)
+
+
+@pytest.mark.spec("SC-05", "SC-09")
+def test_a_concatenation_in_a_group_takes_in_no_other_from_outside() -> None:
+    text = """
+graph cats version 1
+  section inference
+    input %x: f32[4,8]{8,1} @cpu
+    input %y: f32[4,8]{8,1} @cpu
+    %a: f32[8,8]{8,1} @cpu = aten.cat.default([%x, %y])
+    %b: f32[12,8]{8,1} @cpu = aten.cat.default([%a, %x])GROUP
+    %c: f32[12,8]{8,1} @cpu = aten.sin.default(%b)GROUP
+    return %c
+"""
+    assert [op.name for op in lower(parse(text.replace("GROUP", ""))).graph.ops] == ["b", "c"]
+    assert [op.name for op in lower(parse(text.replace("GROUP", " group g"))).graph.ops] == ["a", "b", "c"]
