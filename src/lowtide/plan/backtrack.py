@@ -9,13 +9,11 @@ in one order it goes back further, and on in another one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from lowtide.core.units import align_up
-from lowtide.plan.descent import Numbers, Peak, order_of
+from lowtide.plan.descent import Keys, Numbers, Peak, bars, by_keys, meeting, order_of, room_of
 
 ORDERS = ("TLW", "TAW", "TFW", "TOL", "THA", "HLF")  # asked in turn, from the first again after the last
 _CROWDED = 3_000_000  # what all steps together look at; with more, many descents that never go back are quicker
@@ -27,62 +25,52 @@ _PATIENCE, _BACK = 12, 8  # failures in one order before it goes back further, a
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The buffers of a peak by the section in which they begin. All that meet a row are among the rows ``[a, z)``, and these
-    cover the sections ``[first, end)``. The rows of section after section stand from ``starts[section]`` on (``_covers``)."""
+    """The buffers of a peak, which stand by birth. The rows among which are all that meet a row cover the sections
+    ``[first, end)``; ``near``: how many they are, for all rows together. ``starts``: per section, how many rows those before it
+    have together."""
 
     peak: Peak
-    births: Numbers
-    a: Numbers
-    z: Numbers
+    near: int
     first: Numbers
     end: Numbers
     starts: Numbers
 
     @property
-    def near(self) -> int:
-        """How many rows all rows look at where they are placed."""
-        return int((self.z - self.a).sum())
-
-    @property
     def cost(self) -> int:
         """Numbers that a step looks at, on average."""
-        return _LOOKS * (self.near + int((self.end - self.first).sum())) // len(self.births)
+        return _LOOKS * (self.near + int((self.end - self.first).sum())) // len(self.first)
 
 
 def rows_of(peak: Peak) -> Rows:
     """What does not depend on the height."""
-    births = np.argsort(peak.lo, kind="stable")
-    lo, hi = peak.lo[births], peak.hi[births]
-    latest = np.maximum.accumulate(hi)
-    a, z = np.searchsorted(latest, lo, side="right"), np.searchsorted(lo, hi)
+    lo, hi, a, z = peak.lo, peak.hi, peak.a, peak.z
     alive = np.cumsum(np.bincount(lo, minlength=len(peak.total)) - np.bincount(hi)[: len(peak.total)])
-    return Rows(peak, births, a, z, lo[a], latest[z - 1], np.concatenate(([0], np.cumsum(alive))))
+    return Rows(
+        peak, int((z - a).sum()), lo[a], np.maximum.accumulate(hi)[z - 1], np.concatenate(([0], np.cumsum(alive)))
+    )
 
 
-def _covers(lo: Numbers, hi: Numbers) -> Numbers:
-    """The rows of the first section, of the second and so on."""
-    rows = np.repeat(np.arange(len(lo)), hi - lo)
-    sections = np.arange(len(rows)) - np.repeat(np.cumsum(hi - lo) - (hi - lo) - lo, hi - lo)
-    return rows[np.argsort(sections, kind="stable")]
+def _covers(rows: Rows) -> Numbers:
+    """The rows of the first section, of the second and so on, latest births first."""
+    lo, hi = rows.peak.lo, rows.peak.hi
+    order = np.repeat(np.arange(len(lo)), hi - lo)
+    sections = np.arange(len(order)) - np.repeat(np.cumsum(hi - lo) - hi, hi - lo)
+    return order[np.argsort(-sections, kind="stable")[::-1]]
 
 
 def serves(rows: Rows, height: int) -> bool:
     """Whether a peak is small enough: steps are slow where many are alive at once."""
     work = int((rows.starts[rows.end] - rows.starts[rows.first]).sum())
-    return work <= _CROWDED and _room(rows.peak, height) < _KEYS // len(rows.births)
-
-
-def _room(peak: Peak, height: int) -> int:
-    """A height in units, rounded up to a whole grain (all sizes are)."""
-    return align_up(height, peak.grain) // peak.unit
+    return work <= _CROWDED and room_of(rows.peak, height) < _KEYS // len(rows.first)
 
 
 def backtrack(rows: Rows, height: int, nodes: int) -> tuple[list[int] | None, int]:
-    """Offsets within ``height`` bytes, or None where ``nodes`` placements found none; how many placements were tried."""
+    """Offsets within ``height`` bytes, which are no fewer than the bound, or None where ``nodes`` placements found none; how many
+    placements were tried."""
     state = _State(rows, height)
     tried = failed = order = 0
     patience, back = _PATIENCE, _BACK
-    while len(state.steps) < len(state.rows):
+    while len(state.steps) < state.count:
         row = state.pick()
         if row >= 0:
             if tried == nodes:
@@ -105,125 +93,123 @@ def backtrack(rows: Rows, height: int, nodes: int) -> tuple[list[int] | None, in
     return state.offsets(), tried
 
 
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """A placement, and what it changed: the least offsets of all that could meet it before, and which rows it woke."""
-
-    row: int
-    at: int
-    before: Numbers
-    woken: list[int]
-
-
 class _State:
-    """The working memory of one call. Rows are buffers by the section in which they begin; offsets are in units.
+    """The working memory of one call. Rows are buffers by birth; offsets are in units.
 
-    ``least``: per row the lowest offset that is left for it, and the whole height where it is placed. ``key``: that and its rank,
-    by which rows are picked, or ``_NEVER`` where it is placed or sleeps. ``left``: per section what is still to be placed.
-    ``witness``: per section a row that lies low enough as far as is known; mostly it still does, and no other has to be looked
-    at. ``slept[d]``: what went to sleep after d steps; ``asleep``: all of them.
+    ``key``: per row the lowest offset that is left for it, times their number, and its place in the order added; by it rows are
+    picked. A placed row has ``top``, the whole height, which is never picked. ``bar``: per section the least key at which
+    something lies too high for all that is still to be placed there. ``covers``: the rows of section after section, the latest
+    births of each first, which are lifted and placed last. ``witness``: per section a row that lies low enough as far as is
+    known; mostly it still does, and no other has to be looked at. ``steps``: what was placed, at the offsets ``places``;
+    ``before``: the keys of all near it, before. ``slept[d]``: what went to sleep after d steps; ``woken[d]``: what the step after
+    d others woke; ``asleep``: all that sleep. Lists of numbers, since the collector of garbage would look through a tuple per
+    row.
     """
 
     def __init__(self, rows: Rows, height: int) -> None:
-        self.peak, self.births = peak, births = rows.peak, rows.births
-        size, lo, self.ends, real, self.alignment = (
-            x[births] for x in (peak.size, peak.lo, peak.hi, peak.real, peak.alignment)
-        )
+        self.peak, self.count = peak, count = rows.peak, len(rows.first)
+        self.alignment = np.append(peak.alignment, 1)
         self.even = bool((self.alignment == 1).all())
-        self.room = _room(peak, height)
-        limits = (height - real) // peak.unit
-        self.rows = np.column_stack((size, lo, self.ends, limits, rows.a, rows.z, rows.first, rows.end)).tolist()
-        self.covers, self.starts = _covers(lo, self.ends), rows.starts.tolist()
-        self.witness = self.covers[rows.starts[:-1]]
-        self.least, self.key = np.zeros((2, len(self.rows)), dtype=np.int64)
-        self.left = peak.total.copy()
-        self.steps: list[_Step] = []
-        self.slept: list[list[int]] = [[]]
-        self.asleep: set[int] = set()
+        self.room = room_of(peak, height)
+        self.top = self.room * count
+        self.sizes, self.limits = by_keys(peak, height, np.int64)
+        self.lo, self.hi, self.first, self.end = (x.tolist() for x in (peak.lo, peak.hi, rows.first, rows.end))
+        self.bar, covers = bars(peak, height, np.int64), _covers(rows)
+        self.covers, self.starts = covers.tolist(), rows.starts.tolist()
+        self.witness = covers[rows.starts[:-1]]
+        self.rank, self.key = np.zeros((2, count + 1), dtype=np.int64)
+        self.key[count] = _NEVER
+        self.placed = [False] * count
+        self.steps, self.places, self.before = list[int](), list[int](), list[Keys]()
+        self.slept, self.woken, self.asleep = dict[int, list[int]](), dict[int, list[int]](), set[int]()
         self.turn(ORDERS[0])
 
     def turn(self, order: str) -> None:
         """Go on in an order."""
-        self.rank = np.argsort(order_of(self.peak, order))[self.births]
-        awake = (self.key != _NEVER).nonzero()[0]
-        self.key[awake] = self.least[awake] * len(self.rows) + self.rank[awake]
+        self.rank[order_of(self.peak, order)] = np.arange(self.count)
+        self.key[:-1] += self.rank[:-1] - self.key[:-1] % self.count
 
     def pick(self) -> int:
-        """The lowest row; -1 if there is none, or all that its sections still have to take would not fit above its place."""
-        row = int(self.key.argmin())
-        if self.key[row] == _NEVER:
+        """The lowest row; -1 if there is none, or all that its sections still have to take would not fit above its place. As all
+        sections can take what is left for them above the lowest of it, that is only so where what is lower sleeps."""
+        key = self.key
+        if self.asleep:
+            key = key.copy()
+            key[list(self.asleep)] = _NEVER
+        row = int(key.argmin())
+        mine = key.item(row)
+        if mine == _NEVER or mine >= self.limits[row]:
             return -1
-        (_, lo, hi, limit, *_), at = self.rows[row], int(self.least[row])
-        return -1 if at > limit or at > self.room - int(self.left[lo:hi].max()) else row
+        return -1 if self.asleep and mine >= np.minimum.reduce(self.bar[self.lo[row] : self.hi[row]]) else row
 
     def place(self, row: int) -> bool:
         """Place a row and lift its neighbours; whether all sections can still take what is left, above the lowest of it."""
-        (size, lo, hi, _, a, z, first, end), at = self.rows[row], int(self.least[row])
-        top, met, least, key = at + size, self.ends[a:z] > lo, self.least[a:z], self.key[a:z]
-        woken = (
-            [b for b in self.asleep if a <= b < z and self.ends[b] > lo and self.least[b] < top] if self.asleep else []
-        )
-        self.steps.append(_Step(row, at, least.copy(), woken))
-        self.slept.append([])
-        self.left[lo:hi] -= size
-        self.least[row], self.key[row] = self.room, _NEVER
-        lift = top if self.even else np.minimum(-(-top // self.alignment[a:z]) * self.alignment[a:z], self.room)
-        np.maximum(least, lift, out=least, where=met)
-        np.maximum(key, least * len(self.rows) + self.rank[a:z], out=key, where=met)
-        self.wake(woken)
-        return self.all_can(first, end)
+        peak, count, key = self.peak, self.count, self.key
+        size, (near, met), at = self.sizes[row], meeting(peak, row), key.item(row) // count
+        top, before = at * count + size, key[near].copy()
+        if self.asleep:
+            self.woken[len(self.steps)] = woken = [b for b in self.asleep if key[b] < top and self.meet(row, b)]
+            self.asleep.difference_update(woken)
+        self.steps.append(row)
+        self.places.append(at)
+        self.before.append(before)
+        ahead = self.bar[self.lo[row] : self.hi[row]]
+        ahead += size
+        lift = top if self.even else self.lift(near, at + size // count)
+        key[near] = np.maximum(before, self.rank[near] + lift * met)
+        self.placed[row], key[row] = True, self.top
+        return self.all_can(self.first[row], self.end[row])
+
+    def meet(self, row: int, other: int) -> bool:
+        """Whether two rows are alive at once."""
+        return self.lo[row] < self.hi[other] and self.lo[other] < self.hi[row]
+
+    def lift(self, near: Numbers | slice, top: int) -> Keys:
+        """A top as keys, where it allows rows to lie, without their places in the order."""
+        stride = self.alignment[near]
+        return np.minimum(-(-top // stride) * stride, self.room) * self.count
 
     def all_can(self, first: int, end: int) -> bool:
         """Whether sections can each take what is left for them, above the lowest offset that is left there."""
-        highest = self.room - self.left[first:end]
-        for k in (self.least[self.witness[first:end]] > highest).nonzero()[0].tolist():
-            rows = self.covers[self.starts[first + k] : self.starts[first + k + 1]]
-            lowest = rows[self.least[rows].argmin()]
-            if self.least[lowest] > highest[k]:
+        high = self.key[self.witness[first:end]] >= self.bar[first:end]
+        if b"\1" not in high.tobytes():
+            return True
+        for section in (first + high.nonzero()[0]).tolist():
+            bar = self.bar.item(section)
+            for row in self.covers[self.starts[section] : self.starts[section + 1]]:
+                if self.key.item(row) < bar:
+                    self.witness[section] = row
+                    break
+            else:
                 return False
-            self.witness[first + k] = lowest
         return True
-
-    def wake(self, rows: Sequence[int]) -> None:
-        """Let rows be picked again."""
-        for b in rows:
-            self.key[b] = self.least[b] * len(self.rows) + self.rank[b]
-            self.asleep.remove(b)
-
-    def sleep(self, rows: Sequence[int]) -> None:
-        """Let rows not be picked."""
-        for b in rows:
-            self.key[b] = _NEVER
-            self.asleep.add(b)
 
     def take_back(self, depth: int) -> None:
         """Undo all but the first steps; what slept before the next of them goes on sleeping."""
+        key, rank, count = self.key, self.rank, self.count
         while len(self.steps) > depth:
-            self.wake(self.slept.pop())
-            step = self.steps.pop()
-            size, lo, hi, _, a, z, _, _ = self.rows[step.row]
-            self.left[lo:hi] += size
-            self.least[a:z] = step.before
-            self.key[step.row] = 0
-            awake = a + (self.key[a:z] != _NEVER).nonzero()[0]
-            self.key[awake] = self.least[awake] * len(self.rows) + self.rank[awake]
-            self.sleep(step.woken)
+            self.asleep.difference_update(self.slept.pop(len(self.steps), ()))
+            row, at, before = self.steps.pop(), self.places.pop(), self.before.pop()
+            self.bar[self.lo[row] : self.hi[row]] -= self.sizes[row]
+            near, _ = meeting(self.peak, row)
+            key[near] = before - before % count + rank[near]  # the order may have been another one
+            key[row], key[count] = at * count + rank[row], _NEVER
+            self.placed[row] = False
+            self.asleep.update(self.woken.pop(len(self.steps), ()))
 
     def go_back(self) -> bool:
         """Undo the last step and let its row sleep, or the one before where nothing could wake it; False if there is none."""
         while self.steps:
-            row = self.steps[-1].row
+            row = self.steps[-1]
             self.take_back(len(self.steps) - 1)
-            _, lo, _, _, a, z, _, _ = self.rows[row]
-            near = a + (self.ends[a:z] > lo).nonzero()[0]
-            if any(b != row and (self.key[b] != _NEVER or int(b) in self.asleep) for b in near):
-                self.sleep([row])
-                self.slept[-1].append(row)
+            near = range(self.peak.a.item(row), self.peak.z.item(row))
+            if any(b != row and not self.placed[b] and self.meet(row, b) for b in near):
+                self.asleep.add(row)
+                self.slept.setdefault(len(self.steps), []).append(row)
                 return True
         return False
 
     def offsets(self) -> list[int]:
         """Where all lie, in bytes, once all are placed."""
-        out = np.empty(len(self.rows), dtype=np.int64)
-        out[self.births[[step.row for step in self.steps]]] = [step.at for step in self.steps]
-        return (out * self.peak.unit).tolist()
+        at = dict(zip(self.steps, self.places, strict=True))
+        return [at[row] * self.peak.unit for row in range(self.count)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,8 @@ from lowtide.core.units import align_up
 from lowtide.plan.flat import Flat
 
 Numbers = NDArray[np.int64]
-_PLACED = int(np.iinfo(np.int64).max)
+Kind = type[np.int64] | type[object]  # of keys: Python's numbers where 64 bits are too few
+Keys = NDArray[Any]
 DESCENTS = 32  # most descents
 _LEFT_OVER, _STUCK = 10, 5  # parts of the whole order that buffers go forward by after a descent failed
 
@@ -32,8 +34,10 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Peak:
-    """Sizes and alignments in units of ``unit`` bytes, sizes rounded up to the grain; ``real`` in bytes. A buffer covers the
-    sections ``lo:hi``. ``total``: units per section."""
+    """Buffers by birth: sizes and alignments in units of ``unit`` bytes, sizes rounded up to the grain; ``real`` in bytes. A
+    buffer covers the sections ``lo:hi``. ``total``: units per section. All that meet a buffer are among the buffers ``[a, z)``.
+    ``near``: per buffer what is alive with it, in the numbers of the problem, or nothing at all where that is much; ``row`` has
+    for each of those its number in the peak, and for what is not of the peak the number after all of them."""
 
     real: Numbers
     size: Numbers
@@ -41,12 +45,17 @@ class Peak:
     lo: Numbers
     hi: Numbers
     total: Numbers
+    a: Numbers
+    z: Numbers
+    near: list[Numbers]
+    row: Numbers
     unit: int
     grain: int
 
 
-def peak_of(flat: Flat, buffers: Sequence[int]) -> Peak:
-    """Some buffers of a problem by themselves; all of them have bytes."""
+def peak_of(flat: Flat, near: Sequence[Numbers], buffers: Sequence[int]) -> Peak:
+    """Some buffers of a problem by themselves, given by birth; all of them have bytes. ``near``: what is alive with each buffer
+    of the problem, or nothing at all where that is much."""
     real, alignment, first, end = (
         np.array([numbers[i] for i in buffers], dtype=np.int64)
         for numbers in (flat.size, flat.alignment, flat.first, flat.end)
@@ -59,7 +68,11 @@ def peak_of(flat: Flat, buffers: Sequence[int]) -> Peak:
     np.add.at(change, lo, size)
     np.subtract.at(change, hi, size)
     grain = max(flat.grain, unit) if flat.grain > 1 else unit
-    return Peak(real, size, np.maximum(alignment // unit, 1), lo, hi, np.cumsum(change)[:-1], unit, grain)
+    row = np.full(flat.count, len(buffers))
+    row[buffers] = np.arange(len(buffers))
+    a, z = np.searchsorted(np.maximum.accumulate(hi), lo, side="right"), np.searchsorted(lo, hi)
+    strides, total = np.maximum(alignment // unit, 1), np.cumsum(change)[:-1]
+    return Peak(real, size, strides, lo, hi, total, a, z, [near[i] for i in buffers if near], row, unit, grain)
 
 
 def _sections(first: Numbers, end: Numbers) -> tuple[Numbers, Numbers, int]:
@@ -87,41 +100,71 @@ def descend(peak: Peak, height: int, work: Work, cost: int, many: int = DESCENTS
         if tried and work.left <= 0:
             break
         order = preferred[np.argsort(np.arange(count) - forward[preferred], kind="stable")]
-        offsets, stuck, left_over = _descent(peak, order, height, work, cost)
+        offsets, stuck, left_over = _descent(peak, order, height)
+        work.left -= cost * len(offsets)
         if stuck < 0:
-            return (offsets * peak.unit).tolist()
+            return [offsets[i] * peak.unit for i in range(count)]
         forward[left_over] += count // _LEFT_OVER
         forward[stuck] += count // _STUCK
     return None
 
 
-def _descent(peak: Peak, order: Numbers, height: int, work: Work, cost: int) -> tuple[Numbers, int, Numbers]:
+def _descent(peak: Peak, order: Numbers, height: int) -> tuple[dict[int, int], int, Numbers]:
     """One descent: offsets in units, the buffer that could not be placed or -1, and what else is not placed in the section that
-    keeps it from it."""
-    least = np.zeros(len(order), dtype=np.int64)  # in the order, so that the first of the least is the one to place
-    offsets, left = np.zeros(len(order), dtype=np.int64), peak.total.copy()  # left: what is still to be placed
-    alignment, begins, ends = peak.alignment[order], peak.lo[order], peak.hi[order]
-    uneven = bool((alignment != 1).any())
-    room = align_up(height, peak.grain) // peak.unit
-    limits = (height - peak.real) // peak.unit
-    rows = np.column_stack((order, peak.size[order], peak.lo[order], peak.hi[order], limits[order])).tolist()
-    for _ in rows:
-        k = int(least.argmin())
-        at, (i, nbytes, lo, hi, limit) = int(least[k]), rows[k]
-        if at > limit or at > room - int(left[lo:hi].max()):
-            section = lo + int(left[lo:hi].argmax())
-            waiting = order[least != _PLACED]
+    keeps it from it.
+
+    The least of the keys, which are offsets times the number of buffers with a place in the order added, is the one to place.
+    """
+    count, room, alignment = len(order), room_of(peak, height), np.append(peak.alignment, 1)
+    most = (room + int(alignment.max()) + 1) * count  # above all keys
+    kind = np.int64 if most <= np.iinfo(np.int64).max else object
+    rank, key = np.zeros((2, count + 1), dtype=kind)
+    rank[order] = np.arange(count)
+    key[:count], key[count] = rank[:count], most
+    bar, (sizes, limits) = bars(peak, height, kind), by_keys(peak, height, kind)
+    begins, ends, uneven = peak.lo.tolist(), peak.hi.tolist(), bool((alignment != 1).any())
+    offsets = dict[int, int]()
+    for _ in range(count):
+        i = int(key.argmin())
+        mine, ahead = key.item(i), bar[begins[i] : ends[i]]
+        if mine >= limits[i] or mine >= np.minimum.reduce(ahead):
+            section = begins[i] + int(ahead.argmin())
+            waiting = (key[:count] != most).nonzero()[0]
             return offsets, i, waiting[(peak.lo[waiting] <= section) & (peak.hi[waiting] > section)]
-        work.left -= cost
-        offsets[i], least[k] = at, _PLACED
-        left[lo:hi] -= nbytes
-        meets = (begins < hi) & (ends > lo)
-        if uneven:
-            lifted = meets & (least < at + nbytes)
-            least[lifted] = -(-(at + nbytes) // alignment[lifted]) * alignment[lifted]
-        else:
-            np.maximum(least, at + nbytes, out=least, where=meets)
+        offsets[i] = at = mine // count
+        key[i] = most
+        ahead += sizes[i]
+        near, met = meeting(peak, i)
+        top = at * count + sizes[i]
+        lift = -(-(top // count) // alignment[near]) * alignment[near] * count if uneven else top
+        key[near] = np.maximum(key[near], rank[near] + lift * met)
     return offsets, -1, order[:0]
+
+
+def room_of(peak: Peak, height: int) -> int:
+    """A height in units, rounded up to a whole grain (all sizes are)."""
+    return align_up(height, peak.grain) // peak.unit
+
+
+def meeting(peak: Peak, i: int) -> tuple[Numbers | slice, NDArray[np.bool_] | int]:
+    """Buffers among which are all that meet one, and which of them do (1: all of them)."""
+    if peak.near:
+        return peak.row[peak.near[i]], 1
+    near = slice(peak.a.item(i), peak.z.item(i))
+    return near, peak.hi[near] > peak.lo.item(i)
+
+
+def bars(peak: Peak, height: int, kind: Kind) -> Keys:
+    """Per section the least key at which something lies too high for all of it to fit above."""
+    total: Keys = peak.total.astype(kind)
+    return (room_of(peak, height) + 1 - total) * len(peak.size)
+
+
+def by_keys(peak: Peak, height: int, kind: Kind) -> tuple[list[int], list[int]]:
+    """Per buffer what its size adds to a key, and the least key at which it ends too high."""
+    size: Keys = peak.size.astype(kind)
+    limit: Keys = ((height - peak.real) // peak.unit + 1).astype(kind)
+    return (size * len(size)).tolist(), (limit * len(size)).tolist()
 
 
 def order_of(peak: Peak, letters: str) -> Numbers:

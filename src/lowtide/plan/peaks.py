@@ -34,7 +34,7 @@ _MANY = 100  # buffers alive with one, on average, from which on vectors of them
 @dataclass(frozen=True, slots=True)
 class Lives:
     """What does not change with the sizes. ``births``: the buffers by birth; ``near``: per buffer the others that are alive with
-    it; in ``vectors`` instead where they are many; ``life``: in moments."""
+    it, or nothing at all where they are many; ``vectors``: the same for arrays, always; ``life``: in moments."""
 
     first: Numbers
     end: Numbers
@@ -57,7 +57,7 @@ def lives_of(flat: Flat) -> Lives:
         alive.append(i)
     first, end = np.array(flat.first, dtype=np.int64), np.array(flat.end, dtype=np.int64)
     crowded = sum(map(len, near)) > _MANY * flat.count
-    vectors = [np.array(x, dtype=np.int64) for x in near] if crowded else []
+    vectors = [np.array(x, dtype=np.int64) for x in near]
     return Lives(first, end, end - first, births, [] if crowded else near, vectors)
 
 
@@ -112,7 +112,9 @@ def rounds(flat: Flat, lives: Lives, aim: Aim, work: Work, *, back: bool) -> Ite
         for part in _parts(flat, [i for i in births if i in first]):
             if all(i in places for i in part):
                 continue
-            found, went_back = _solve(flat, part, aim.height, work, back=back) if work.left > 0 else (None, False)
+            found, went_back = (
+                _solve(flat, lives, part, aim.height, work, back=back) if work.left > 0 else (None, False)
+            )
             name = BACKTRACK if went_back else name
             if found is None:
                 return
@@ -139,11 +141,13 @@ def _parts(flat: Flat, rows: Sequence[int]) -> list[list[int]]:
     return parts
 
 
-def _solve(flat: Flat, part: Sequence[int], aim: int, work: Work, *, back: bool) -> tuple[list[int] | None, bool]:
+def _solve(
+    flat: Flat, lives: Lives, part: Sequence[int], aim: int, work: Work, *, back: bool
+) -> tuple[list[int] | None, bool]:
     """Offsets of one part below an aim, or None if none were found, and whether a descent went back: where one may, it follows
     on the first descent that fails, and else many descents are made."""
     work.left -= _MADE * len(part)
-    peak = peak_of(flat, part)
+    peak = peak_of(flat, lives.vectors if lives.near else [], part)
     rows = rows_of(peak)
     may = back and serves(rows, aim)
     offsets = descend(peak, aim, work, rows.near // len(part), 1 if may else DESCENTS)
@@ -159,21 +163,24 @@ def _around(
 ) -> list[int]:
     """Offsets of all: those in ``places``, and around them the others in an order, each as low as it can lie. ``before``:
     offsets of the round before, or nothing: what meets nothing that has moved since then stays."""
-    moved = bytearray(flat.moments) if before else bytearray(b"\1") * flat.moments
-    shelf = (_Vectors if lives.vectors else _Lists)(flat, lives)
-
-    def put(i: int, at: int) -> None:
-        shelf.lows[i], shelf.tops[i] = at, at + flat.size[i]
-        if before and before[i] != at:
-            moved[flat.first[i] : flat.end[i]] = b"\1" * (flat.end[i] - flat.first[i])
-
+    first, end, size = flat.first, flat.end, flat.size
+    shelf = (_Lists if lives.near else _Vectors)(flat, lives)
+    moved = bytearray(flat.moments)
     for i, at in places.items():
-        put(i, at)
+        shelf.lows[i], shelf.tops[i] = at, at + size[i]
+        if before and before[i] != at:
+            moved[first[i] : end[i]] = b"\1" * (end[i] - first[i])
     for i in order:
-        if flat.size[i] and i not in places:
-            stays = moved.find(1, flat.first[i], flat.end[i]) < 0
-            work.left -= 0 if stays else flat.count
-            put(i, before[i] if stays else shelf.lowest(i))
+        if not size[i] or i in places:
+            continue
+        if before and moved.find(1, first[i], end[i]) < 0:
+            at = before[i]
+        else:
+            work.left -= flat.count
+            at = shelf.lowest(i)
+            if before and before[i] != at:
+                moved[first[i] : end[i]] = b"\1" * (end[i] - first[i])
+        shelf.lows[i], shelf.tops[i] = at, at + size[i]
     return shelf.offsets()
 
 

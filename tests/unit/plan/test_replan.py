@@ -6,10 +6,8 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -247,6 +245,38 @@ def test_descents_that_go_back_and_their_twin_place_alike(alignment):
 
 
 @pytest.mark.spec("PP-28")
+@pytest.mark.parametrize("listed", [True, False])
+def test_what_is_taken_back_stands_in_the_order_of_now(listed):
+    problem, sizes = hard()
+    flat = replace(flatten(problem), size=sizes, high=sizes)
+    near = peaks.lives_of(flat).vectors if listed else []
+    state = backtrack._State(backtrack.rows_of(peak_of(flat, near, range(60))), 2 * lower_bound(flat))
+    for _ in range(12):
+        assert state.place(state.pick())
+    state.turn(backtrack.ORDERS[-1])
+    state.take_back(4)
+    free = [row for row in range(60) if row not in state.steps]
+    assert len(free) == 56
+    assert [state.key[row] % 60 for row in free] == [state.rank[row] for row in free]
+    state.take_back(0)
+    assert state.key[:-1].tolist() == state.rank[:-1].tolist()
+    assert state.bar.tolist() == [(state.room + 1 - x) * 60 for x in state.peak.total.tolist()]
+
+
+@pytest.mark.spec("PP-28")
+@pytest.mark.parametrize("listed", [True, False])
+def test_what_nothing_could_wake_is_not_put_to_sleep_and_the_step_before_goes_back_too(listed):
+    spans = ((0, 10), (0, 2), (3, 5))  # the last two do not meet
+    flat = flatten(PackProblem(tuple(PackBuffer(f"t{i}", 64, (span,)) for i, span in enumerate(spans))))
+    near = peaks.lives_of(flat).vectors if listed else []
+    state = backtrack._State(backtrack.rows_of(peak_of(flat, near, range(3))), 2 * 64)
+    assert state.place(0) and state.place(2)
+    assert state.go_back()
+    assert not state.steps and state.asleep == {0}
+    assert state.pick() == 2  # the latest to end of those awake
+
+
+@pytest.mark.spec("PP-28")
 @pytest.mark.parametrize(("seed", "shape"), [(5, 3), (27, 3)])
 def test_a_descent_that_goes_back_and_changes_its_order_ends_where_its_twin_does(monkeypatch, seed, shape):
     draw = random.Random(seed)
@@ -365,7 +395,7 @@ def test_around_peaks_lists_vectors_and_further_rounds_place_alike(seed, strides
         flatten(PackProblem(tuple(rows))), size=[draw.choice((0, 1, 64, draw.randint(1, 2000))) for _ in range(30)]
     )
     lives = peaks.lives_of(flat)
-    by_vectors = replace(lives, near=[], vectors=[np.array(x, dtype=np.int64) for x in lives.near])
+    by_vectors = replace(lives, near=[])
     order = sorted(range(30), key=lambda i: -flat.size[i])
     a, b = draw.sample([i for i in order if flat.size[i]], 2)
     for ways in (lives, by_vectors):
@@ -409,8 +439,33 @@ def test_vectors_serve_where_many_meet():
         peaks.lives_of(flatten(PackProblem(tuple(make(n, random.Random(1))[0].buffers))))
         for make, n in ((mixed, 200), (crowded, 250))
     )
-    assert few.near and not few.vectors
-    assert many.vectors and not many.near
+    assert few.near and not many.near
+    assert [x.tolist() for x in few.vectors] == few.near
+
+
+@pytest.mark.spec("PP-28")
+@pytest.mark.parametrize("strides", [(64,), (64, 4096)])
+@pytest.mark.parametrize("back", [True, False])
+def test_descents_place_alike_whether_what_meets_is_listed_or_not(monkeypatch, strides, back):
+    problem, forms = mixed(60, random.Random(9))
+    rows = (replace(b, alignment=strides[i % len(strides)]) for i, b in enumerate(problem.buffers))
+    problem = PackProblem(tuple(rows))
+    shapes = [[c * s0**a * s1**b for c, a, b in forms] for s0, s1 in ((109, 60), (23, 41), (56, 32), (95, 113))]
+    listed = [replanner(problem, native=False, work=200_000, back=back)(sizes) for sizes in shapes]
+    monkeypatch.setattr(peaks, "_MANY", 0)
+    assert [replanner(problem, native=False, work=200_000, back=back)(sizes) for sizes in shapes] == listed
+    assert {x.packer for x in listed} & {"descent", "backtrack"}
+
+
+@pytest.mark.spec("PP-28")
+def test_descents_place_sizes_that_need_more_than_64_bits_with_a_place_in_the_order():
+    problem, forms = mixed(60, random.Random(3))
+    problem = PackProblem(tuple(replace(b, alignment=1) for b in problem.buffers))
+    sizes = [(c * 64**a * 64**b << 36) + k for k, (c, a, b) in enumerate(forms)]
+    got = replanner(problem, native=False)(sizes)
+    assert got.packer == "descent" and got.height <= 1.01 * got.lower_bound
+    assert got.lower_bound > (1 << 63) // 60
+    sound(problem, sizes, got)
 
 
 @pytest.mark.spec("PP-28")
@@ -420,10 +475,11 @@ def test_after_every_step_each_section_is_asked(monkeypatch):
 
     def by_definition(state, first, end):
         answer = can(state, first, end)
-        sections = [state.covers[a:z] for a, z in pairwise(state.starts)]
-        said.append(
-            all(state.least[rows].min() + left <= state.room for rows, left in zip(sections, state.left, strict=True))
-        )
+        rows = range(state.count)
+        least = [state.room if state.placed[row] else int(state.key[row]) // state.count for row in rows]
+        covered = [[q for q in rows if state.lo[q] <= s < state.hi[q]] for s in range(len(state.peak.total))]
+        left = [sum(int(state.peak.size[q]) for q in row if not state.placed[q]) for row in covered]
+        said.append(all(min(least[q] for q in row) + x <= state.room for row, x in zip(covered, left, strict=True)))
         assert answer == said[-1]
         return answer
 
@@ -440,6 +496,6 @@ def test_orders_of_descents_are_those_of_the_exact_search():
     sized = replace(flat, size=[c * 3**a * 5**b for c, a, b in forms])
     names = ("lowest:TWA", *(f"lowest:{x}" for x in backtrack.ORDERS), *(f"lowest:{x}" for x in "TWALFOH"))
     ranks = sections_of(sized, names).ranks
-    peak = peak_of(sized, range(80))
+    peak = peak_of(sized, [], range(80))
     for name, rank in zip(names, ranks, strict=True):
         assert [rank[i] for i in order_of(peak, name.partition(":")[2])] == list(range(80))
