@@ -21,6 +21,7 @@ from lowtide.core.errors import Unsupported
 from lowtide.core.options import Options
 from lowtide.core.reason import Reason
 from lowtide.core.units import align_up
+from lowtide.ir.graph import PINNED
 from lowtide.memory.flat import flatten, live_bytes
 from lowtide.memory.graph import MemoryGraph
 from lowtide.memory.lifetime import Lifetime, lifetimes, timeline
@@ -159,11 +160,12 @@ def _best(
 
 
 def main_device(alive: Sequence[Lifetime]) -> str:
-    """The device that most bytes are on (cpu for an empty program): the one that a plan is for."""
+    """The device that most bytes are on (cpu for an empty program): the one that a plan is for. Memory of the host that is pinned
+    is none where there is another, since nothing runs on it."""
     totals: dict[str, int] = {}
     for a in alive:
         totals[a.device] = totals.get(a.device, 0) + a.nbytes
-    return max(totals, key=lambda d: totals[d], default="cpu")
+    return max(totals, key=lambda d: (d != PINNED, totals[d]), default="cpu")
 
 
 def _groupings(

@@ -8,7 +8,7 @@ import pytest
 
 from lowtide.core.options import Options
 from lowtide.core.units import format_bytes
-from lowtide.ir.graph import Graph, Layout, Op, Ref, Section, Value
+from lowtide.ir.graph import PINNED, Graph, Layout, Op, Ref, Section, Value
 from lowtide.plan.choose import plan_memory
 from lowtide.plan.holders import holders
 from lowtide.plan.plan import FRESH
@@ -36,6 +36,21 @@ def test_the_peak_is_held_by_what_lies_on_its_device(small: str, large: str) -> 
     found = holders(made, plan)
     assert found and all(h.name.startswith("l") for h in found)
     assert sum(h.nbytes for h in found) == plan.promised_nbytes
+
+
+@pytest.mark.spec("PP-23")
+@pytest.mark.parametrize(("small", "large"), [("cpu", "pinned"), ("pinned", "cpu"), ("pinned", "cuda:0")])
+def test_no_plan_is_for_pinned_memory_beside_a_device(small: str, large: str) -> None:
+    made = chains(small, large)
+    graph = made.graph
+    values = tuple(
+        replace(v, layout=replace(v.layout, device="cpu", pinned=True)) if v.layout.device == PINNED else v
+        for v in graph.values
+    )
+    made = replace(made, graph=replace(graph, values=values))
+    plan = plan_memory(made, Options())
+    assert {plan.device, *(f.device for f in plan.others)} == {small, large}
+    assert plan.device == ({small, large} - {PINNED}).pop()
 
 
 @pytest.mark.spec("G12")
