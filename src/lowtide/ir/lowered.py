@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 from lowtide.core.errors import VerifyError
@@ -218,19 +218,37 @@ def check_lowered(lowered: Lowered) -> None:
             raise VerifyError("loop", f"{op.name} changes {op.mutates}, its loop {changed}")
     if seen != set(lowered.loops):
         raise VerifyError("loop", f"loops without an operation: {sorted(set(lowered.loops) - seen)[:3]}")
-    for name, split in lowered.splits.items():
-        _check_split(lowered, dtype, name, split)
-
-
-def _check_split(lowered: Lowered, dtype: Mapping[str, str], name: str, split: Split) -> None:
+    if not lowered.splits:
+        return
     by_name = {op.name: op for op in lowered.graph.ops if op.target == LOOP}
+    readers: dict[str, set[str]] = {}
+    for op in lowered.graph.ops:
+        for n in op.reads:
+            readers.setdefault(n, set()).add(op.name)
+    returned = {n for s in lowered.graph.sections for a in s.returns for n in refs_in(a)}
+    for name, split in lowered.splits.items():
+        _check_split(by_name, readers, returned, dtype, name, split)
+
+
+def _check_split(
+    by_name: Mapping[str, Op],
+    readers: Mapping[str, Set[str]],
+    returned: Set[str],
+    dtype: Mapping[str, str],
+    name: str,
+    split: Split,
+) -> None:
+    """``by_name``: the operations that are loops; ``readers``: of every value, names of operations; ``returned``: values."""
     if name not in by_name or split.parts not in by_name:
         raise VerifyError("split", f"{name} ends what {split.parts} begins, and one of them is no loop")
     check_loop(split.whole.loop)
     first, last = by_name[split.parts], by_name[name]
-    if {op.name for op in lowered.graph.ops if {*op.reads} & {*first.outputs}} != {name}:
+    left = {o for o in first.outputs if o is not None}
+    if left & returned or {n for o in left for n in readers.get(o, ())} != {name}:
         raise VerifyError("split", f"others than {name} read what {split.parts} leaves of its parts")
-    if {*split.whole.given} != {*first.reads, *last.reads} - {*first.outputs} or split.whole.makes != last.outputs:
+    if first.mutates or last.mutates or split.whole.changes:
+        raise VerifyError("split", f"{name} changes what it or {split.parts} is given")
+    if {*split.whole.given} != {*first.reads, *last.reads} - left or split.whole.makes != last.outputs:
         raise VerifyError("split", f"{name} in one loop is of {split.whole.given} and makes {split.whole.makes}")
     if tuple(dtype[v] for v in split.whole.values) != split.whole.loop.dtypes:
         raise VerifyError("split", f"{name} in one loop has other dtypes than its values")

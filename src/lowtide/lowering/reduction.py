@@ -73,7 +73,7 @@ def _plain(site: Site, x: Arg, dims: Sequence[int], kind: str, dtype: str, finis
     if cut is None:
         whole.done()
         return
-    site.whole = whole.nest.made()
+    site.whole = whole.nest.ended()
     over = Over(site, x, dims)
     _store(site, over, _in_parts(site, over, kind, dtype, cut), finish)
     over.done()

@@ -203,12 +203,12 @@ class Nest:
 
     def done(self) -> None:
         """End the loop, and hand it to the site."""
-        made = self.made()
+        made = self.ended()
         if made is not None:
             self.site.made.append(made)
 
-    def made(self) -> Made | None:
-        """End the loop; None where it writes nothing."""
+    def ended(self) -> Made | None:
+        """End the loop, once; None where it writes nothing."""
         given = [name for name, made in self.slots if not made]
         makes = [name for name, made in self.slots if made]
         site = self.site

@@ -278,6 +278,13 @@ def _scatter() -> Iterator[Call]:
     yield "aten.scatter_add.default", (t(3, 4, 5), 1, torch.randint(0, 4, (3, 2, 5)), t(3, 2, 5)), {}
     yield "aten.index_add.default", (t(5, 2, 3), 1, torch.tensor([1]), t(5, 1, 3)), {}
     yield "aten.masked_scatter.default", (t(6, 4).t(), t(4, 6, dtype=BOOL), t(5, 6)), {}
+    # so many elements that what they start from is a loop of its own
+    x, ids = t(300, 128), torch.arange(310) * 7 % 43
+    yield "aten.index_add.default", (x, 0, ids, t(310, 128)), {}
+    yield "aten.index_add.default", (x, 0, ids[:300], x), {}
+    yield "aten.index_copy.default", (x, 0, ids[:0], t(0, 128)), {}
+    yield "aten.scatter_add.default", (x, 0, torch.zeros(0, 128, dtype=I64), t(0, 128)), {}
+    yield "aten.index_put.default", (x, [ids], t(310, 128), True), {}
     apart3 = [torch.tensor([0, -2, 1]), None, torch.tensor([0, 1, 4])]
     yield "aten.index_put.default", (t(3, 4, 5), apart3, t(3, 4)), {}
     yield "aten.index_put.default", (t(3, 4, 5), [None, torch.tensor([0, -2, 1])], t(), True), {}

@@ -32,6 +32,9 @@ def graph_of(
 
     def arg(a: Any) -> Arg:
         if isinstance(a, torch.Tensor):
+            known = next((n for n, x in tensors.items() if x is a), None)
+            if known is not None:
+                return Ref(known)
             name = f"x{len(tensors)}"
             tensors[name] = a
             values.append(Value(name, layout(a), name))

@@ -13,9 +13,11 @@ from lowtide.core import native
 from lowtide.core.errors import VerifyError
 from lowtide.core.observe import Observers
 from lowtide.core.options import Options
-from lowtide.ir.graph import refs_in
+from lowtide.ir.graph import Ref, refs_in
 from lowtide.ir.interpret import interpret
+from lowtide.ir.loops import Instr, Loop, Stage
 from lowtide.ir.lowered import LOOP, Lowered, Split, check_lowered
+from lowtide.ir.symbolic import symbol
 from lowtide.ir.text import parse
 from lowtide.ir.verify import verify
 from lowtide.lowering.lower import lower
@@ -168,6 +170,37 @@ def test_a_split_that_is_none_is_refused(wrong: dict[str, tuple[str, dict[str, t
         check_lowered(replace(lowered, splits=splits))
 
 
+def test_what_is_left_of_parts_is_returned_to_nobody() -> None:
+    lowered = program(MADE)
+    (section,) = lowered.graph.sections
+    returns = (*section.returns, Ref("s_part0"))
+    wrong = replace(lowered, graph=replace(lowered.graph, sections=(replace(section, returns=returns),)))
+    with pytest.raises(VerifyError, match=r"^split: others than s read"):
+        check_lowered(wrong)
+
+
+def filling(given: int) -> Loop:
+    """Writes the first of so many inputs, and its output."""
+    stores = (Instr("store", "f32", (0,), symbol("r0"), k) for k in (0, given))
+    return Loop((), (Stage((8,), (Instr("const", "f32", attr="1.0"), *stores)),), ("f32",) * given, ("f32",))
+
+
+@pytest.mark.parametrize("name", ["s_part0", "s", ""], ids=["the first", "the last", "the one"])
+def test_splits_change_nothing_that_they_are_given(name: str) -> None:
+    lowered = program(MADE)
+    split = lowered.splits["s"]
+    (section,) = lowered.graph.sections
+    ops = tuple(replace(op, mutates=op.reads[:1]) if op.name == name else op for op in section.ops)
+    wrong = replace(
+        lowered,
+        graph=replace(lowered.graph, sections=(replace(section, ops=ops),)),
+        loops={n: filling(len(x.inputs)) if n == name else x for n, x in lowered.loops.items()},
+        splits={"s": split if name else replace(split, whole=replace(split.whole, loop=filling(1)))},
+    )
+    with pytest.raises(VerifyError, match=r"^split: s changes what"):
+        check_lowered(wrong)
+
+
 def decided(body: str, rows: int = ROWS, before: Compiled | None = None, **options: Any) -> Compiled:
     graph = parse((HEAD + body + "    return %p\n    return %s\n").replace("ROWS", str(rows)))
     return compile_graph(graph, lambda _: {}, Options(verify=True, **options), Observers(), before)
@@ -198,7 +231,7 @@ def test_the_pipeline_undoes_what_fuses_and_nothing_else() -> None:
 
 @compiler
 @pytest.mark.spec("SC-52", "G1")
-def test_switches_of_order_and_reuse_leave_the_decision_alone() -> None:
+def test_switches_of_order_and_reuse_leave_the_decision_alone_where_no_peak_decides() -> None:
     """Which loops are one decides the bits; where they run and lie does not."""
     kept = {
         (reorder, inplace, slabs): decided(MADE, reorder=reorder, inplace=inplace, slabs=slabs).schedule
