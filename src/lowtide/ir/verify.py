@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import NoReturn
 
 from lowtide.core.errors import VerifyError
-from lowtide.ir.graph import ITEMSIZE, Arg, Atom, Graph, Layout, Op, Origin, Path, Ref, Section, Value, refs_in
+from lowtide.ir.graph import ITEMSIZE, WAIT, Arg, Atom, Graph, Layout, Op, Origin, Path, Ref, Section, Value, refs_in
 from lowtide.ir.symbolic import Dim, Expr, symbols_of
 from lowtide.ir.text import excerpt
 from lowtide.ir.words import KINDS
@@ -116,6 +116,7 @@ class _Verifier:
             self.op_names.add(op.name)
             self.op(op, place)
         self.placed(section, i)
+        self.waited(section, i)
         self.returns(section, i)
 
     def placed(self, section: Section, i: int) -> None:
@@ -141,6 +142,23 @@ class _Verifier:
                 group = op.group
                 if group and group in ended:
                     self.fail("group", f"{op.name} is in {group!r}, which others have ended above", place, op.origin)
+
+    def waited(self, section: Section, i: int) -> None:
+        """What waits for a copy has that copy above it, and what is begun between host and device is waited for."""
+        begun: dict[str, list[int]] = {}
+        for k, op in enumerate(section.ops):
+            into = op.args[0].name if op.args and isinstance(op.args[0], Ref) else ""
+            if op.target == "aten.copy_.default" and op.args[2:] == (True,):
+                begun.setdefault(into, []).append(k)
+            elif op.target == WAIT and len(found := begun.pop(into, [])) != 1:
+                because = f"{op.name} waits for %{into}, into which {len(found)} copies are begun above it"
+                self.fail("wait", because, ("op", i, k), op.origin)
+        for k in (k for found in begun.values() for k in found):
+            op = section.ops[k]
+            devices = {self.graph.value[n].layout.device for n in op.reads}
+            if len(devices) == 2 and "cpu" in devices:
+                because = f"{op.name} begins a copy, and nothing in {section.name} waits until it is done"
+                self.fail("wait", because, ("op", i, k), op.origin)
 
     def input(self, given: Ref | Expr | None, place: Place, section: Section) -> None:
         if isinstance(given, Expr):

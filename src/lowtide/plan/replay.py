@@ -10,8 +10,9 @@ storage), ``inplace`` (takes over a storage that is not its to take, or in a way
 operation that allocates by itself), ``held`` (slab not held at the time, or kept for the next call with saved tensors in
 it and not on the CPU), ``device``, ``allocator`` (in memory of another one than must give it), ``escape`` (the caller
 would keep part of a slab, or keep what is freed), ``input`` (writes to what the caller owns), ``order`` (two operations
-that touch the same mutated bytes, or share an effect, changed places), ``section``, ``promise`` (the bytes held at some
-step differ from the plan's, or lie outside its bounds).
+that touch the same mutated bytes, or share an effect, changed places, one runs before what it is said to come after, or others
+stand between those of a group), ``section``, ``promise`` (the bytes held at some step differ from the plan's, or lie outside its
+bounds).
 """
 
 from __future__ import annotations
@@ -137,7 +138,7 @@ def _made(graph: Graph, op: Op) -> list[str]:
 def _runs_on(graph: Graph, op: Op) -> str:
     """The device whose bytes an operation uses as workspace: that of its first result, else of what it changes, else the only one
     beside the CPU of what it reads, or of all values where it touches none."""
-    made = [*_made(graph, op), *op.mutates]
+    made = [*(o for o in op.outputs if o is not None), *op.mutates]
     if made:
         return graph.value[made[0]].layout.device
     seen = {graph.value[n].layout.device for n in op.reads or graph.value} - {"cpu"}
@@ -330,11 +331,10 @@ def _check_order(schedule: Schedule) -> None:
     if sorted(now) != sorted(op.name for op in ops):
         raise VerifyError("order", "the schedule's steps are not the graph's operations")
     for op in ops:
-        if late := [a for a in op.after if now[a] > now[op.name]]:
+        if late := [a for a in op.after if now.get(a, len(now)) > now[op.name]]:
             raise VerifyError("order", f"{op.name} comes after {late[0]}, which runs later")
     for section in graph.sections:
-        groups = {op.group for op in section.ops} - {""}
-        for group in groups:
+        for group in dict.fromkeys(op.group for op in section.ops if op.group):
             places = [now[op.name] for op in section.ops if op.group == group]
             if max(places) - min(places) >= len(places):
                 raise VerifyError("order", f"others run between those of the group {group}")

@@ -58,6 +58,9 @@ graph g version 1
 """
 
 # clause: what to put in the place of what, each of which breaks it
+MOVED = "\n    %o: f32[2]{1} @cuda:0 = aten.empty()"
+BEGUN = "\n    call aten.copy_.default(%p, %o, True) mutates %p as begun"
+WAITED = "\n    call lowtide.wait.default(%p) mutates %p as waited"
 BROKEN: dict[str, list[tuple[str, str]]] = {
     "value-defined-once": [
         ("(%p, %q)", "(%p, %p)"),
@@ -150,6 +153,14 @@ BROKEN: dict[str, list[tuple[str, str]]] = {
             "%e: f32[1]{1} @cpu = aten.zeros() group pair\n    %v: f32[32]{1} @cpu in %a =",
         ),
     ],
+    "wait": [
+        ("as zero", f"as zero{WAITED}"),
+        ("as zero", f"as zero{MOVED}{BEGUN.replace(', True', '')}{WAITED}"),
+        ("as zero", f"as zero{MOVED}{WAITED}{BEGUN}"),
+        ("as zero", f"as zero{MOVED}{BEGUN}"),
+        ("as zero", f"as zero{MOVED}{BEGUN}{BEGUN.replace('begun', 'again')}{WAITED}"),
+        ("as zero", f"as zero{MOVED}{BEGUN}{WAITED}{WAITED.replace('waited', 'again')}"),
+    ],
     "atom": [("(%x, s0)", '(%x, "colour":red)')],
     "saved": [
         ("return saved %a", "return saved %a\n    return saved [%a]"),
@@ -186,6 +197,7 @@ def _swapped(names: list[str]) -> list[str]:
 
 def test_the_good_graph_passes():
     verify(parse(GOOD))
+    verify(parse(GOOD.replace("as zero", f"as zero{MOVED}{BEGUN}{WAITED}")))
 
 
 @pytest.mark.spec("IR-04")

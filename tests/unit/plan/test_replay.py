@@ -199,3 +199,18 @@ def test_random_damage_in_random_plans_is_refused(made: Schedule, seed: int):
         if wrong is not None:
             with pytest.raises(VerifyError):
                 replay(made, wrong)
+
+
+@pytest.mark.spec("G2", "G3", "PP-35")
+def test_pinned_bytes_have_a_figure_and_a_slab_of_their_own() -> None:
+    names = [Value("x", Layout("f32", "cpu", (64,), (1,)), "x")]
+    names += [Value(n, replace(names[0].layout, pinned=n in "bd"), n) for n in "abcde"]
+    ops = tuple(Op(n, "aten.relu.default", (Ref(r),), outputs=(n,)) for r, n in zip("xabcd", "abcde", strict=True))
+    graph = Graph("g", tuple(names), (Section("inference", (Ref("x"),), ops, (Ref("e"),)),))
+    made = schedule(graph, {n: OpFacts(out="aten.relu.out") for n in "abcde"}, inplace=False)
+    plan = plan_memory(made, Options(slabs="one"))
+    replay(made, plan)
+    assert clause_of(made, replace(plan, others=())) == "promise"
+    of = {s.device: k for k, s in enumerate(plan.slabs)}
+    wrong = with_place(plan, "b", slab=of["cpu"], offset=0)
+    assert clause_of(made, wrong) == "device"

@@ -48,4 +48,22 @@ def test_one_that_makes_nothing_adopts_the_device_of_what_it_reads(
     replay(made, plan)
     live = {plan.device: plan.live} | {d.device: d.live for d in plan.others}
     at = {n.name: t for t, n in enumerate(memory_graph(made).nodes)}
-    assert all(live[runs[n]][at[n]] >= 512 for n in runs if runs[n] in live)
+    assert all(live[runs[n]][at[n]] >= 512 for n in runs)
+
+
+@pytest.mark.spec("SC-12")
+def test_the_first_result_counts_also_where_it_stands_on_something_else() -> None:
+    """For the plan as for its checker."""
+    graph = parse("""
+graph g version 1
+  section inference
+    input %x: f32[8]{1} @cpu
+    %a: f32[8]{1} @cpu = my.made.default(%x)
+    (%v, %y) = my.both.default(%a) as both
+      %v: f32[8]{1} @cpu in %a
+      %y: f32[8]{1} @cuda:0
+    return %y
+""")
+    made = schedule(graph, {"both": OpFacts(workspace=512)})
+    assert next(n.device for n in memory_graph(made).nodes if n.name == "both") == "cpu"
+    replay(made, plan_memory(made, Options()))
