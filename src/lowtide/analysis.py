@@ -16,7 +16,7 @@ from typing import Any
 from lowtide.core.codec import VERSION
 from lowtide.core.reason import Reason
 from lowtide.core.units import format_bytes
-from lowtide.ir.graph import Ref
+from lowtide.ir.graph import PINNED, Ref
 from lowtide.ir.lowered import Coverage
 from lowtide.plan.holders import Holder, holders
 from lowtide.plan.plan import SLAB, DeviceFigures, MemoryPlan
@@ -199,7 +199,7 @@ def memory_analysis(step: Callable[[], Any] | None = None) -> MemoryAnalysis:
     plans = [p.plan for _, p in listed if p is not None]
     names = dict.fromkeys(d.device for plan in plans for d in plan.devices) or {"cpu": None}
     peaks = [_device_peak(d, plans, calls, found) for d in names]
-    devices = tuple(sorted(peaks, key=lambda d: -d.promised_peak_bytes))
+    devices = tuple(sorted(peaks, key=lambda d: (d.device == PINNED, -d.promised_peak_bytes)))
     most = devices[0]
     return MemoryAnalysis(
         graphs,

@@ -29,7 +29,13 @@ from torch._ops import OpOverload
 from torch._prims.rng_prims import run_and_save_rng_state as draw_and_note
 from torch._prims.rng_prims import run_with_rng_state as draw_from
 from torch._subclasses.fake_impls import op_implementations_dict as _fake_rules
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch._subclasses.fake_tensor import _DISPATCH_META_HANDLERS as _rules_of_each_call
+from torch._subclasses.fake_tensor import (
+    FakeTensor,
+    FakeTensorMode,
+    UnsupportedOperatorException,
+    unset_fake_temporarily,
+)
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_flatten, tree_unflatten
@@ -280,13 +286,21 @@ def mark_event(text: str) -> None:
 
 def capture_pinning() -> None:
     """Have ``tensor.pin_memory()`` captured, of which fake tensors say that it is not yet implemented (2.11 to 2.13): as a tensor
-    like the one that is copied. Where a release knows better, nothing is done."""
+    like the one that is copied, where that is made inside the program. Of an input, or a view of one, nobody knows whether it is
+    pinned already and would be given back as it is: Dynamo leaves that call to Python, for every backend. Where a release has a
+    rule of its own, nothing is done."""
     pin = torch.ops.aten._pin_memory.default
-    if pin not in _fake_rules or _fake_rules[pin].__name__ == "nyi":
-        _fake_rules[pin] = _like_what_is_pinned
+    if getattr(_fake_rules.get(pin), "__name__", "") == "nyi":
+        # Not in the place of that rule: what it says of one tensor would be remembered for all others of the same layout.
+        _rules_of_each_call[pin] = _pinned_like
 
 
-def _like_what_is_pinned(_mode: FakeTensorMode, _op: OpOverload, x: torch.Tensor, _device: Any = None) -> torch.Tensor:
+def _pinned_like(args: Sequence[Any]) -> torch.Tensor:
+    x = args[0]
+    here = x.untyped_storage()._cdata
+    given = x.fake_mode.fake_tensor_converter.meta_converter.storage_memo.values()
+    if any(s._cdata == here for s in given):
+        raise UnsupportedOperatorException(torch.ops.aten._pin_memory.default)
     return x.new_empty_strided(x.shape, x.stride())
 
 

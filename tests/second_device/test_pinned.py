@@ -27,7 +27,10 @@ def asks(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
     part = torch.empty(N, N, pin_memory=True)
     part[: N // 2].copy_(x[: N // 2])
     part[N // 2 :].fill_(1.0)
-    return kept, filled, moved, (zeros + x).sum(), part, (kept + filled).cos()
+    seen = torch.empty(N * N, pin_memory=True).view(N, N)
+    seen.copy_(x)
+    again = torch.empty(N, N, pin_memory=True).copy_(x)
+    return kept, filled, moved, (zeros + x).sum(), part, (kept + filled).cos(), seen, again, (again + 1).pin_memory()
 
 
 @pytest.mark.parametrize("kernels", ["loops", "aten"])
@@ -105,3 +108,67 @@ def test_sizes_that_depend_on_data_have_it_too(device: str) -> None:
             for got, wanted in zip(call(x), f(x), strict=True):
                 assert got.is_pinned() == wanted.is_pinned()
                 torch.testing.assert_close(got, wanted)
+
+
+def test_what_the_user_pins_again_was_pinned_before(device: str) -> None:
+    def f(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        t = torch.empty(N, N, pin_memory=True).copy_(x)
+        u = torch.empty(N, N, pin_memory=True)
+        u[1:].copy_(x[1:])
+        u[:1].fill_(2.0)
+        return t, t.pin_memory(), u, u.pin_memory()
+
+    x = torch.randn(N, N)
+    for got, wanted in zip(compiled(f)(x), f(x), strict=True):
+        assert got.is_pinned() and wanted.is_pinned()
+        torch.testing.assert_close(got, wanted)
+
+
+def test_gradients_pass_what_is_pinned(device: str) -> None:
+    def f(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        t = torch.empty(N * N, pin_memory=True).view(N, N)
+        t.copy_(x.detach())
+        return t, (x * t).sin().sum()
+
+    x = torch.randn(N, N, requires_grad=True)
+    got, total = compiled(f)(x)
+    assert got.is_pinned()
+    (ours,) = torch.autograd.grad(total, x)
+    torch.testing.assert_close(ours, torch.autograd.grad(f(x)[1], x)[0])
+
+
+def test_parts_that_are_written_are_pinned_as_a_whole(device: str) -> None:
+    def f(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        part = torch.empty(N, N, pin_memory=True)
+        part[: N // 2] = x[: N // 2]
+        part[N // 2 :] = x[N // 2 :] + 1
+        return (part,)
+
+    x = torch.randn(N, N)
+    call = compiled(f)
+    (got,) = call(x)
+    assert got.is_pinned()
+    torch.testing.assert_close(got, f(x)[0])
+    assert planned().plan.on(PINNED).promised_nbytes == N * N * 4, "the parts themselves lie anywhere"
+
+
+@pytest.mark.parametrize("part", [False, True])
+def test_an_input_that_is_pinned_already_is_not_copied(device: str, part: bool) -> None:
+    def f(x: torch.Tensor) -> torch.Tensor:
+        y = (x[:2] if part else x).pin_memory()
+        y.add_(1)
+        return y * 2
+
+    ours, eagers = (torch.zeros(N, N).pin_memory() for _ in range(2))
+    sin = compiled(lambda x: x.sin().pin_memory())  # of the same layout as what is asked for then
+    assert sin(ours).is_pinned()
+    torch.testing.assert_close(compiled(f)(ours), f(eagers))
+    torch.testing.assert_close(ours, eagers)
+
+
+def test_the_host_is_the_first_of_what_is_told_however_much_is_pinned(device: str) -> None:
+    x, call = torch.randn(8, N), compiled(lambda x: x.repeat(4, 1).pin_memory())
+    call(x)
+    found = lowtide.memory_analysis(lambda: call(x))
+    assert [d.device for d in found.devices] == ["cpu", PINNED]
+    assert found.measured_peak_bytes is not None

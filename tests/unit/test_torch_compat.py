@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 
 import pytest
@@ -207,3 +208,13 @@ def test_bytes_of_an_object_are_counted_whatever_it_says_of_itself(kind: type, n
     register_opaque_type(kind, typ="reference")
     assert c.opaque_nbytes(kind()) == nbytes
     assert c.opaque_nbytes(object()) is None
+
+
+@pytest.mark.spec("IR-11")
+def test_a_releases_own_rule_for_pinning_stays(monkeypatch: pytest.MonkeyPatch):
+    pin = aten._pin_memory.default
+    for rule, ours in ((c._fake_rules[pin], True), (lambda *_: None, False), (functools.partial(print), False)):
+        monkeypatch.delitem(c._rules_of_each_call, pin, raising=False)
+        monkeypatch.setitem(c._fake_rules, pin, rule)
+        c.capture_pinning()
+        assert (pin in c._rules_of_each_call) is ours

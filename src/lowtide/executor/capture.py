@@ -214,7 +214,7 @@ class _Dynamic(Importer):
         count = functools.reduce(mul, given.layout.size)
         name, picked = self._name(f"{node.name}_index"), self._name(f"{node.name}_rows")
         flat = replace(given.layout, size=(count,), stride=(1,))
-        made = replace(rows, size=(count, rows.size[1]), stride=(rows.size[1], 1), offset=0)
+        made = replace(rows, size=(count, rows.size[1]), stride=(rows.size[1], 1), offset=0, pinned=False)
         self.values[name] = Value(name, flat, given.storage, where)
         self.values[picked] = Value(picked, made, picked, where)
         self.env[node] = result = self._define(node, val, picked)

@@ -8,7 +8,7 @@ storage, it begins where what it copies does.
 
 To change a part of a tensor without touching it (``slice_scatter`` and its like), ATen copies the whole storage that it
 stands on. Promised: after ``own_storages`` no such operation reads a view whose size is known, so that what it copies is what
-its result needs.
+its result needs; a copy of what is pinned is asked for pinned.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import fx
 
 from lowtide.core.errors import Unsupported
 from lowtide.frontend.made import call
+from lowtide.frontend.pinned import only_copied, pinned_in
 from lowtide.frontend.sizes import dim_of
 from lowtide.ir.strides import same_places
 from lowtide.schedule.schedule import COPIES_WHOLE
@@ -45,13 +46,17 @@ def drop_copies(gm: fx.GraphModule) -> None:
 def own_storages(gm: fx.GraphModule) -> None:
     """Where a part of a view is to be changed, a copy of the view to change instead."""
     changed = False
+    pinned: set[fx.Node] | None = None
     for node in list(gm.graph.nodes):
         view = node.args[0] if str(node.target) in COPIES_WHOLE else None
         if not isinstance(view, fx.Node) or _base(view) is None or not _static(view.meta["val"]):
             continue
         value = view.meta["val"]
         with gm.graph.inserting_before(node):
+            pinned = pinned_in(gm) if pinned is None else pinned
             form = {"dtype": value.dtype, "device": value.device}
+            if view in pinned and not only_copied(node):
+                form["pin_memory"] = True
             own = call(gm.graph, node, aten.new_empty_strided.default, view, [*value.shape], [*value.stride()], **form)
             if node.target is not aten.copy.default:  # that one changes all of it
                 own = call(gm.graph, node, aten.copy.default, own, view)

@@ -4,11 +4,10 @@ Comes in: a Graph and its constants. Goes out: the same with fewer copies, and t
 is copied to another device lies there from the beginning; what is computed of nothing but numbers and constants (a mask of
 ``arange``, ``full`` and comparisons) and copied is computed where it is needed, as long as every operation of it is one that all
 devices do alike. What must be copied at every call is written into memory that is planned, where the copy lies row by row, and
-begun and waited for apart, where one of the two devices is the host.
-Promised: a copy goes only where
-nobody can tell: every device makes the same numbers, nothing changes the original, the copy or anything between, the copy has
-the same type, size and strides, and the caller does not get to keep it. A graph on one device comes back as it is, and so
-does one that asks for the places of its operations.
+begun and waited for apart, where one of the two devices is the host. Promised: a copy goes only where nobody can tell: every
+device makes the same numbers, nothing changes the original, the copy or anything between, the copy has the same type, size and
+strides, and the caller does not get to keep it. A graph on one device comes back as it is, and so does one that asks for the
+places of its operations.
 """
 
 from __future__ import annotations

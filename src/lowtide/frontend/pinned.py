@@ -20,6 +20,7 @@ from lowtide.torch_compat import OpOverload, real_tensors, schema_views
 
 aten = torch.ops.aten
 _PIN = (aten._pin_memory.default, aten.pin_memory.default)
+_OURS = "lowtide_pinned"  # in the meta of what we put in: whoever looks again takes the user's own call for no such
 _IN_PLACE: dict[Any, Any] = {
     aten.copy.default: aten.copy_.default,
     aten.fill.Scalar: aten.fill_.Scalar,
@@ -42,11 +43,25 @@ def keep_pinned(gm: fx.GraphModule) -> None:
     for node in list(gm.graph.nodes):
         if _is_pinned(gm, node, pinned):
             pinned.add(node)
-        elif _changes(node) and node.args[0] in pinned and not any(u.target in _PIN for u in node.users):
+        elif _changes(node) and node.args[0] in pinned and not any(_OURS in u.meta for u in node.users):
             pinned.add(_pinned_again(gm.graph, node))
             changed = True
     if changed:
         gm.recompile()
+
+
+def pinned_in(gm: fx.GraphModule) -> set[fx.Node]:
+    """Nodes whose values are in pinned memory, or will be once ``keep_pinned`` has seen ``gm``."""
+    found: set[fx.Node] = set()
+    for node in gm.graph.nodes:
+        if _is_pinned(gm, node, found) or (_changes(node) and node.args[0] in found):
+            found.add(node)
+    return found
+
+
+def only_copied(node: fx.Node) -> bool:
+    """Whether nothing but changes of other tensors reads a value, or changes of a copy of it."""
+    return all(str(u.target) in COPIES_WHOLE for u in node.users)
 
 
 def _is_pinned(gm: fx.GraphModule, node: fx.Node, pinned: set[fx.Node]) -> bool:
@@ -60,7 +75,7 @@ def _is_pinned(gm: fx.GraphModule, node: fx.Node, pinned: set[fx.Node]) -> bool:
     if not isinstance(node.target, OpOverload):
         return False
     bases = [node.args[v] for v in schema_views(node.target) if v is not None and v < len(node.args)]
-    return asks_for_pinned(node) or any(b in pinned for b in bases)
+    return asks_for_pinned(node) or any(isinstance(b, fx.Node) and b in pinned for b in bases)
 
 
 def _changes(node: fx.Node) -> bool:
@@ -69,7 +84,8 @@ def _changes(node: fx.Node) -> bool:
 
 
 def _pinned_again(graph: fx.Graph, node: fx.Node) -> fx.Node:
-    """What stands for the change in pinned memory."""
+    """What stands for the change in pinned memory; the change itself where only others copy it, whose memory is what was asked
+    for."""
     source = node.args[0]
     assert isinstance(source, fx.Node)
     if node.target in _IN_PLACE and asks_for_pinned(source) and list(source.users) == [node]:
@@ -78,8 +94,10 @@ def _pinned_again(graph: fx.Graph, node: fx.Node) -> fx.Node:
         node.replace_all_uses_with(source)
         graph.erase_node(node)
         return source
+    if only_copied(node):
+        return node
     with graph.inserting_after(node):
         made = graph.call_function(_PIN[0], (node,))
-    made.meta = dict(node.meta)
+    made.meta = {**node.meta, _OURS: True}
     node.replace_all_uses_with(made, delete_user_cb=lambda user: user is not made)
     return made

@@ -31,7 +31,7 @@ from lowtide.ir.strides import same_places
 from lowtide.plan.plan import alignment_of
 from lowtide.runtime.calls import REFUSALS, Trial, empty, overload, results_of, trial
 from lowtide.runtime.measure import peak_of
-from lowtide.schedule.schedule import OF_NEW, OpFacts, runs_on
+from lowtide.schedule.schedule import OF_NEW, OpFacts, begun_into, runs_on
 
 
 def probe(graph: Graph) -> dict[str, OpFacts]:
@@ -40,13 +40,18 @@ def probe(graph: Graph) -> dict[str, OpFacts]:
 
     def try_all() -> dict[str, OpFacts]:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            return {op.name: known.of(graph, op) for op in graph.ops if not op.view and op.target not in (LOOP, WAIT)}
+            return {op.name: known.of(graph, op) for op in graph.ops if _to_be_tried(op)}
 
     # On a thread of its own, where no fake tensors, autocast, profiler or other mode of the caller's is in force.
     with ThreadPoolExecutor(1) as thread:
         facts = thread.submit(try_all).result()
     known.store()
     return facts
+
+
+def _to_be_tried(op: Op) -> bool:
+    """Not what is no call of a library, nor what may go on when the call is over and its operands are gone."""
+    return not op.view and op.target not in (LOOP, WAIT) and not begun_into(op)
 
 
 def signature(graph: Graph, op: Op) -> str:

@@ -74,8 +74,7 @@ class Step:
     @property
     def begins(self) -> str:
         """The value into which it begins a copy without waiting for it; nothing, where it begins none."""
-        into = self.op.args[0] if self.op.target == "aten.copy_.default" and self.op.args[2:] == (True,) else None
-        return into.name if isinstance(into, Ref) else ""
+        return begun_into(self.op)
 
 
 @dataclass(frozen=True)
@@ -185,6 +184,12 @@ def _call_forms(step: Step) -> CallForms:
     op, facts = step.op, step.facts
     first = op.args[0].name if op.args and isinstance(op.args[0], Ref) else None
     return CallForms(facts.pointwise, facts.out is not None, None if facts.overwrite is None else first)
+
+
+def begun_into(op: Op) -> str:
+    """The value into which an operation begins a copy without waiting for it; nothing, where it begins none."""
+    into = op.args[0] if op.target == "aten.copy_.default" and op.args[2:] == (True,) else None
+    return into.name if isinstance(into, Ref) else ""
 
 
 CALL = "call:"
