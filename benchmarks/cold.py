@@ -33,8 +33,8 @@ COLUMNS = ("capture", "lowering and fusion", "facts of library calls", "order an
 MAIN = {
     # module -> function -> the column that its time belongs to
     "lowtide.pipeline": {
-        "lower_graph": COLUMNS[1], "fuse_wholes": COLUMNS[1], "order_steps": COLUMNS[3], "plan_memory": COLUMNS[3],
-        "refine": COLUMNS[3],
+        "lower_graph": COLUMNS[1], "inlined_in_places": COLUMNS[1], "fuse_wholes": COLUMNS[1], "laid_out": COLUMNS[1],
+        "order_steps": COLUMNS[3], "plan_memory": COLUMNS[3], "refine": COLUMNS[3], "work_beside_copies": COLUMNS[3],
     },
     "lowtide.backend": {"probe": COLUMNS[2], "load": COLUMNS[5]},
     "lowtide.runtime.kernels": {"finish": COLUMNS[4]},

@@ -9,10 +9,11 @@
 
 A file of ``benchmarks/corpus/fusion`` is one captured graph (training: forward and backward together) with what was
 measured of its operations, in the schedule's JSON form behind gzip. Of a call that is given other strides than were captured
-the same is taken to hold. No kernel is compiled here. *Arena* is what the plan promises; *bound* what the order engine proves
-of the fused kernels; *aten* and *apart* are the peaks of the same program with library calls alone and with loops that are not
-fused, each in its own best order. Seconds are the processor's, of one run: of all that decides what the kernels are (lowering,
-inlining, fusion, layouts), of order and plan, and of everything, the text of kernels and host program too.
+the same is taken to hold. No kernel is compiled here, but a compiler has to be installed: without one there are no loops. *Arena*
+is what the plan promises; *bound* what the order engine proves of the fused kernels; *aten* and *apart* are the peaks of the same
+program with library calls alone and with loops that are not fused, each in its own best order. Seconds are the processor's, of
+one run: of all that decides what the kernels are (lowering, inlining, fusion, layouts), of order and plan, and of everything, the
+text of kernels and host program too.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from typing import Any
 
 from lowtide.codegen.cpp import kernel
 from lowtide.codegen.targets import CPU
+from lowtide.core import native
 from lowtide.core.observe import Observers
 from lowtide.core.options import Options
 from lowtide.ir.graph import Graph, Origin
@@ -82,6 +84,8 @@ def compiled(graph: Graph, facts: Mapping[str, OpFacts]) -> tuple[Compiled, _Sta
 
 def measure(path: Path) -> Row:
     """One row: counts, bytes, and seconds per stage."""
+    if native.compiler() is None:
+        sys.exit("a C++ compiler must be installed, though it is not run")
     graph, facts = read(path)
     made, seen = compiled(graph, facts)
     aten, _ = order_steps(schedule(graph, facts), LOOPS)
@@ -213,7 +217,7 @@ def main() -> None:
         return
     old: dict[str, Row] = json.loads(ACCEPTED.read_text(encoding="utf-8")) if ACCEPTED.exists() else {}
     if words.kept:
-        print(table(old, {}))
+        print(table({n: row for n, row in old.items() if words.only is None or n.startswith(tuple(words.only))}, {}))
         return
     new: dict[str, Row] = {}
     for path in paths:
