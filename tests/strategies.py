@@ -304,11 +304,13 @@ def example() -> Graph:
     """Two sections, with everything that the text has words for."""
     here, there = Origin("/home/u/model.py", 41, "layers.0.fc1"), Origin("/home/u/model.py", 57, "layers.0.norm")
     rows = Expr("*", (symbol("s0"), 4))
+    paths = ((0,), (1, "mean"), (1, "rstd"))
 
     def tensor(name: str, *size: int | Expr, storage: str = "", origin: Origin = here, offset: int = 0) -> Value:
         stride = (size[1] if len(size) > 1 else 1, 1)[-len(size) :] if size else ()
         return Value(name, Layout("f32", "cpu", size, stride, offset), storage or name, origin)
 
+    square = Layout("f32", "cpu", (4, 4), (4, 1))
     values = (
         tensor("x", symbol("s0"), 4, origin=Origin()),
         tensor("w", 4, 4, origin=Origin()),
@@ -319,6 +321,8 @@ def example() -> Graph:
         tensor("rstd", symbol("s0"), 1, origin=there),
         tensor("grad", symbol("s0"), 4, origin=Origin()),
         tensor("gx", symbol("s0"), 4),
+        Value("host", replace(square, pinned=True), "host", here),
+        Value("sq", square, "sq", here),
     )
     forward = Section(
         "forward",
@@ -338,12 +342,27 @@ def example() -> Graph:
                 "random",
                 here,
             ),
-            Op("ln", "aten.layer_norm", (Ref("h"), Ref("eps")), (), ("norm", None, "rstd"), "tuple", origin=there),
+            Op(
+                "ln",
+                "aten.layer_norm",
+                (Ref("h"), Ref("eps")),
+                (),
+                ("norm", None, "rstd"),
+                "tuple",
+                origin=there,
+                paths=paths,
+            ),
         ),
         (Ref("norm"), Ref("h"), symbol("s0"), Ref("w")),
         (1, 2, 3),
     )
     scale = ("dtype", Atom("dtype", "bf16"))
-    ops = (Op("gx", "aten.mul", (Ref("grad"), Ref("h"), (float("inf"), "a#b", None)), (scale,), ("gx",), origin=here),)
-    backward = Section("backward", (Ref("h"), symbol("s0"), Ref("w"), Ref("grad")), ops, (Ref("gx"), None))
+    ops = (
+        Op("gx", "aten.mul", (Ref("grad"), Ref("h"), (float("inf"), "a#b", None)), (scale,), ("gx",), origin=here),
+        Op("host", "aten.relu", (Ref("w"),), (), ("host",), origin=here, group="by hand"),
+        Op("sq", "aten.neg", (Ref("w"),), (), ("sq",), origin=here, after=("gx",), group="by hand"),
+    )
+    backward = Section(
+        "backward", (Ref("h"), symbol("s0"), Ref("w"), Ref("grad")), ops, (Ref("gx"), None, Ref("host"), Ref("sq"))
+    )
     return Graph("step", values, (forward, backward), ("eps",), ("s0",))
