@@ -300,8 +300,9 @@ FN double cos_(double x) {
   const double r = quarter_turns(x, q);
   return sine_or_cosine(r, q + 1);
 }
-// For single precision, 2 / pi less what makes four turns of the last bit of arguments, by their exponents from 2^23 on (below, all
-// of it): two numbers, of which the first has 29 bits, so that its product with an argument is exact.
+// For single precision, 2 / pi without its bits that make whole turns, of four quarters each, of the last bit of arguments: a pair for
+// each of their exponents from 2^23 on, the first of which, with all bits, is for smaller ones too. Of the two numbers the first has
+// 29 bits, so that its product with an argument is exact.
 struct TurnsBySize {
   double high[106], low[106];
   constexpr TurnsBySize() : high(), low() {
