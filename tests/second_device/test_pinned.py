@@ -172,3 +172,20 @@ def test_the_host_is_the_first_of_what_is_told_however_much_is_pinned(device: st
     found = lowtide.memory_analysis(lambda: call(x))
     assert [d.device for d in found.devices] == ["cpu", PINNED]
     assert found.measured_peak_bytes is not None
+
+
+def test_branches_have_it_too(device: str) -> None:
+    def long(x: torch.Tensor) -> torch.Tensor:
+        return torch.empty(N, N, pin_memory=True).copy_(x * 2)
+
+    def short(x: torch.Tensor) -> torch.Tensor:
+        return torch.empty(N, N, pin_memory=True).fill_(3.0)
+
+    def f(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (torch.cond(x.sum() > 0, long, short, (x,)),)
+
+    call = compiled(f)
+    for x in (torch.ones(N, N), -torch.ones(N, N)):
+        (got,) = call(x)
+        assert got.is_pinned()
+        torch.testing.assert_close(got, f(x)[0])

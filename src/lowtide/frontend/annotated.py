@@ -2,7 +2,8 @@
 
 Comes in: a Graph whose operations carry what was said of them as tags (``Origin.tags``). Goes out: the same with ``Op.after`` and
 ``Op.group`` as two of those ask. Promised: the program's order stays as it was captured; a graph that asks for nothing comes back
-as it is. What is asked for holds within one call of one captured graph.
+as it is. What is asked for holds within one call of one captured graph that is planned before it runs: ``import_graph`` alone
+asks for this, so that in programs that are planned as they run (``executor/capture.py``) such annotations say nothing.
 
     with torch.fx.traceback.annotate({"stage": "log"}): ...            # any name and text
     with torch.fx.traceback.annotate({"lowtide_after": "stage=log"}):  # runs after all of that which was captured before it

@@ -37,7 +37,13 @@ def asks_for_pinned(node: fx.Node) -> bool:
 
 
 def keep_pinned(gm: fx.GraphModule) -> None:
-    """Rewrite ``gm`` in place, so that what the program changes in pinned memory stays there."""
+    """Rewrite ``gm``, and the programs inside it, in place, so that what is changed in pinned memory stays there."""
+    for module in gm.modules():
+        if isinstance(module, fx.GraphModule):
+            _keep_pinned(module)
+
+
+def _keep_pinned(gm: fx.GraphModule) -> None:
     pinned: set[fx.Node] = set()
     changed = False
     for node in list(gm.graph.nodes):

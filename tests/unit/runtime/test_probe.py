@@ -198,3 +198,17 @@ def test_signatures_tell_apart_what_behaves_differently():
 
     assert len({text(X, Z), text(X, X), text(X, 1), text(X, 1.0), text(X, Atom("dtype", "f32")), text(X, (Z,))}) == 6
     assert text(X, Z) == text(Z, X)
+
+
+@pytest.mark.spec("IR-58")
+def test_a_copy_that_is_only_begun_is_not_tried(monkeypatch: pytest.MonkeyPatch):
+    """It may go on when the trial is over and its operands are gone."""
+    into = Op("y", "aten.copy_.default", (X, Z, True), outputs=(), returns="none", mutates=("x",))
+    square = Layout("f32", "cpu", (8, 8), (8, 1))
+    graph = Graph(
+        "g",
+        (Value("x", square, "x"), Value("z", square, "z")),
+        (Section("s", (Ref("x"), Ref("z")), (into,), ()),),
+    )
+    monkeypatch.setattr("lowtide.runtime.probe.trial", lambda *_: pytest.fail("tried"))
+    assert probe(graph) == {}
