@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lowtide.core.errors import BugError
 from lowtide.core.units import align_up
 from lowtide.plan.flat import Flat
 
@@ -86,7 +87,7 @@ def _sections(first: Numbers, end: Numbers) -> tuple[Numbers, Numbers, int]:
     return before[first], before[end], int(before[-1])
 
 
-def descend(peak: Peak, height: int, work: Work, cost: int, many: int = DESCENTS) -> list[int] | None:
+def descend(peak: Peak, height: int, work: Work, cost: int, many: int) -> list[int] | None:
     """Offsets within ``height`` bytes, or None where none of ``many`` descents found any, or of those for which there was work.
 
     The first one prefers, of what can lie equally low, what is alive where most is, then what lives long, then what takes most
@@ -189,6 +190,8 @@ def _feature(peak: Peak, letter: str) -> Numbers:
             return -lo
         case "O":
             return np.searchsorted(np.sort(lo), hi) - np.searchsorted(np.sort(hi), lo + 1)
-        case _:  # H
+        case "H":
             hot = int(peak.total.argmax())
             return -np.maximum(np.maximum(lo - hot, hot - hi), 0)
+        case _:
+            raise BugError(f"no feature of buffers is called {letter}")

@@ -10,7 +10,7 @@ namespace {
 
 // Rule and ranking: sections.ORDERS.
 constexpr const char *kOrders[] = {"0TOL", "1AS", "1FWS", "0HSO", "1THA", "0HLF", "0TWA", "2TS", "3HT"};
-constexpr i64 kMostRows = 600, kNodesPerRow = 60, kRounds = 6;                                     // as in windows.py
+constexpr i64 kMostRows = 600, kNodesPerRow = 60, kRounds = 6;  // as in windows.py
 constexpr i64 kDescents = 32, kLeftOver = 10, kStuck = 5;  // as in descent.py
 
 i64 gcd_of(i64 a, i64 b) { return std::gcd(a, b); }

@@ -21,7 +21,7 @@ constexpr i64 kTurns = 6, kMade = 64;  // as in peaks.py
 constexpr struct Try {
     i64 above, hot, part;
 } kTries[] = {{10, 84, 2}, {10, 0, 2}, {80, 84, 1}, {40, 84, 1}, {20, 84, 1}};
-constexpr i64 kNear = 100;                                                       // as in replan.py
+constexpr i64 kNear = 100;  // as in replan.py
 
 enum Packer : i64 { kSize, kBreadth, kDescent, kBacktrack, kLayers };  // as in replan._PACKERS
 enum Found : i64 { kFoundHeight, kFoundBound, kFoundPacker, kFoundLayers };  // places in what lowtide_replan reports

@@ -28,7 +28,7 @@ from lowtide.plan.layers import Layers, layers, settle
 from lowtide.plan.problem import PackProblem
 from lowtide.plan.reduce import linearise
 
-_LOOKS, _LEAST = 5, 1000  # most work: so many looks at all pairs of buffers, as if there were this many at least
+_LOOKS, _LEAST = 5, 1000  # most work: so many times the square of the number of buffers, of this many at least
 _PACKERS = ("size", "breadth", peaks.DESCENT, peaks.BACKTRACK, "layers")
 _LISTED = 5_000_000  # pairs of which lists are made in Python; with more only greedy orders are tried there
 _NEAR = 100  # layers within a 100th of the bound will do
@@ -138,16 +138,16 @@ _Anew = Callable[[tuple[int, ...]], Replanned]
 def _compiled(
     flat: Flat, owner: Sequence[int], library: ctypes.CDLL, long: bool | None, most: int, back: bool
 ) -> _Anew:
-    work, known = compiled.replanner(flat, owner), _Known[compiled.Layers](flat.count)
+    twin, known = compiled.replanner(flat, owner), _Known[compiled.Layers](flat.count)
 
     def anew(sizes: tuple[int, ...]) -> Replanned:
         now = (compiled.ready() or library) if long is None else library
         nearest = known.nearest(sizes)
-        offsets, height, bound, packer, used = work.place(now, sizes, most, back, [known[k] for k in nearest])
+        offsets, height, bound, packer, used = twin.place(now, sizes, most, back, [known[k] for k in nearest])
         if used >= 0:
             known.use(nearest[used])
         else:
-            known.add(sizes, work.layers(now, sizes, offsets))
+            known.add(sizes, twin.layers(now, sizes, offsets))
         return Replanned(tuple(offsets), height, bound, _PACKERS[packer])
 
     return anew

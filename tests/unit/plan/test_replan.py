@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lowtide.core.errors import UserError
-from lowtide.plan import backtrack, compiled, peaks, replan
+from lowtide.core.errors import BugError, UserError
+from lowtide.plan import backtrack, compiled, descent, peaks, replan
 from lowtide.plan.check import check
 from lowtide.plan.descent import Work, order_of, peak_of
 from lowtide.plan.flat import flatten, lower_bound
@@ -358,6 +358,17 @@ def test_numbers_of_both_twins_are_the_same():
     assert f"kTurns = {peaks._TURNS}, kMade = {peaks._MADE};" in text and f"kNear = {replan._NEAR};" in text
     tries = ", ".join(f"{{{above}, {hot}, {part}}}" for above, hot, part in peaks._TRIES)
     assert f"kTries[] = {{{tries}}};" in text
+    letters = ", ".join(f'"0{letters}"' for letters in ("TWA", *backtrack.ORDERS))
+    assert f"kPeaks[] = {{{letters}}};" in text
+    text = (Path(replan.__file__).parent / "repair.cpp").read_text()
+    numbers = f"kDescents = {descent.DESCENTS}, kLeftOver = {descent._LEFT_OVER}, kStuck = {descent._STUCK};"
+    assert numbers in text
+
+
+@pytest.mark.spec("PP-28")
+def test_a_feature_that_is_none_is_a_bug():
+    with pytest.raises(BugError, match="called S"):
+        order_of(peak_of(flatten(network()), [], range(120)), "TS")
 
 
 @pytest.mark.spec("PP-28")
