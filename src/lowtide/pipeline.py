@@ -262,10 +262,10 @@ def decide(graph: Graph, apart: Lowered, known: Mapping[str, OpFacts], at: _Sett
     scheduled = _scheduled(lowered, known, at.options)
     _tell_scheduled(see, lowered, sources, scheduled)
     ordered, found = order_steps(scheduled, at.options)
-    see("order", lambda: _order_text(ordered, found))
     bound = found.lower_bound if found is not None else None
     ordered, plan = refine(ordered, plan_memory(ordered, at.options, bound), at.options, bound)
     ordered, plan = work_beside_copies(ordered, plan, at.options, bound)
+    see("order", lambda: _order_text(ordered, found))
     return _Planned(lowered, sources, joined, ordered, plan, found)
 
 

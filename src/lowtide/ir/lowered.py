@@ -107,6 +107,12 @@ def loop_in_place(task: Task, of: Op) -> Op:
     return replace(made, after=of.after, group=of.group)
 
 
+def kernel_of(members: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
+    """Operation that is in a kernel -> the kernel. One that was inlined into several readers has no one kernel: it is said to be
+    in the last of those."""
+    return {m: n for n, inside in members.items() for m in inside}
+
+
 def print_lowered(lowered: Lowered) -> str:
     """The graph's text, and behind it each loop under the name of its operation."""
     parts = [f"\n{op.name} =\n{lowered.loops[op.name]}" for op in lowered.graph.ops if op.target == LOOP]

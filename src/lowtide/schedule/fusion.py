@@ -22,7 +22,7 @@ from functools import cached_property
 from lowtide.core.reason import Reason
 from lowtide.core.units import format_bytes
 from lowtide.ir.graph import Graph, Op, Section, refs_in, renamed_after
-from lowtide.ir.lowered import LOOP, Lowered, loop_in_place, pruned, with_views
+from lowtide.ir.lowered import LOOP, Lowered, kernel_of, loop_in_place, pruned, with_views
 from lowtide.ir.task import Task, task_of
 from lowtide.memory.estimate import Estimate
 from lowtide.memory.flat import Flat, build, saved_bytes
@@ -123,18 +123,11 @@ def _without_dead(lowered: Lowered) -> Lowered:
     """Without loops whose results nobody needs; a loop that checks its indices stays."""
     graph = lowered.graph
     kept = needed_operations(graph, LOOP) | {n for n, x in lowered.loops.items() if x.checks}
-    if all(op.view or op.name in kept for op in graph.ops):
+    gone: dict[str, tuple[str, ...]] = {op.name: () for op in graph.ops if not op.view and op.name not in kept}
+    if not gone:
         return lowered
     sections = tuple(
-        replace(
-            s,
-            ops=renamed_after(
-                [op for op in s.ops if op.view or op.name in kept],
-                s.ops,
-                {op.name: () for op in s.ops if not op.view and op.name not in kept},
-            ),
-        )
-        for s in graph.sections
+        replace(s, ops=renamed_after([op for op in s.ops if op.name not in gone], s.ops, gone)) for s in graph.sections
     )
     loops = {n: x for n, x in lowered.loops.items() if n in kept}
     return replace(lowered, graph=pruned(replace(graph, sections=sections)), loops=loops)
@@ -566,10 +559,10 @@ class _Work:
     def result(self) -> Lowered:
         """The program as it has become, views where they are first used."""
         sections: list[Section] = []
-        kernel = {m: (n,) for n, inside in self.members.items() for m in inside}
+        became = {m: (n,) for m, n in kernel_of(self.members).items()}
         for section, (lo, hi) in zip(self.graph.sections, self.span, strict=True):
             kept = [self.node[n].op for n in self.order[lo:hi] if n is not None]
-            ops = with_views(section, renamed_after(kept, section.ops, kernel))
+            ops = with_views(section, renamed_after(kept, section.ops, became))
             sections.append(replace(section, ops=tuple(ops)))
         graph: Graph = pruned(replace(self.graph, sections=tuple(sections)))
         loops = {n: x.task.loop for n, x in self.node.items() if x.task is not None}

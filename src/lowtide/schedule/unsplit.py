@@ -17,7 +17,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 
 from lowtide.ir.graph import Graph, Op, int_of, refs_in, renamed_after
-from lowtide.ir.lowered import LOOP, Lowered, Split, loop_in_place, pruned
+from lowtide.ir.lowered import LOOP, Lowered, Split, kernel_of, loop_in_place, pruned
 from lowtide.ir.task import Task, task_of
 from lowtide.schedule.cost import Machine, loop_cost
 from lowtide.schedule.fusion import Fused, fuse_loops
@@ -26,6 +26,7 @@ from lowtide.schedule.rules import CACHED, Rules
 from lowtide.schedule.schedule import Schedule, schedule
 
 _GAIN = 5e-6  # seconds that undoing a split saves at least
+_ROUNDS = 3  # times at most that a program is fused with some splits undone: each finds those whose pass does not take them along
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ class Undone:
 
     def alone(self, fused: Lowered) -> frozenset[str]:
         """The names of those that are not part of the loop for which they were undone."""
-        kernel = {m: n for n, inside in fused.members.items() for m in inside}
+        kernel = kernel_of(fused.members)
         return frozenset(w.name for w in self.wholes if kernel.get(w.name) != kernel.get(w.beside, w.beside))
 
     def text(self) -> str:
@@ -88,8 +89,9 @@ def fuse_wholes(
     rules: Rules = CACHED,
 ) -> FusedWholes:
     """``fuse_loops`` of a program with those splits undone that then are part of other passes. A split whose pass does not take
-    it along is left alone, and all is fused anew, which happens once at most for each."""
+    it along is left alone, and all is fused anew; where that finds others time and again, all splits are left alone."""
     kept: frozenset[str] = frozenset()
+    rounds = 0
     while True:
         undone = undo_splits(lowered, kept, machine=machine, rules=rules)
         steps = undone.steps(scheduled, inplace=inplace)
@@ -97,7 +99,8 @@ def fuse_wholes(
         alone = undone.alone(fused.lowered)
         if not alone:
             return FusedWholes(undone, steps, fused)
-        kept |= alone
+        rounds += 1
+        kept = kept | alone if rounds < _ROUNDS else frozenset(lowered.splits)
 
 
 def undo_splits(
@@ -152,6 +155,9 @@ class _Around:
         self.section = {op.name: k for k, s in enumerate(graph.sections) for op in s.ops}
         self.storage = {v.name: v.storage for v in graph.values}
         self.touching = _touching(graph, self.storage)
+        self.parts = {
+            x.parts for x in lowered.splits.values()
+        }  # of which each may be gone when its own split is undone
 
     def whole(self, name: str, split: Split) -> Whole | None:
         """The split undone for the loop with which that saves most; None where it saves nothing that matters."""
@@ -162,7 +168,9 @@ class _Around:
         best: Whole | None = None
         near = dict.fromkeys(n for v in split.whole.given for n in self.touching[self.storage[v]])
         for other in near:
-            if other in both or other not in self.tasks or self.section[other] != self.section[name]:
+            if other in both or other in self.parts or other not in self.tasks:
+                continue
+            if self.section[other] != self.section[name]:
                 continue
             one = self.one(other, split.parts, split.whole, both)
             if one is None or self.one(other, split.parts, self.tasks[split.parts], {split.parts}) is not None:

@@ -17,7 +17,7 @@ from lowtide.core.errors import VerifyError
 from lowtide.core.observe import Observers
 from lowtide.core.options import Options
 from lowtide.ir.graph import Graph, renamed_after
-from lowtide.ir.lowered import LOOP, Lowered, check_lowered
+from lowtide.ir.lowered import LOOP, Lowered, check_lowered, kernel_of
 from lowtide.ir.text import parse
 from lowtide.ir.verify import verify
 from lowtide.lowering.lower import lower
@@ -50,7 +50,7 @@ def kept(before: Lowered, now: Lowered) -> None:
     verify(now.graph)
     check_lowered(now)
     left = {op.name: op for op in now.graph.ops if not op.view}
-    into = {m: n for n in left for m in now.members.get(n, (n,))}
+    into = {n: n for n in left} | kernel_of(now.members)
     for old, section in zip(before.graph.sections, now.graph.sections, strict=True):
         found = dependencies(now.graph, section)
         bit = {n: 1 << k for k, n in enumerate(found.names)}
@@ -66,7 +66,7 @@ def kept(before: Lowered, now: Lowered) -> None:
 def spared(before: Lowered, now: Lowered) -> None:
     """What still is where it was comes after all that it came after, or after whoever makes what that only copied."""
     verify(now.graph)
-    into = {m: op.name for op in now.graph.ops if not op.view for m in now.members.get(op.name, (op.name,))}
+    into = {op.name: op.name for op in now.graph.ops if not op.view} | kernel_of(now.members)
 
     def first(lowered: Lowered, name: str) -> str:
         return lowered.members.get(name, (name,))[0]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from loop_programs import programs
 
 from lowtide.ir.graph import Graph, Op, refs_in
-from lowtide.ir.lowered import LOOP, Lowered, check_lowered
+from lowtide.ir.lowered import LOOP, Lowered, check_lowered, kernel_of
 from lowtide.memory.lifetime import lifetimes
 from lowtide.schedule.depend import accesses, dependencies
 from lowtide.schedule.fusion import fuse_loops
@@ -22,7 +22,7 @@ def groups(lowered: Lowered) -> tuple[Lowered, Graph, Mapping[str, str]]:
     """What fusion made, the graph of what it did not drop, and the operation of the fused one that each has become."""
     found = fuse_loops(lowered, schedule(lowered.graph, {}, loops=lowered.loops)).lowered
     left = [op.name for op in found.graph.ops if not op.view]
-    into = {m: n for n in left for m in found.members.get(n, (n,))}
+    into = {n: n for n in left} | kernel_of(found.members)
     sections = tuple(
         replace(s, ops=tuple(op for op in s.ops if op.view or op.name in into)) for s in lowered.graph.sections
     )

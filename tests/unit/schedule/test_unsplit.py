@@ -151,6 +151,23 @@ def test_a_split_that_cannot_follow_what_it_reads_is_forgotten(monkeypatch: pyte
 
 
 @pytest.mark.spec("SC-52")
+def test_a_program_is_fused_a_few_times_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where each time one more split turns out to be undone in vain."""
+    sums = [f"    %s{k}: f32[64]{{1}} @cpu = aten.sum.dim_IntList(%p, [0])\n" for k in range(6)]
+    found = program(MADE + "".join(sums) + "".join(f"    return %s{k}\n" for k in range(6)))
+    assert len(undo_splits(found).wholes) == 7
+    rounds: list[int] = []
+
+    def alone(self: Undone, fused: Lowered) -> frozenset[str]:
+        rounds.append(len(self.wholes))
+        return frozenset(w.name for w in self.wholes[:1])
+
+    monkeypatch.setattr(Undone, "alone", alone)
+    got = fuse_wholes(found, schedule(found.graph, {}, loops=found.loops))
+    assert rounds == [7, 6, 5, 0] and not got.undone.wholes
+
+
+@pytest.mark.spec("SC-52")
 @pytest.mark.parametrize(
     "wrong",
     [
