@@ -96,7 +96,7 @@ _LONG_ALONE = 1 << 16  # the same where it is the only row
 
 def _key(x: Scalar) -> Scalar:
     """An i32 in whose order values are sorted: of a floating one its bits, those below the sign turned where that is set; the
-    greatest of NaN."""
+    greatest of NaN. Of zeros, which are equal, the negative one comes first."""
     if x.dtype not in FLOATS:
         return x.to("i32")
     x = x.to("f32")
