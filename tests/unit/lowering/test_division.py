@@ -79,7 +79,7 @@ def test_the_least_number_by_minus_one_wraps_and_leaves_nothing() -> None:
     """ATen's own process is stopped by some of these; what wraps where it is not is what we give."""
     ones = {t: torch.full((3,), 1, dtype=t) for t in DTYPES[1:]}
     whole = [*TARGETS[:2], *TARGETS[4:]]
-    calls = [(target, (one, one), kwargs) for one in ones.values() for target, kwargs in whole]
+    calls = [(target, (one, one.clone()), kwargs) for one in ones.values() for target, kwargs in whole]
     for (target, (one, _), _), (low, tensors, _) in zip(calls, compiled(calls), strict=True):
         least = torch.full_like(one, torch.iinfo(one.dtype).min)
         names = list(tensors)
