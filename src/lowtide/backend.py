@@ -52,7 +52,7 @@ from lowtide.runtime.records import (
     note_run_time,
     watch,
 )
-from lowtide.torch_compat import aot_backend, boxed, capture_pinning, is_plain_subclass, resizes_storage
+from lowtide.torch_compat import Constants, aot_backend, boxed, capture_pinning, is_plain_subclass, resizes_storage
 
 log = logging.getLogger(__name__)
 _numbers = itertools.count()
@@ -243,7 +243,7 @@ def _unplanned(record: Record, reason: Reason) -> None:
 def _build(
     record: Record,
     options: Options,
-    constants: Mapping[str, torch.Tensor],
+    constants: Constants,
     decided: dict[str, list[Compiled]],
     graph: Graph,
 ) -> list[LoadedSection]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -42,6 +42,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.checkpoint import CheckpointPolicy
 
 __all__ = [
+    "Constants",
     "FakeTensor",
     "OpOverload",
     "aot_backend",
@@ -81,6 +82,7 @@ __all__ = [
 ]
 
 Boxed = Callable[[list[Any]], Sequence[Any]]
+Constants = Mapping[str, Any]  # a program's, by name: tensors, and objects that nobody here looks into
 
 
 def boxed(call: Callable[[list[Any]], Sequence[Any]]) -> Boxed:
@@ -297,11 +299,14 @@ def capture_pinning() -> None:
 
 def _pinned_like(args: Sequence[Any]) -> torch.Tensor:
     x = args[0]
-    here = x.untyped_storage()._cdata
-    given = x.fake_mode.fake_tensor_converter.meta_converter.storage_memo.values()
-    if any(s._cdata == here for s in given):
+    if not isinstance(x, FakeTensor) or _stands_on_an_input(x):
         raise UnsupportedOperatorException(torch.ops.aten._pin_memory.default)
     return x.new_empty_strided(x.shape, x.stride())
+
+
+def _stands_on_an_input(x: FakeTensor) -> bool:
+    here = x.untyped_storage()._cdata
+    return any(s._cdata == here for s in x.fake_mode.fake_tensor_converter.meta_converter.storage_memo.values())
 
 
 def fake_mode() -> Any:

@@ -43,7 +43,14 @@ from lowtide.ir.graph import Arg, Expr, Graph, Op, Ref, Section, Value
 from lowtide.ir.index import mul
 from lowtide.ir.strides import filled, same_places
 from lowtide.ir.symbolic import Dim, symbol, symbols_of
-from lowtide.torch_compat import OpOverload, cond_operator, scan_operator, stacking_while_operator, while_operator
+from lowtide.torch_compat import (
+    Constants,
+    OpOverload,
+    cond_operator,
+    scan_operator,
+    stacking_while_operator,
+    while_operator,
+)
 
 # Functions on numbers that captured graphs call, under the name that a Block uses for them.
 NUMBERS: Mapping[str, Callable[..., Any]] = {
@@ -93,7 +100,7 @@ class _Dynamic(Importer):
         self.lines: list[Line] = []
         self.given: list[Given] = []
         self.known: set[str] = set()
-        self.held: dict[str, torch.Tensor] = {}
+        self.held: dict[str, Any] = {}  # constants of programs inside
         self.among: list[tuple[int, Dim]] = []  # numbers that the operation at hand gives beside its tensors
 
     def build(self, gm: fx.GraphModule) -> Block:
@@ -473,7 +480,7 @@ def _without_unused(lines: list[Line], returns: tuple[Arg, ...]) -> list[Line]:
     return out[::-1]
 
 
-def import_block(name: str, gm: fx.GraphModule) -> tuple[Block, dict[str, torch.Tensor]]:
+def import_block(name: str, gm: fx.GraphModule) -> tuple[Block, Constants]:
     """The Block of an fx graph; its constants by ``block:value``.
 
     Raises:

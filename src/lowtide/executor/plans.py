@@ -32,6 +32,7 @@ from lowtide.executor.spelling import callable_of, spellings
 from lowtide.ir.graph import Atom
 from lowtide.runtime.calls import atom, leaves, overload, python_of
 from lowtide.runtime.load import exact
+from lowtide.torch_compat import Constants
 
 log = logging.getLogger(__name__)
 _numbers = itertools.count()
@@ -182,7 +183,7 @@ class BlockPlan:
         self,
         block: Block,
         policy: Policy,
-        constants: Mapping[str, torch.Tensor],
+        constants: Constants,
         regions: dict[int, BlockPlan] | None = None,
         stays: Sequence[bool] = (),
     ) -> None:

@@ -12,7 +12,7 @@ import contextlib
 import sys
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from lowtide.executor.lives import Counts
 from lowtide.executor.plans import CODE_NAME, BlockPlan, Policy
 from lowtide.executor.streams import OnStreams
 from lowtide.runtime.retainers import also_retains
+from lowtide.torch_compat import Constants
 
 _LEAST_SLAB = 1 << 16  # bytes; below, a larger slab than needed is not worth a new allocation
 LOOK = 15  # of as many runs and one more, one looks at everything
@@ -103,7 +104,7 @@ class Executor:
         Unsupported: a value lies where no target computes.
     """
 
-    def __init__(self, block: Block, constants: Mapping[str, torch.Tensor], policy: Policy) -> None:
+    def __init__(self, block: Block, constants: Constants, policy: Policy) -> None:
         for inside in block.nested():
             target_of(inside.graph)
         self.plan, self.policy = BlockPlan(block, policy, constants), policy

@@ -24,7 +24,7 @@ from lowtide.frontend.sizes import dim_of
 from lowtide.ir.graph import OBJECT, Arg, Atom, Graph, Layout, Op, Origin, Path, Ref, Section, Value, refs_in
 from lowtide.ir.symbolic import Dim, Expr, symbols_of
 from lowtide.program import usable
-from lowtide.torch_compat import OpOverload, opaque_nbytes, resizes_storage, schema_views, unbacked
+from lowtide.torch_compat import Constants, OpOverload, opaque_nbytes, resizes_storage, schema_views, unbacked
 
 DTYPES = {
     torch.bool: "bool", torch.uint8: "u8", torch.int8: "i8", torch.int16: "i16", torch.int32: "i32",
@@ -383,7 +383,7 @@ def origin_of(node: fx.Node) -> Origin:
 
 def import_graph(
     name: str, calls: Sequence[tuple[str, fx.GraphModule]], *, kept: int | None = None
-) -> tuple[Graph, dict[str, torch.Tensor]]:
+) -> tuple[Graph, Constants]:
     """One Graph for ``calls`` (section name, fx graph), and its constants by name.
 
     ``kept``: of the first call's results, how many the caller gets; the others are saved for the second call.

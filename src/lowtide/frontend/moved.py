@@ -13,7 +13,7 @@ places of its operations.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Sequence, Set
 from dataclasses import replace
 
 import torch
@@ -21,7 +21,7 @@ import torch
 from lowtide.ir.graph import WAIT, Arg, Atom, Graph, Layout, Op, Ref, Section, Value, refs_in
 from lowtide.ir.strides import filled
 from lowtide.schedule.schedule import kept_by_caller
-from lowtide.torch_compat import real_tensors
+from lowtide.torch_compat import Constants, real_tensors
 
 _COPY, _WRITE = "aten._to_copy.default", "aten.copy_.default"
 _SAME = ("aten.lift_fresh_copy.default", "aten.clone.default", "aten.alias.default", "aten.detach.default")
@@ -40,7 +40,7 @@ _EXACT_BY_A_NUMBER = frozenset(("remainder", "floor_divide"))  # of whole number
 _LONGEST = 64  # operations of a chain
 
 
-def made_in_place(graph: Graph, constants: Mapping[str, torch.Tensor]) -> tuple[Graph, dict[str, torch.Tensor]]:
+def made_in_place(graph: Graph, constants: Constants) -> tuple[Graph, Constants]:
     """The graph without copies of constants and of what is computed of them, the other copies into memory of ours, and its
     constants by name."""
     if len(graph.devices) < 2 or graph.placed_by_hand:
@@ -99,7 +99,7 @@ def _waiting(copy: Op, name: str, *, to_host: bool) -> Op:
 class _Moving:
     """One graph while copies are taken out of it; short-lived."""
 
-    def __init__(self, graph: Graph, constants: Mapping[str, torch.Tensor]) -> None:
+    def __init__(self, graph: Graph, constants: Constants) -> None:
         self.graph, self.held = graph, dict(constants)
         self.fixed = kept_by_caller(graph) | {graph.value[m].storage for op in graph.ops for m in op.mutates}
         self.instead: dict[str, list[Op]] = {}  # copy -> what runs in its place
@@ -209,7 +209,7 @@ class _Moving:
         self.taken.add(found)
         return found
 
-    def result(self) -> tuple[Graph, dict[str, torch.Tensor]]:
+    def result(self) -> tuple[Graph, Constants]:
         """The graph without the copies, and without what was only there for them."""
         graph = self.graph
         sections = tuple(

@@ -13,7 +13,7 @@ import linecache
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -30,7 +30,7 @@ from lowtide.runtime.calls import DTYPES, atom, leaves, overload
 from lowtide.runtime.extern import AsSaid, Extern, trusted
 from lowtide.runtime.lease import lend, made_here
 from lowtide.runtime.retainers import others_nbytes, release_others
-from lowtide.torch_compat import held_by
+from lowtide.torch_compat import Constants, held_by
 
 Watch = Callable[[list[Any]], Callable[[Sequence[Any]], None] | None]
 Headers = tuple[torch.Tensor, ...]
@@ -272,7 +272,7 @@ def _matter(t: torch.Tensor, stride: Sequence[int]) -> bool:
 
 def load(
     program: Program,
-    constants: Mapping[str, torch.Tensor],
+    constants: Constants,
     *,
     retain: int,
     poison: bool = False,
