@@ -24,6 +24,7 @@ from dataclasses import replace
 from lowtide.executor.block import NESTED, SCALAR, VIEW, Block, Line, needed, trusted
 from lowtide.executor.capture import ASSERT, ITEM
 from lowtide.executor.lives import layout_symbols, managed, memory_of
+from lowtide.ir.graph import with_views
 from lowtide.memory.graph import MemoryGraph
 from lowtide.memory.lifetime import timeline
 from lowtide.order.engine import reorder
@@ -136,18 +137,10 @@ def _only(graph: MemoryGraph, kept: Callable[[str], bool], *, works: bool) -> Me
 
 def _with_views(lines: Sequence[Line], block: Block) -> tuple[Line, ...]:
     """The lines with every view in front of the first that reads it, and views that only leave the block at the end."""
-    view = {o: x for x in block.lines if _is_free(x) for o in x.op.outputs if o is not None}
-    out: dict[str, Line] = {}
-    for line in lines:
-        wanted = [r for r in reversed(line.op.reads) if r in view]
-        while wanted:
-            x = view[wanted[-1]]
-            under = [r for r in x.op.reads if r in view and view[r].op.name not in out]
-            if not under:
-                out.setdefault(x.op.name, x)
-                wanted.pop()
-            wanted += under
-        out[line.op.name] = line
+    (section,) = block.graph.sections
+    views = replace(section, ops=tuple(x.op for x in block.lines if _is_free(x)), returns=())
+    by_name = {x.op.name: x for x in block.lines}
+    out = {op.name: by_name[op.name] for op in with_views(views, [x.op for x in lines])}
     return (*out.values(), *(x for x in block.lines if x.op.name not in out))
 
 

@@ -254,6 +254,34 @@ def renamed_after(ops: Sequence[Op], before: Sequence[Op], became: Mapping[str, 
     )
 
 
+def with_views(section: Section, ops: Sequence[Op]) -> list[Op]:
+    """Operations of a section with its views put in front of what first needs them; those that nothing needs are left out."""
+    view = {o: op for op in section.ops if op.view for o in op.outputs if o is not None}
+    out: list[Op] = []
+    placed: set[str] = set()
+
+    def need(names: Sequence[str]) -> None:
+        todo = [n for n in reversed(names) if n in view]
+        while todo:
+            op = view[todo[-1]]
+            if op.name in placed:
+                todo.pop()
+                continue
+            missing = [r for r in op.reads if r in view and view[r].name not in placed]
+            if missing:
+                todo += missing
+                continue
+            placed.add(op.name)
+            out.append(op)
+            todo.pop()
+
+    for op in ops:
+        need(op.reads)
+        out.append(op)
+    need([n for a in section.returns for n in refs_in(a)])
+    return out
+
+
 def specialise(graph: Graph, bindings: Mapping[str, int]) -> Graph:
     """The graph with every symbol replaced by its size; an input that was a size becomes one that is not looked at.
 

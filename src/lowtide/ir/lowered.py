@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
 
 from lowtide.core.errors import VerifyError
@@ -173,34 +173,6 @@ def _in_order(graph: Graph, sections: tuple[Section, ...]) -> list[str]:
     fixed = sorted((n for n in out if n in constants), key=lambda n: at[n])
     give = iter(fixed)
     return [next(give) if n in constants else n for n in out]
-
-
-def with_views(section: Section, ops: Sequence[Op]) -> list[Op]:
-    """Operations of a section with its views put in front of what first needs them; those that nothing needs are left out."""
-    view = {o: op for op in section.ops if op.view for o in op.outputs if o is not None}
-    out: list[Op] = []
-    placed: set[str] = set()
-
-    def need(names: Sequence[str]) -> None:
-        todo = [n for n in reversed(names) if n in view]
-        while todo:
-            op = view[todo[-1]]
-            if op.name in placed:
-                todo.pop()
-                continue
-            missing = [r for r in op.reads if r in view and view[r].name not in placed]
-            if missing:
-                todo += missing
-                continue
-            placed.add(op.name)
-            out.append(op)
-            todo.pop()
-
-    for op in ops:
-        need(op.reads)
-        out.append(op)
-    need([n for a in section.returns for n in refs_in(a)])
-    return out
 
 
 def check_lowered(lowered: Lowered) -> None:

@@ -21,8 +21,8 @@ from functools import cached_property
 
 from lowtide.core.reason import Reason
 from lowtide.core.units import format_bytes
-from lowtide.ir.graph import Graph, Op, Section, refs_in, renamed_after
-from lowtide.ir.lowered import LOOP, Lowered, kernel_of, loop_in_place, pruned, with_views
+from lowtide.ir.graph import Graph, Op, Section, refs_in, renamed_after, with_views
+from lowtide.ir.lowered import LOOP, Lowered, kernel_of, loop_in_place, pruned
 from lowtide.ir.task import Task, task_of
 from lowtide.memory.estimate import Estimate
 from lowtide.memory.flat import Flat, build, saved_bytes

@@ -155,9 +155,8 @@ class _Around:
         self.section = {op.name: k for k, s in enumerate(graph.sections) for op in s.ops}
         self.storage = {v.name: v.storage for v in graph.values}
         self.touching = _touching(graph, self.storage)
-        self.parts = {
-            x.parts for x in lowered.splits.values()
-        }  # of which each may be gone when its own split is undone
+        parts = {x.parts for x in lowered.splits.values()}  # they go when their own splits are undone
+        self.near = self.tasks.keys() - parts
 
     def whole(self, name: str, split: Split) -> Whole | None:
         """The split undone for the loop with which that saves most; None where it saves nothing that matters."""
@@ -168,9 +167,7 @@ class _Around:
         best: Whole | None = None
         near = dict.fromkeys(n for v in split.whole.given for n in self.touching[self.storage[v]])
         for other in near:
-            if other in both or other in self.parts or other not in self.tasks:
-                continue
-            if self.section[other] != self.section[name]:
+            if other == name or other not in self.near or self.section[other] != self.section[name]:
                 continue
             one = self.one(other, split.parts, split.whole, both)
             if one is None or self.one(other, split.parts, self.tasks[split.parts], {split.parts}) is not None:
