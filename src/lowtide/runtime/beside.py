@@ -16,10 +16,8 @@ class Begun:
     def __init__(self, into: torch.Tensor, source: torch.Tensor) -> None:
         self.held: torch.Tensor | None = None
         there, here = (source.device, into) if into.device.type == "cpu" else (into.device, source)
-        stream, self.done = (
-            torch.accelerator.current_stream(there),
-            torch.Event(there),
-        )  # what may fail, before the copy runs
+        stream = torch.accelerator.current_stream(there)  # what may fail comes before the copy runs
+        self.done = torch.Event(there)
         into.copy_(source, non_blocking=True)
         self.held = here
         self.done.record(stream)
